@@ -1,0 +1,452 @@
+//! The arena: fixed-size blocks of three classes, each with a state word that is the only truth about it.
+//!
+//! `word = generation:48 | owner slot:12 | state:4`, `FREE → HELD(owner) → LIVE → FREE`, and
+//! `HELD → CONT → FREE` for the later blocks of a chain. There is no free list to corrupt and no
+//! lock to die with: claiming and freeing are one compare-and-swap of that word. The bitmaps and
+//! the private hints only say where a free block may be found.
+//!
+//! Promise: a block is in one owner's hands at a time; who frees it names the life it means, so a
+//! process that slept through a reuse does no harm. Source of the read protocol: H.-J. Boehm,
+//! "Can seqlocks get along with programming language memory models?", MSPC 2012.
+
+use crate::error::{Error, Result};
+use crate::geometry::Geometry;
+use crate::layout::{BLOCK_HEADER_WORDS, Block, kind, reference, state};
+use crate::space::Context;
+use crate::sync::{AtomicU64, Ordering, fence};
+
+/// Which classes to try, best first.
+pub type Preference = [usize; 3];
+/// For pages and whatever fits 192 bytes.
+pub const SMALL: Preference = [0, 1, 2];
+const MEDIUM: Preference = [1, 2, 0];
+const LARGE: Preference = [2, 1, 0];
+
+/// How many private hints a class may hoard.
+const HOARD: [usize; 3] = [16, 8, 4];
+
+/// A block that this process holds and alone may write.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// Its number.
+    pub block: u32,
+    /// Its state word while held.
+    pub word: u64,
+    /// Its first word.
+    pub at: usize,
+    /// Its class.
+    pub class: usize,
+}
+
+impl Held {
+    /// The ref that names this life of the block.
+    #[inline(always)]
+    pub const fn reference(&self) -> u64 {
+        reference::pack(state::generation(self.word), self.block)
+    }
+}
+
+/// The `info` word of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Info(pub u64);
+
+impl Info {
+    /// Packs kind, flags, entries and length.
+    #[inline(always)]
+    pub const fn new(kind: u64, flags: u64, entries: u64, bytes: u64) -> Info {
+        Info(kind & 0xff | (flags & 0xff) << 8 | (entries & 0xff) << 16 | bytes << 32)
+    }
+    /// One of `layout::kind`.
+    #[inline(always)]
+    pub const fn kind(self) -> u64 {
+        self.0 & 0xff
+    }
+    /// Kind-specific flags; of a message: how many words of prefix come before its payload.
+    #[inline(always)]
+    pub const fn flags(self) -> u64 {
+        self.0 >> 8 & 0xff
+    }
+    /// Entries of a leaf.
+    #[inline(always)]
+    pub const fn entries(self) -> u64 {
+        self.0 >> 16 & 0xff
+    }
+    /// Bytes of content in the whole chain.
+    #[inline(always)]
+    pub const fn bytes(self) -> u64 {
+        self.0 >> 32
+    }
+}
+
+/// A hot word's value, tagged with the life it belongs to.
+#[inline(always)]
+pub const fn hot(generation: u64, value: u64) -> u64 {
+    generation << 48 | value & HOT_MASK
+}
+/// The value bits of a hot word; all ones is also the largest value.
+pub const HOT_MASK: u64 = (1 << 48) - 1;
+
+impl Context<'_> {
+    /// CAS FREE → HELD, generation + 1.
+    #[inline]
+    fn claim(self, block: u32) -> Option<Held> {
+        let (class, at) = self.space.geometry.block(block)?;
+        let state_word = self.word(at);
+        let free = state_word.load(Ordering::Relaxed);
+        if state::of(free) != state::FREE {
+            return None;
+        }
+        let generation = state::generation(free).wrapping_add(1);
+        let held = state::pack(generation, u64::from(self.actor.slot), state::HELD);
+        // SYNC arena.claim (R): pairs with arena.free (W): what the last life's readers and writers
+        // did happened before this life begins.
+        state_word.compare_exchange(free, held, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        // SYNC arena.fill (W): pairs with the acquire fence before every re-check: whoever reads a
+        // byte written below also sees that the block had moved on.
+        fence(Ordering::Release);
+        Some(Held {
+            block,
+            word: held,
+            at,
+            class,
+        })
+    }
+
+    /// Remembers a freed block: in the private hints, else in the shared bitmap.
+    #[inline]
+    fn hint(self, class: usize, block: u32) {
+        for hint in &self.actor.hints[class][..HOARD[class]] {
+            if hint.load(Ordering::Relaxed) == 0 {
+                hint.store(u64::from(block) + 1, Ordering::Relaxed);
+                return;
+            }
+        }
+        self.mark_free(class, block);
+    }
+
+    fn mark_free(self, class: usize, block: u32) {
+        let index = (block - self.space.geometry.first_of(class)) as usize;
+        let bits = self.word(self.space.geometry.bits_at[class] + index / 64);
+        bits.fetch_or(1 << (index % 64), Ordering::Relaxed);
+    }
+
+    fn claim_hinted(self, class: usize) -> Option<Held> {
+        for hint in &self.actor.hints[class][..HOARD[class]] {
+            let block = hint.load(Ordering::Relaxed);
+            if block != 0 {
+                hint.store(0, Ordering::Relaxed);
+                if let Some(held) = self.claim(block as u32 - 1) {
+                    return Some(held);
+                }
+            }
+        }
+        None
+    }
+
+    fn claim_from_bitmap(self, class: usize) -> Option<Held> {
+        let geometry = &self.space.geometry;
+        let words = (geometry.blocks[class] as usize).div_ceil(64);
+        if words == 0 {
+            return None;
+        }
+        let first = geometry.first_of(class);
+        let start = self.actor.cursors[class].load(Ordering::Relaxed) as usize % words;
+        for step in 0..words {
+            let index = (start + step) % words;
+            let bits = self.word(geometry.bits_at[class] + index);
+            loop {
+                let seen = bits.load(Ordering::Relaxed);
+                if seen == 0 {
+                    break;
+                }
+                let bit = seen & seen.wrapping_neg();
+                // Whoever clears the bit is the one to try: a process killed here hides one free
+                // block until the next `resync`.
+                if bits.fetch_and(!bit, Ordering::Relaxed) & bit == 0 {
+                    continue;
+                }
+                let number = index * 64 + bit.trailing_zeros() as usize;
+                if number < geometry.blocks[class] as usize
+                    && let Some(held) = self.claim(first + number as u32)
+                {
+                    self.actor.cursors[class].store(index as u64, Ordering::Relaxed);
+                    return Some(held);
+                }
+            }
+        }
+        None
+    }
+
+    /// Sets the bit of every free block of a class and counts them: the state words are the truth,
+    /// the bits may have been lost with a process.
+    pub fn resync(self, class: usize) -> u32 {
+        let geometry = &self.space.geometry;
+        let first = geometry.first_of(class);
+        let mut free = 0;
+        for number in 0..geometry.blocks[class] {
+            let block = first + number;
+            if let Some((_, at)) = geometry.block(block)
+                && state::of(self.word(at).load(Ordering::Relaxed)) == state::FREE
+            {
+                free += 1;
+                let bits = self.word(geometry.bits_at[class] + number as usize / 64);
+                if bits.load(Ordering::Relaxed) >> (number % 64) & 1 == 0 {
+                    self.mark_free(class, block);
+                }
+            }
+        }
+        free
+    }
+
+    /// Claims a block of the first class in `preference` that has one. When all are taken, history
+    /// is given up, oldest first, until one is free.
+    pub fn allocate(self, preference: Preference) -> Result<Held> {
+        for class in preference {
+            if let Some(held) = self.claim_hinted(class).or_else(|| self.claim_from_bitmap(class)) {
+                return Ok(held);
+            }
+        }
+        for class in preference {
+            for _ in 0..self.space.geometry.blocks[class] {
+                if !self.relieve(class) {
+                    break;
+                }
+                if let Some(held) = self.claim_hinted(class).or_else(|| self.claim_from_bitmap(class)) {
+                    return Ok(held);
+                }
+            }
+        }
+        for class in preference {
+            if self.resync(class) > 0
+                && let Some(held) = self.claim_from_bitmap(class)
+            {
+                return Ok(held);
+            }
+        }
+        let capacity = u64::from(self.space.geometry.total_blocks());
+        Err(Error::Full {
+            what: "the arena's blocks are",
+            used: capacity - self.free_blocks(),
+            capacity,
+            setting: "size",
+        })
+    }
+
+    /// How many blocks are free now.
+    pub fn free_blocks(self) -> u64 {
+        let geometry = &self.space.geometry;
+        (0..geometry.total_blocks())
+            .filter_map(|block| geometry.block(block))
+            .filter(|&(_, at)| state::of(self.word(at).load(Ordering::Relaxed)) == state::FREE)
+            .count() as u64
+    }
+
+    /// HELD → LIVE, once something refers to the block. Fails harmlessly when whoever replaced that
+    /// reference has already freed it.
+    #[inline]
+    pub fn make_live(self, held: &Held) {
+        let live = state::with(held.word, state::LIVE);
+        // Nobody reads through the state word: it only tells scavengers that the reference is there.
+        let _ = self.word(held.at).compare_exchange(held.word, live, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    /// Frees the life of a block that `reference` names, with the rest of its chain. True: it was us.
+    #[inline]
+    pub fn free(self, reference: u64) -> bool {
+        let Some((class, at)) = self.space.geometry.block(reference::block(reference)) else {
+            return false;
+        };
+        let state_word = self.word(at);
+        let mut word = state_word.load(Ordering::Acquire);
+        let next = self.view().get(at + Block::next);
+        // HELD may turn LIVE under us once; a third look would be another life.
+        for _ in 0..3 {
+            if !reference::is_life(reference, word) {
+                return false;
+            }
+            // SYNC arena.free (W): pairs with arena.claim (R).
+            match state_word.compare_exchange(word, state::with(word, state::FREE), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => {
+                    self.hint(class, reference::block(reference));
+                    if next != 0 {
+                        self.free_tail(next);
+                    }
+                    return true;
+                }
+                Err(now) => word = now,
+            }
+        }
+        false
+    }
+
+    fn free_tail(self, mut reference: u64) {
+        for _ in 0..self.space.geometry.total_blocks() {
+            let Some((class, at)) = self.space.geometry.block(reference::block(reference)) else {
+                return;
+            };
+            let word = self.word(at).load(Ordering::Acquire);
+            if !reference::is_life(reference, word) || state::of(word) != state::CONT {
+                return;
+            }
+            let next = self.view().get(at + Block::next);
+            let freed = state::with(word, state::FREE);
+            if self.word(at).compare_exchange(word, freed, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                return;
+            }
+            self.hint(class, reference::block(reference));
+            if next == 0 {
+                return;
+            }
+            reference = next;
+        }
+    }
+
+    /// Writes prefix and body into a chain of held blocks (one block where they fit) and gives its
+    /// head, still held. All blocks after the head are CONT already: they live and die with it.
+    pub fn store(self, info: Info, back: u64, ident: u64, prefix: &[u64], body: &[u8]) -> Result<Held> {
+        let bytes = prefix.len() * 8 + body.len();
+        if bytes > Geometry::payload(2) {
+            let geometry = &self.space.geometry;
+            let most = (0..3).map(|class| geometry.blocks[class] as u64 * Geometry::payload(class) as u64);
+            let most = most.sum::<u64>().min(u64::from(u32::MAX));
+            if bytes as u64 > most {
+                return Err(Error::Full {
+                    what: "a value does not fit into the arena; its bytes are",
+                    used: bytes as u64,
+                    capacity: most,
+                    setting: "size",
+                });
+            }
+        }
+        let preference = preference(bytes);
+        let head = self.allocate(preference)?;
+        let info = Info(info.0 & 0xffff_ffff | (bytes as u64) << 32);
+        self.fill(&head, info, back, ident);
+        let mut at = head.at + BLOCK_HEADER_WORDS;
+        for &word in prefix {
+            self.view().set(at, word);
+            at += 1;
+        }
+        let first = body.len().min(Geometry::payload(head.class) - prefix.len() * 8);
+        self.view().write(at, &body[..first]);
+        let mut rest = &body[first..];
+        let mut last = head.at;
+        while !rest.is_empty() {
+            let block = match self.allocate(self::preference(rest.len())) {
+                Ok(block) => block,
+                Err(error) => {
+                    self.free(head.reference());
+                    return Err(error);
+                }
+            };
+            self.fill(&block, Info::new(kind::TAIL, 0, 0, rest.len() as u64), head.reference(), 0);
+            let part = rest.len().min(Geometry::payload(block.class));
+            self.view().write(block.at + BLOCK_HEADER_WORDS, &rest[..part]);
+            rest = &rest[part..];
+            self.word(block.at).store(state::with(block.word, state::CONT), Ordering::Release);
+            self.view().set(last + Block::next, block.reference());
+            last = block.at;
+        }
+        Ok(head)
+    }
+
+    /// Writes a held block's header. The hot words start as zeros of this life.
+    #[inline]
+    pub fn fill(self, held: &Held, info: Info, back: u64, ident: u64) {
+        let view = self.view();
+        let cold = hot(state::generation(held.word), 0);
+        view.set(held.at + Block::back, back);
+        view.set(held.at + Block::info, info.0);
+        view.set(held.at + Block::next, 0);
+        view.set(held.at + Block::ident, ident);
+        view.set(held.at + Block::hot0, cold);
+        view.set(held.at + Block::hot1, cold);
+        view.set(held.at + Block::hot2, cold);
+    }
+
+    /// Copies a chain's content behind what `out` holds. What is copied means nothing until the
+    /// caller has re-checked, behind an acquire fence, that the chain is still the one it meant.
+    #[inline]
+    pub fn load(self, at: usize, class: usize, out: &mut Vec<u8>) -> Option<Info> {
+        let view = self.view();
+        let info = Info(view.get(at + Block::info));
+        let bytes = info.bytes() as usize;
+        let mut part = bytes.min(Geometry::payload(class));
+        view.read(at + BLOCK_HEADER_WORDS, part, out);
+        if part == bytes {
+            return Some(info);
+        }
+        if bytes as u64 > self.space.geometry.size {
+            return None;
+        }
+        let mut rest = bytes - part;
+        let mut next = view.get(at + Block::next);
+        while rest > 0 {
+            let (class, at) = self.space.geometry.block(reference::block(next))?;
+            if !reference::is_life(next, self.word(at).load(Ordering::Acquire)) {
+                return None;
+            }
+            part = rest.min(Geometry::payload(class));
+            view.read(at + BLOCK_HEADER_WORDS, part, out);
+            next = view.get(at + Block::next);
+            rest -= part;
+        }
+        Some(info)
+    }
+
+    /// The state word of the block that a ref names, if it is still that life.
+    #[inline(always)]
+    pub fn life(self, reference: u64) -> Option<(usize, usize)> {
+        let (class, at) = self.space.geometry.block(reference::block(reference))?;
+        // SYNC arena.life (R): pairs with the release of the compare-and-swap that published the ref.
+        reference::is_life(reference, self.word(at).load(Ordering::Acquire)).then_some((class, at))
+    }
+
+    /// After copying: is it still that life? If so, what was copied belongs to it.
+    #[inline(always)]
+    pub fn still(self, reference: u64, at: usize) -> bool {
+        // SYNC arena.fill (R): pairs with the release fence of whoever claimed the block since.
+        fence(Ordering::Acquire);
+        reference::is_life(reference, self.word(at).load(Ordering::Relaxed))
+    }
+
+    /// A hot word's value, if it belongs to the life that `reference` names.
+    #[inline]
+    pub fn hot(self, reference: u64, at: usize, field: usize) -> Option<u64> {
+        let word = self.word(at + field).load(Ordering::Acquire);
+        (word >> 48 == reference::generation(reference) & 0xffff && self.still(reference, at)).then_some(word & HOT_MASK)
+    }
+
+    /// Replaces a hot word's value by what `change` makes of it (`None`: leave it). A hot word of
+    /// another life never matches, so a process that slept through a reuse changes nothing.
+    /// Gives the value that stands after it.
+    #[inline]
+    pub fn set_hot(self, reference: u64, at: usize, field: usize, change: impl Fn(u64) -> Option<u64>) -> Option<u64> {
+        let word: &AtomicU64 = self.word(at + field);
+        let life = reference::generation(reference) & 0xffff;
+        loop {
+            let seen = word.load(Ordering::Acquire);
+            if seen >> 48 != life || !self.still(reference, at) {
+                return None;
+            }
+            let Some(value) = change(seen & HOT_MASK) else {
+                return Some(seen & HOT_MASK);
+            };
+            let new = hot(life, value);
+            if word.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                return Some(value & HOT_MASK);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn preference(bytes: usize) -> Preference {
+    if bytes <= Geometry::payload(0) {
+        SMALL
+    } else if bytes <= Geometry::payload(1) {
+        MEDIUM
+    } else {
+        LARGE
+    }
+}

@@ -1,0 +1,289 @@
+//! Cells: the fixed places of named things (channels, broadcasts, groups of members, worlds), with
+//! the root words and counters of each, and the ring units that channels take. Cells and units are
+//! claimed and freed through state words like blocks, and never become payload.
+
+use crate::error::{Error, Result};
+use crate::layout::{Channel, Group, Unit, World, cell_kind, state};
+use crate::ring::{Ring, units_of};
+use crate::space::Context;
+use crate::sync::{Ordering, fence};
+use crate::trie::Trie;
+
+/// One life of a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cell {
+    /// Its number.
+    pub number: u32,
+    /// Its first word.
+    pub at: usize,
+    /// Which life is meant.
+    pub generation: u64,
+}
+
+/// Does this `back` word say that the cell holds a ring?
+pub fn is_channel(back: u64) -> bool {
+    matches!(back & 0xff, cell_kind::CHANNEL | cell_kind::BROADCAST)
+}
+
+/// The root words of a cell, as offsets from its first word.
+pub fn roots_of(kind: u64) -> &'static [usize] {
+    match kind {
+        cell_kind::CHANNEL | cell_kind::BROADCAST => &[Channel::handles, Channel::subscribers, Channel::seen],
+        cell_kind::GROUP => &[Group::members],
+        cell_kind::WORLD => &[
+            World::channels,
+            World::broadcasts,
+            World::presence,
+            World::whereabouts,
+            World::heartbeats,
+            World::manager_topics,
+            World::free_topics,
+        ],
+        _ => &[],
+    }
+}
+
+impl Cell {
+    /// The cell a directory entry names, if there is such a cell.
+    pub fn of(cx: Context<'_>, number: u64, generation: u64) -> Option<Cell> {
+        let number = u32::try_from(number).ok()?;
+        Some(Cell {
+            number,
+            at: cx.space.geometry.cell(number)?,
+            generation,
+        })
+    }
+
+    /// Its state, if it is still this life.
+    #[inline(always)]
+    pub fn state(&self, cx: Context<'_>) -> Option<u64> {
+        let word = cx.word(self.at).load(Ordering::Acquire);
+        (state::generation(word) == self.generation).then_some(state::of(word))
+    }
+
+    /// Is it in use under its name? (HELD: its creator has not marked it LIVE yet.)
+    #[inline(always)]
+    pub fn is_open(&self, cx: Context<'_>) -> bool {
+        matches!(self.state(cx), Some(state::LIVE | state::HELD))
+    }
+
+    /// Is it this life still, whatever its state?
+    pub fn is_same_life(&self, cx: Context<'_>) -> bool {
+        !matches!(self.state(cx), None | Some(state::FREE))
+    }
+
+    /// Moves this life to another state, from any state but those in `except`.
+    fn turn(&self, cx: Context<'_>, to: u64, except: &[u64]) -> bool {
+        let word = cx.word(self.at);
+        let mut seen = word.load(Ordering::Acquire);
+        for _ in 0..8 {
+            if state::generation(seen) != self.generation || except.contains(&state::of(seen)) {
+                return false;
+            }
+            match word.compare_exchange(seen, state::with(seen, to), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return true,
+                Err(now) => seen = now,
+            }
+        }
+        false
+    }
+
+    /// HELD → LIVE; fails harmlessly when the cell was retired meanwhile.
+    pub fn make_live(&self, cx: Context<'_>) {
+        self.turn(cx, state::LIVE, &[state::LIVE, state::FREE, state::RETIRED, state::CLEARING]);
+        if is_channel(cx.view().get(self.at + Channel::back))
+            && let Ok(ring) = self.ring(cx)
+        {
+            for_units(cx, &ring, |at, word| {
+                if state::of(word) == state::HELD {
+                    let _ = cx.word(at).compare_exchange(word, state::with(word, state::LIVE), Ordering::AcqRel, Ordering::Relaxed);
+                }
+            });
+        }
+    }
+
+    /// The ring of a channel's cell.
+    #[inline]
+    pub fn ring(&self, cx: Context<'_>) -> Result<Ring> {
+        Ring::of(cx, self.number, cx.view().get(self.at + Channel::config))
+    }
+
+    /// A trie of this cell.
+    #[inline(always)]
+    pub fn trie<'a>(&self, cx: Context<'a>, field: usize) -> Trie<'a> {
+        Trie::new(cx, self.at + field)
+    }
+
+    /// LIVE → RETIRED: nothing is published any more; what is left can be drained by open handles.
+    /// True for exactly one caller.
+    pub fn retire(&self, cx: Context<'_>) -> Result<bool> {
+        let won = self.turn(cx, state::RETIRED, &[state::FREE, state::RETIRED, state::CLEARING]);
+        if self.state(cx) == Some(state::RETIRED) {
+            self.ring(cx)?.seal(cx);
+        }
+        Ok(won)
+    }
+
+    /// Gives a retired channel's content back once no handle is open. Any process may do this, and
+    /// several at once: every step is a compare-and-swap that only this life can pass.
+    pub fn clear_if_unused(&self, cx: Context<'_>) -> Result<()> {
+        let mine = || matches!(self.state(cx), Some(state::RETIRED | state::CLEARING));
+        if !mine() || !self.trie(cx, Channel::handles).seal_if_empty() || !mine() {
+            return Ok(());
+        }
+        self.turn(cx, state::CLEARING, &[state::FREE, state::CLEARING]);
+        self.trie(cx, Channel::subscribers).seal_and_free(mine);
+        self.trie(cx, Channel::seen).seal_and_free(mine);
+        let ring = self.ring(cx)?;
+        if !mine() {
+            return Ok(());
+        }
+        ring.clear(cx);
+        self.free_units(cx, &ring, mine);
+        self.turn(cx, state::FREE, &[state::FREE]);
+        Ok(())
+    }
+
+    fn free_units(&self, cx: Context<'_>, ring: &Ring, still_mine: impl Fn() -> bool) {
+        for_units(cx, ring, |at, word| {
+            let belongs = cx.view().get(at + Unit::back) == u64::from(self.number);
+            // The word was read before this check, so it is of this life; a later life's differs.
+            if belongs && state::of(word) != state::FREE && still_mine() {
+                let _ = cx.word(at).compare_exchange(word, state::with(word, state::FREE), Ordering::AcqRel, Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// Frees a cell that never came to be used, or whose groups are sealed.
+    pub fn release(&self, cx: Context<'_>) {
+        if is_channel(cx.view().get(self.at + Channel::back))
+            && let Ok(ring) = self.ring(cx)
+        {
+            self.free_units(cx, &ring, || self.is_same_life(cx));
+        }
+        self.turn(cx, state::FREE, &[state::FREE]);
+    }
+}
+
+fn for_units(cx: Context<'_>, ring: &Ring, mut see: impl FnMut(usize, u64)) {
+    let first = (ring.slots_at - cx.space.geometry.descriptors_at) / crate::layout::UNIT_DESCRIPTORS;
+    for unit in first..first + units_of(ring.log2) as usize {
+        let at = cx.space.geometry.units_at + unit * Unit::WORDS;
+        see(at, cx.word(at).load(Ordering::Acquire));
+    }
+}
+
+impl Context<'_> {
+    /// Claims a cell and writes what every kind has: where it is named, and empty groups.
+    pub fn new_cell(self, kind: u64, directory: usize, ident: u64) -> Result<Cell> {
+        let cells = self.space.geometry.cells;
+        let start = self.actor.cell_cursor.load(Ordering::Relaxed) as u32 % cells;
+        for step in 0..cells {
+            let number = (start + step) % cells;
+            let Some(at) = self.space.geometry.cell(number) else {
+                continue;
+            };
+            let free = self.word(at).load(Ordering::Relaxed);
+            if state::of(free) != state::FREE {
+                continue;
+            }
+            let generation = state::generation(free).wrapping_add(1);
+            let held = state::pack(generation, u64::from(self.actor.slot), state::HELD);
+            if self.word(at).compare_exchange(free, held, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                continue;
+            }
+            fence(Ordering::Release);
+            self.actor.cell_cursor.store(u64::from(number) + 1, Ordering::Relaxed);
+            let view = self.view();
+            view.set(at + Channel::back, kind | (directory as u64) << 8);
+            view.set(at + Channel::ident, ident);
+            if !is_channel(kind) {
+                // The words of a channel's head line must survive for the next channel; the others' may be cleared.
+                for word in 3..crate::layout::CELL_WORDS {
+                    if !(Channel::head..=Channel::start).contains(&word) {
+                        view.set(at + word, 0);
+                    }
+                }
+            }
+            for &root in roots_of(kind) {
+                self.word(at + root).store(self.space.fresh_empty(), Ordering::Release);
+            }
+            return Ok(Cell {
+                number,
+                at,
+                generation,
+            });
+        }
+        Err(Error::Full {
+            what: "the named things (channels, broadcasts, channels with members, namespaces) are",
+            used: u64::from(cells),
+            capacity: u64::from(cells),
+            setting: "channels",
+        })
+    }
+
+    /// Claims a cell and a ring of 2^log2 descriptors for it.
+    pub fn new_channel(self, kind: u64, directory: usize, ident: u64, log2: u32, flags: u64, window: u64) -> Result<Cell> {
+        let cell = self.new_cell(kind, directory, ident)?;
+        let unit = match self.claim_units(log2, cell.number) {
+            Ok(unit) => unit,
+            Err(error) => {
+                self.word(cell.at + Channel::config).store(0, Ordering::Relaxed);
+                cell.turn(self, state::FREE, &[state::FREE]);
+                return Err(error);
+            }
+        };
+        let view = self.view();
+        view.set(cell.at + Channel::config, u64::from(unit) << 16 | (flags & 0xff) << 8 | u64::from(log2));
+        view.set(cell.at + Channel::window, window);
+        for field in [Channel::dropped, Channel::refused, Channel::deduped, Channel::ordinal] {
+            view.set(cell.at + field, 0);
+        }
+        cell.ring(self)?.prepare(self);
+        Ok(cell)
+    }
+
+    /// Claims an aligned run of units long enough for 2^log2 descriptors.
+    fn claim_units(self, log2: u32, cell: u32) -> Result<u32> {
+        let need = units_of(log2) as u32;
+        let geometry = &self.space.geometry;
+        let runs = geometry.units / need;
+        let start = self.actor.unit_cursor.load(Ordering::Relaxed) as u32 / need;
+        for step in 0..runs {
+            let first = (start + step) % runs * need;
+            if self.claim_run(first, need, cell) {
+                self.actor.unit_cursor.store(u64::from(first + need), Ordering::Relaxed);
+                return Ok(first);
+            }
+        }
+        let used = (0..geometry.units)
+            .filter(|&unit| state::of(self.view().get(geometry.units_at + unit as usize * Unit::WORDS)) != state::FREE)
+            .count() as u64;
+        Err(Error::Full {
+            what: "the rings' slots (the sum of all buffer sizes, in aligned runs) are",
+            used: used * crate::layout::UNIT_DESCRIPTORS as u64,
+            capacity: u64::from(geometry.units) * crate::layout::UNIT_DESCRIPTORS as u64,
+            setting: "ring_slots",
+        })
+    }
+
+    fn claim_run(self, first: u32, need: u32, cell: u32) -> bool {
+        let at = |unit: u32| self.space.geometry.units_at + unit as usize * Unit::WORDS;
+        for unit in first..first + need {
+            let word = self.word(at(unit));
+            let free = word.load(Ordering::Relaxed);
+            let held = state::pack(state::generation(free).wrapping_add(1), u64::from(self.actor.slot), state::HELD);
+            let claimed = state::of(free) == state::FREE
+                && word.compare_exchange(free, held, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+            if !claimed {
+                for back in first..unit {
+                    let word = self.word(at(back));
+                    word.store(state::with(word.load(Ordering::Relaxed), state::FREE), Ordering::Release);
+                }
+                return false;
+            }
+            self.view().set(at(unit) + Unit::back, u64::from(cell));
+        }
+        true
+    }
+}

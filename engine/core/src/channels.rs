@@ -1,0 +1,490 @@
+//! Channels and broadcasts by name: create, remove, publish, subscribe, and what is known of them.
+
+use std::sync::{Arc, Mutex};
+
+use hashbrown::HashMap;
+
+use crate::arena::{Held, Info};
+use crate::cells::Cell;
+use crate::dedup;
+use crate::directory::{Directory, Found};
+use crate::error::{Error, Result};
+use crate::layout::{Channel, MAX_RING_LOG2, World as WorldCell, cell_kind, kind};
+use crate::receiver::{Receiver, end_handles, register};
+use crate::record::{decode_pairs, encode_pairs};
+use crate::ring::Ring;
+use crate::space::Context;
+use crate::sync::Ordering;
+use crate::topics::pattern_matches;
+use crate::trie::{Change, Stop};
+use crate::world::{World, check_length};
+
+/// What a message was published as; it comes out as the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// UTF-8.
+    Text,
+    /// Any bytes.
+    Bytes,
+}
+
+impl Form {
+    pub(crate) const fn kind(self) -> u64 {
+        match self {
+            Form::Text => kind::TEXT,
+            Form::Bytes => kind::BYTES,
+        }
+    }
+}
+
+/// Which of the two directories of a world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelKind {
+    /// Named channels with registered clients.
+    Channel,
+    /// Broadcasts with policy and dedup.
+    Broadcast,
+}
+
+/// How a channel is to be made.
+#[derive(Clone, Debug)]
+pub struct ChannelSpec {
+    /// Messages retained: a power of two up to 2^20.
+    pub buffer_size: u64,
+    /// Text pairs kept with the channel.
+    pub metadata: Vec<(String, String)>,
+    /// `send` refuses when nobody listens.
+    pub fail_when_unheard: bool,
+    /// How many of the last message ids are remembered.
+    pub dedup_window: Option<u32>,
+}
+
+/// What became of a `send`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// There is no such channel.
+    Unknown,
+    /// The id was seen within the window: not sent.
+    Duplicate,
+    /// Nobody listens and the policy is to fail: not sent.
+    Unheard,
+    /// Sent to this many open handles.
+    Delivered(u64),
+}
+
+/// What is known of one channel.
+#[derive(Clone, Debug, Default)]
+pub struct ChannelStats {
+    /// Its name.
+    pub name: String,
+    /// Registered clients.
+    pub subscribers: u64,
+    /// Open handles.
+    pub handles: u64,
+    /// Messages published.
+    pub published: u64,
+    /// Sends that were no duplicates, refused ones included.
+    pub sent: u64,
+    /// Messages missed by lagging handles; of a broadcast also those that nobody heard.
+    pub dropped: u64,
+    /// Duplicates skipped.
+    pub deduped: u64,
+    /// Text pairs kept with the channel.
+    pub metadata: Vec<(String, String)>,
+}
+
+/// A channel's cell and ring, found once and valid while the cell's life is open.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bound {
+    pub cell: Cell,
+    pub ring: Ring,
+    pub flags: u64,
+    pub window: u64,
+}
+
+/// Flag in a channel's config: `send` refuses when nobody listens.
+const FAIL_WHEN_UNHEARD: u64 = 1;
+/// Names remembered before the private map is emptied.
+const REMEMBERED: usize = 16 << 10;
+/// Patterns remembered for one state of the directory.
+const PATTERNS_REMEMBERED: usize = 256;
+
+#[derive(Default)]
+struct Matches {
+    directory: u64,
+    by_pattern: HashMap<String, Arc<Vec<String>>>,
+}
+
+struct Inner {
+    world: World,
+    kind: ChannelKind,
+    bound: Mutex<HashMap<Box<str>, Bound>>,
+    matches: Mutex<Matches>,
+}
+
+/// The channels (or broadcasts) of one world.
+#[derive(Clone)]
+pub struct Channels(Arc<Inner>);
+
+impl Channels {
+    /// The channels or broadcasts of `world`.
+    pub fn new(world: &World, kind: ChannelKind) -> Channels {
+        Channels(Arc::new(Inner {
+            world: world.clone(),
+            kind,
+            bound: Mutex::default(),
+            matches: Mutex::default(),
+        }))
+    }
+
+    /// The world they are in.
+    pub fn world(&self) -> &World {
+        &self.0.world
+    }
+
+    fn directory<'a>(&self, cx: Context<'a>) -> Directory<'a> {
+        let field = match self.0.kind {
+            ChannelKind::Channel => WorldCell::channels,
+            ChannelKind::Broadcast => WorldCell::broadcasts,
+        };
+        Directory::new(cx, self.0.world.root(field))
+    }
+
+    /// The open channel of this name, from private memory or from the directory.
+    pub(crate) fn bind(&self, cx: Context<'_>, name: &str) -> Result<Option<Bound>> {
+        // Stale memory is harmless: the cell's state word says whether this life is still open.
+        if let Ok(bound) = self.0.bound.try_lock()
+            && let Some(&bound) = bound.get(name)
+            && bound.cell.is_open(cx)
+        {
+            return Ok(Some(bound));
+        }
+        let Some(found) = self.directory(cx).find(name)? else {
+            return Ok(None);
+        };
+        let bound = bound_of(cx, found.cell)?;
+        if let Ok(mut map) = self.0.bound.try_lock() {
+            if map.len() >= REMEMBERED {
+                map.clear();
+            }
+            map.insert(name.into(), bound);
+        }
+        Ok(Some(bound))
+    }
+
+    /// Creates a channel. False: there is one of this name, and it is kept as it is.
+    pub fn create(&self, name: &str, spec: &ChannelSpec) -> Result<bool> {
+        check_length("name", name)?;
+        if !spec.buffer_size.is_power_of_two() || spec.buffer_size > 1 << MAX_RING_LOG2 {
+            return Err(Error::invalid(
+                "buffer_size",
+                spec.buffer_size,
+                format!("a power of two up to {}", 1 << MAX_RING_LOG2),
+            ));
+        }
+        let cx = self.0.world.cx()?;
+        let mut extra = Vec::new();
+        encode_pairs(&spec.metadata, &mut extra);
+        let kind = match self.0.kind {
+            ChannelKind::Channel => cell_kind::CHANNEL,
+            ChannelKind::Broadcast => cell_kind::BROADCAST,
+        };
+        let flags = if spec.fail_when_unheard { FAIL_WHEN_UNHEARD } else { 0 };
+        let directory = self.directory(cx);
+        let root = directory.trie.root;
+        let window = u64::from(spec.dedup_window.unwrap_or(0));
+        let log2 = spec.buffer_size.trailing_zeros();
+        let made = directory.insert(name, &extra, |ident| cx.new_channel(kind, root, ident, log2, flags, window))?;
+        Ok(made.is_some())
+    }
+
+    /// Removes a channel. Open handles drain what is left. False: there is none.
+    pub fn remove(&self, name: &str) -> Result<bool> {
+        let cx = self.0.world.cx()?;
+        match self.directory(cx).find(name)? {
+            Some(found) => self.retire(cx, name, found.cell),
+            None => Ok(false),
+        }
+    }
+
+    fn retire(&self, cx: Context<'_>, name: &str, cell: Cell) -> Result<bool> {
+        // The cell first: it decides who removed the channel. An entry left behind by a crash names
+        // a cell that is not open, which everybody takes for no entry.
+        let removed = cell.retire(cx)?;
+        self.directory(cx).remove(name, Some(cell))?;
+        cell.clear_if_unused(cx)?;
+        if let Ok(mut map) = self.0.bound.try_lock() {
+            map.remove(name);
+        }
+        Ok(removed)
+    }
+
+    /// Is there a channel of this name?
+    pub fn contains(&self, name: &str) -> Result<bool> {
+        Ok(self.bind(self.0.world.cx()?, name)?.is_some())
+    }
+
+    /// All names.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        self.directory(self.0.world.cx()?).each(|found| names.push(found.record.name()))?;
+        Ok(names)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> Result<u64> {
+        self.directory(self.0.world.cx()?).trie.live()
+    }
+
+    /// Removes them all.
+    pub fn clear(&self) -> Result<()> {
+        let cx = self.0.world.cx()?;
+        let mut all = Vec::new();
+        self.directory(cx).each(|found| all.push((found.record.name(), found.cell)))?;
+        for (name, cell) in all {
+            self.retire(cx, &name, cell)?;
+        }
+        Ok(())
+    }
+
+    /// Publishes to every open handle, in every process. Gives how many there are; `None`: no such channel.
+    pub fn publish(&self, name: &str, payload: &[u8], form: Form) -> Result<Option<u64>> {
+        let cx = self.0.world.cx()?;
+        loop {
+            let Some(bound) = self.bind(cx, name)? else {
+                return Ok(None);
+            };
+            if put(cx, &bound, payload, form, None)? == Put::Done {
+                return bound.cell.trie(cx, Channel::handles).live().map(Some);
+            }
+        }
+    }
+
+    /// Publishes under the channel's policy and, with an id, once within its dedup window.
+    pub fn send(&self, name: &str, payload: &[u8], form: Form, id: Option<&str>) -> Result<Sent> {
+        let cx = self.0.world.cx()?;
+        loop {
+            let Some(bound) = self.bind(cx, name)? else {
+                return Ok(Sent::Unknown);
+            };
+            let handles = bound.cell.trie(cx, Channel::handles);
+            if bound.flags & FAIL_WHEN_UNHEARD != 0 && handles.live()? == 0 {
+                cx.word(bound.cell.at + Channel::refused).fetch_add(1, Ordering::Relaxed);
+                return Ok(Sent::Unheard);
+            }
+            match put(cx, &bound, payload, form, id)? {
+                Put::Gone => {}
+                Put::Duplicate => {
+                    cx.word(bound.cell.at + Channel::deduped).fetch_add(1, Ordering::Relaxed);
+                    return Ok(Sent::Duplicate);
+                }
+                Put::Done => {
+                    let heard = handles.live()?;
+                    if heard == 0 {
+                        cx.word(bound.cell.at + Channel::dropped).fetch_add(1, Ordering::Relaxed);
+                    }
+                    return Ok(Sent::Delivered(heard));
+                }
+            }
+        }
+    }
+
+    /// Publishes once to every channel whose name matches. Gives the sum of the open handles.
+    pub fn publish_matching(&self, pattern: &str, payload: &[u8], form: Form) -> Result<u64> {
+        let cx = self.0.world.cx()?;
+        let mut heard = 0;
+        for name in self.matching(cx, pattern)?.iter() {
+            heard += self.publish(name, payload, form)?.unwrap_or(0);
+        }
+        Ok(heard)
+    }
+
+    /// Names that match, remembered while the directory's root word is the same.
+    fn matching(&self, cx: Context<'_>, pattern: &str) -> Result<Arc<Vec<String>>> {
+        let directory = self.directory(cx);
+        let root = cx.word(directory.trie.root).load(Ordering::Acquire);
+        if let Ok(matches) = self.0.matches.try_lock()
+            && matches.directory == root
+            && let Some(names) = matches.by_pattern.get(pattern)
+        {
+            return Ok(names.clone());
+        }
+        let mut names = Vec::new();
+        directory.each(|found| {
+            let name = found.record.name();
+            if pattern_matches(pattern, &name) {
+                names.push(name);
+            }
+        })?;
+        let names = Arc::new(names);
+        // Only what was listed from an unchanged directory may be remembered for it.
+        if cx.word(directory.trie.root).load(Ordering::Acquire) == root
+            && let Ok(mut matches) = self.0.matches.try_lock()
+        {
+            if matches.directory != root || matches.by_pattern.len() >= PATTERNS_REMEMBERED {
+                matches.by_pattern.clear();
+                matches.directory = root;
+            }
+            matches.by_pattern.insert(pattern.to_owned(), names.clone());
+        }
+        Ok(names)
+    }
+
+    /// Registers a client and opens a handle that receives what is published from now on.
+    pub fn subscribe(&self, name: &str, client: &str) -> Result<Option<Receiver>> {
+        check_length("client_id", client)?;
+        self.open(name, client, true)
+    }
+
+    /// Opens a handle without registering anybody.
+    pub fn open_handle(&self, name: &str) -> Result<Option<Receiver>> {
+        self.open(name, "", false)
+    }
+
+    fn open(&self, name: &str, client: &str, registered: bool) -> Result<Option<Receiver>> {
+        let segment = self.0.world.segment();
+        loop {
+            let cx = self.0.world.cx()?;
+            let Some(bound) = self.bind(cx, name)? else {
+                return Ok(None);
+            };
+            if registered && !register(cx, bound.cell, client, true)? {
+                continue;
+            }
+            segment.owns_something()?;
+            if let Some(receiver) = Receiver::open(segment, bound, name, client, registered)? {
+                return Ok(Some(receiver));
+            }
+        }
+    }
+
+    /// Ends a client's registration and the delivery to all its handles. False: it had none.
+    pub fn unsubscribe(&self, name: &str, client: &str) -> Result<bool> {
+        let cx = self.0.world.cx()?;
+        let Some(bound) = self.bind(cx, name)? else {
+            return Ok(false);
+        };
+        let subscribers = bound.cell.trie(cx, Channel::subscribers);
+        let place = cx.space.hash(client.as_bytes()).place();
+        let removed = subscribers.change_record(place, client.as_bytes(), |found| {
+            Ok(match found {
+                Some(_) => (Change::Remove, true),
+                None => (Change::Keep, false),
+            })
+        })?;
+        let removed = removed.unwrap_or(false);
+        if removed {
+            end_handles(cx, &bound, client)?;
+        }
+        Ok(removed)
+    }
+
+    /// The registered clients; `None`: no such channel.
+    pub fn subscribers(&self, name: &str) -> Result<Option<Vec<String>>> {
+        let cx = self.0.world.cx()?;
+        let Some(bound) = self.bind(cx, name)? else {
+            return Ok(None);
+        };
+        let mut clients = Vec::new();
+        bound.cell.trie(cx, Channel::subscribers).records(|_, record| clients.push(record.name()))?;
+        Ok(Some(clients))
+    }
+
+    /// What is known of a channel; `None`: no such channel.
+    pub fn stats(&self, name: &str) -> Result<Option<ChannelStats>> {
+        let cx = self.0.world.cx()?;
+        match self.directory(cx).find(name)? {
+            Some(found) => stats_of(cx, &found).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The sums over all channels, and how many there are.
+    pub fn totals(&self) -> Result<(u64, ChannelStats)> {
+        let cx = self.0.world.cx()?;
+        let mut cells = Vec::new();
+        self.directory(cx).each(|found| cells.push(found))?;
+        let mut sum = ChannelStats::default();
+        for found in &cells {
+            let one = stats_of(cx, found)?;
+            sum.subscribers += one.subscribers;
+            sum.handles += one.handles;
+            sum.published += one.published;
+            sum.sent += one.sent;
+            sum.dropped += one.dropped;
+            sum.deduped += one.deduped;
+        }
+        Ok((cells.len() as u64, sum))
+    }
+}
+
+fn stats_of(cx: Context<'_>, found: &Found) -> Result<ChannelStats> {
+    let cell = found.cell;
+    let view = cx.view();
+    let ring = cell.ring(cx)?;
+    let published = ring.head(cx).wrapping_sub(view.get(cell.at + Channel::start));
+    Ok(ChannelStats {
+        name: found.record.name(),
+        subscribers: cell.trie(cx, Channel::subscribers).live()?,
+        handles: cell.trie(cx, Channel::handles).live()?,
+        published,
+        sent: published.wrapping_add(view.get(cell.at + Channel::refused)),
+        dropped: view.get(cell.at + Channel::dropped),
+        deduped: view.get(cell.at + Channel::deduped),
+        metadata: decode_pairs(found.extra()),
+    })
+}
+
+fn bound_of(cx: Context<'_>, cell: Cell) -> Result<Bound> {
+    let config = cx.view().get(cell.at + Channel::config);
+    Ok(Bound {
+        cell,
+        ring: cell.ring(cx)?,
+        flags: config >> 8 & 0xff,
+        window: cx.view().get(cell.at + Channel::window),
+    })
+}
+
+#[derive(PartialEq, Eq)]
+enum Put {
+    Done,
+    Duplicate,
+    Gone,
+}
+
+/// Stores a message and publishes it.
+#[inline]
+fn put(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&str>) -> Result<Put> {
+    let mark = id.filter(|_| bound.window > 0).map(|id| dedup::Mark::of(cx, id));
+    let (prefix, words): ([u64; 2], usize) = mark.map_or(([0; 2], 0), |mark| (mark.words(0), 2));
+    let info = Info::new(form.kind(), words as u64, 0, 0);
+    let message: Held = cx.store(info, u64::from(bound.cell.number), 0, &prefix[..words], payload)?;
+    let mut duplicate = false;
+    let published = bound.ring.publish(cx, &message, |sequence| {
+        if !bound.cell.is_open(cx) {
+            return Ok(false);
+        }
+        if bound.window > 0 {
+            duplicate = !dedup::admit(cx, bound, &message, mark, sequence)?;
+        }
+        Ok(!duplicate)
+    });
+    match published {
+        Ok(Some(_)) => Ok(Put::Done),
+        other => {
+            cx.free(message.reference());
+            other.map(|_| if duplicate { Put::Duplicate } else { Put::Gone })
+        }
+    }
+}
+
+impl From<Stop> for Error {
+    fn from(stop: Stop) -> Error {
+        match stop {
+            Stop::Failed(error) => error,
+            Stop::Moved => Error::Corrupt {
+                what: "an entry moved while nothing changed",
+            },
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Message ids seen: a dedup id counts as seen exactly when its message is published.
+//!
+//! The publish itself is the decision. A message carries the mark of its id; before anybody
+//! publishes at sequence h, all messages below h are in the index `seen`, and its own id is not.
+//! If somebody else publishes at h first, the compare-and-swap fails and the check runs again with
+//! that message indexed too. So of two processes that send one id at once exactly one publishes,
+//! and one that dies before publishing has marked nothing. Indexing a message twice changes nothing.
+//!
+//! A mark is 60 + 23 bits of the keyed 128-bit hash of the id, kept in the leaf itself: that another
+//! id among the last million has the same has a probability below 10^-18 a message.
+
+use crate::arena::Held;
+use crate::channels::Bound;
+use crate::error::Result;
+use crate::layout::{Block, Channel};
+use crate::space::Context;
+use crate::sync::Ordering;
+use crate::trie::{Change, VALUE_INLINE};
+
+/// Bits of an ordinal.
+const ORDINAL_BITS: u32 = 40;
+const ORDINAL_MASK: u64 = (1 << ORDINAL_BITS) - 1;
+
+/// What stands for an id.
+#[derive(Clone, Copy)]
+pub struct Mark {
+    place: u64,
+    tag: u64,
+}
+
+impl Mark {
+    /// The mark of an id.
+    pub fn of(cx: Context<'_>, id: &str) -> Mark {
+        let hash = cx.space.hash(id.as_bytes());
+        Mark {
+            place: hash.place(),
+            tag: hash.low >> (ORDINAL_BITS + 1) << ORDINAL_BITS,
+        }
+    }
+
+    /// The words that a message carries.
+    pub fn words(self, ordinal: u64) -> [u64; 2] {
+        [self.place | 1, VALUE_INLINE | self.tag | ordinal & ORDINAL_MASK]
+    }
+}
+
+/// May this message be published at `sequence`? False: its id was seen within the window.
+pub fn admit(cx: Context<'_>, bound: &Bound, message: &Held, mark: Option<Mark>, sequence: u64) -> Result<bool> {
+    index(cx, bound, sequence)?;
+    let Some(mark) = mark else {
+        return Ok(true);
+    };
+    // Everything below `sequence` is indexed, so this is the ordinal of the next id; should another
+    // message take `sequence` first, ours is not published with it.
+    let ordinal = cx.word(bound.cell.at + Channel::ordinal).load(Ordering::Acquire);
+    let seen = bound.cell.trie(cx, Channel::seen);
+    let found = seen.find(mark.place, |value| Some(value & !ORDINAL_MASK == VALUE_INLINE | mark.tag))?;
+    if found.is_some_and(|entry| (entry.value & ORDINAL_MASK).wrapping_add(bound.window) >= ordinal) {
+        return Ok(false);
+    }
+    cx.view().set(message.at + Block::WORDS + 1, mark.words(ordinal)[1]);
+    Ok(true)
+}
+
+/// Brings the index up to `sequence`, helping whoever did not come to it.
+fn index(cx: Context<'_>, bound: &Bound, sequence: u64) -> Result<()> {
+    let indexed = cx.word(bound.cell.at + Channel::indexed);
+    let mut at = indexed.load(Ordering::Acquire);
+    let from = bound.ring.oldest(cx);
+    if at < from {
+        // Only damage can leave the index so far behind.
+        at = from;
+        indexed.fetch_max(from, Ordering::AcqRel);
+    }
+    let mut buffer = Vec::new();
+    while at < sequence {
+        buffer.clear();
+        if let Some([place, value]) = bound.ring.marks(cx, at, &mut buffer) {
+            let seen = bound.cell.trie(cx, Channel::seen);
+            let ordinal = value & ORDINAL_MASK;
+            seen.change(
+                place & !0xf,
+                |other| Some(other & !ORDINAL_MASK == value & !ORDINAL_MASK),
+                |entry| {
+                    let newer = entry.is_none_or(|entry| entry.value & ORDINAL_MASK < ordinal);
+                    Ok((if newer { Change::PutInline(0, value) } else { Change::Keep }, ()))
+                },
+            )?;
+            cx.word(bound.cell.at + Channel::ordinal).fetch_max(ordinal + 1, Ordering::AcqRel);
+            forget_old(cx, bound, ordinal + 1)?;
+        }
+        // Indexing is in order, so this only ever moves on by one.
+        let _ = indexed.compare_exchange(at, at + 1, Ordering::AcqRel, Ordering::Relaxed);
+        at = indexed.load(Ordering::Acquire).max(at + 1);
+    }
+    Ok(())
+}
+
+/// Removes ids that fell out of the window, a quarter of a window at a time.
+fn forget_old(cx: Context<'_>, bound: &Bound, ordinal: u64) -> Result<()> {
+    let seen = bound.cell.trie(cx, Channel::seen);
+    if seen.live()? <= bound.window + bound.window / 4 + 16 {
+        return Ok(());
+    }
+    let mut from = Some(0);
+    while let Some(cursor) = from {
+        let (_, next) = seen.sweep(cursor, false, |entry, _: &mut Vec<()>| {
+            let old = (entry.value & ORDINAL_MASK).wrapping_add(bound.window) < ordinal;
+            Ok(if old { Change::Remove } else { Change::Keep })
+        })?;
+        from = next;
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! Directories: name → cell. One trie per kind of thing and namespace.
+
+use crate::cells::Cell;
+use crate::error::Result;
+use crate::record::{Record, encode};
+use crate::space::Context;
+use crate::trie::{Change, Trie};
+
+/// A directory entry, read.
+pub struct Found {
+    /// The cell it names.
+    pub cell: Cell,
+    /// The entry's record; its value is the cell's number and generation, then what the kind adds.
+    pub record: Record,
+}
+
+impl Found {
+    /// What the kind of thing keeps in its directory entry (a channel: its metadata).
+    pub fn extra(&self) -> &[u8] {
+        self.record.value().get(16..).unwrap_or(&[])
+    }
+}
+
+/// The directory whose root word has this index.
+#[derive(Clone, Copy)]
+pub struct Directory<'a> {
+    /// Its trie.
+    pub trie: Trie<'a>,
+}
+
+/// The cell that a directory entry's record names.
+pub fn cell_of(cx: Context<'_>, record: &Record) -> Option<Cell> {
+    let word = |at: usize| Some(u64::from_le_bytes(record.value().get(at..at + 8)?.try_into().ok()?));
+    Cell::of(cx, word(0)?, word(8)?)
+}
+
+impl<'a> Directory<'a> {
+    /// The directory at a root.
+    pub fn new(cx: Context<'a>, root: usize) -> Directory<'a> {
+        Directory {
+            trie: Trie::new(cx, root),
+        }
+    }
+
+    /// The open thing of this name.
+    pub fn find(&self, name: &str) -> Result<Option<Found>> {
+        let cx = self.trie.cx;
+        let place = cx.space.hash(name.as_bytes()).place();
+        let Some((_, record)) = self.trie.get(place, name.as_bytes())? else {
+            return Ok(None);
+        };
+        Ok(cell_of(cx, &record).filter(|cell| cell.is_open(cx)).map(|cell| Found { cell, record }))
+    }
+
+    /// Names a new cell that `make` claims, unless the name is taken by an open one. `None`: it was.
+    pub fn insert(&self, name: &str, extra: &[u8], make: impl FnOnce(u64) -> Result<Cell>) -> Result<Option<Cell>> {
+        if self.find(name)?.is_some() {
+            return Ok(None);
+        }
+        let cx = self.trie.cx;
+        let place = cx.space.hash(name.as_bytes()).place();
+        let cell = make(place)?;
+        let mut value = Vec::with_capacity(16 + extra.len());
+        value.extend_from_slice(&u64::from(cell.number).to_le_bytes());
+        value.extend_from_slice(&cell.generation.to_le_bytes());
+        value.extend_from_slice(extra);
+        let content = encode(&[], name.as_bytes(), &value);
+        let inserted = self.trie.change_record(place, name.as_bytes(), |found| {
+            // An entry whose cell is gone was left by a process that died while removing it.
+            if let Some((_, record)) = found
+                && cell_of(cx, &record).is_some_and(|cell| cell.is_open(cx))
+            {
+                return Ok((Change::Keep, false));
+            }
+            let held = cx.new_record(self.trie.root, place, &content)?;
+            Ok((Change::Put(0, held), true))
+        });
+        match inserted {
+            Ok(Some(true)) => {
+                cell.make_live(cx);
+                Ok(Some(cell))
+            }
+            Ok(_) => {
+                cell.release(cx);
+                Ok(None)
+            }
+            Err(error) => {
+                cell.release(cx);
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes the name. Gives the cell it named, to exactly one caller.
+    pub fn remove(&self, name: &str, only: Option<Cell>) -> Result<Option<Cell>> {
+        let cx = self.trie.cx;
+        let place = cx.space.hash(name.as_bytes()).place();
+        let removed = self.trie.change_record(place, name.as_bytes(), |found| {
+            let Some((_, record)) = found else {
+                return Ok((Change::Keep, None));
+            };
+            let cell = cell_of(cx, &record);
+            if only.is_some() && cell != only {
+                return Ok((Change::Keep, None));
+            }
+            Ok((Change::Remove, cell))
+        })?;
+        Ok(removed.flatten())
+    }
+
+    /// Calls `see` with every open thing.
+    pub fn each(&self, mut see: impl FnMut(Found)) -> Result<()> {
+        let cx = self.trie.cx;
+        self.trie.records(|_, record| {
+            if let Some(cell) = cell_of(cx, &record)
+                && cell.is_open(cx)
+            {
+                see(Found { cell, record });
+            }
+        })
+    }
+
+    /// Does an entry name this very cell? `place` is the cell's `ident`.
+    pub fn names_cell(&self, place: u64, cell: Cell) -> Result<bool> {
+        let cx = self.trie.cx;
+        let found = self.trie.find(place, |value| Some(cell_of(cx, &cx.record(value)?) == Some(cell)))?;
+        Ok(found.is_some())
+    }
+}

@@ -1,0 +1,297 @@
+//! How a segment's bytes are divided: capacities fixed at creation, and where each region starts.
+//! Promise: a geometry that `check` accepts never points outside the segment.
+
+use crate::error::{Error, Result};
+use crate::layout::{
+    BLOCK_HEADER_WORDS, CELL_WORDS, CLASS_BYTES, Header, MAX_PROCESSES, Slot, UNIT_DESCRIPTORS, Unit,
+    reference,
+};
+
+/// Capacities of a segment and the word index where each region starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Bytes in all.
+    pub size: u64,
+    /// Process slots.
+    pub slots: u32,
+    /// Cells.
+    pub cells: u32,
+    /// Ring units.
+    pub units: u32,
+    /// Blocks of each class.
+    pub blocks: [u32; 3],
+    /// First word of the slots.
+    pub slots_at: usize,
+    /// First word of the cells.
+    pub cells_at: usize,
+    /// First word of the units' states.
+    pub units_at: usize,
+    /// First word of the descriptors.
+    pub descriptors_at: usize,
+    /// First word of each class's bitmap of blocks that may be free.
+    pub bits_at: [usize; 3],
+    /// First word of each class's blocks.
+    pub blocks_at: [usize; 3],
+    /// Words used in all.
+    pub words: usize,
+}
+
+/// What the creator asks for; what is `None` follows from the size.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bytes in all.
+    pub size: u64,
+    /// How many processes may be attached at once.
+    pub max_processes: u32,
+    /// Remove the segment's name when its last process detaches or is gone.
+    pub unlink_when_unused: bool,
+    /// Named things at once: channels, broadcasts, channels with members, namespaces.
+    pub channels: Option<u32>,
+    /// Messages retained by all rings together (rounded up to rings of 16).
+    pub ring_slots: Option<u32>,
+    /// Members at once, all channels together.
+    pub members: Option<u32>,
+    /// Heartbeat clients at once.
+    pub clients: Option<u32>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            size: 32 << 20,
+            max_processes: 128,
+            unlink_when_unused: false,
+            channels: None,
+            ring_slots: None,
+            members: None,
+            clients: None,
+        }
+    }
+}
+
+/// Small blocks that a member takes: its record, its whereabouts record, and its share of both tries' pages.
+pub const BLOCKS_PER_MEMBER: u64 = 3;
+/// Small blocks that a heartbeat client takes: its record and its share of pages.
+pub const BLOCKS_PER_CLIENT: u64 = 2;
+/// Smallest segment that is of any use.
+pub const MIN_SIZE: u64 = 256 << 10;
+/// Largest segment: what 28 bits of block number address with room to spare.
+pub const MAX_SIZE: u64 = 64 << 30;
+
+const fn align(words: usize, to: usize) -> usize {
+    words.div_ceil(to) * to
+}
+
+impl Geometry {
+    /// Lays the regions out one after another.
+    fn place(size: u64, slots: u32, cells: u32, units: u32, blocks: [u32; 3]) -> Geometry {
+        let slots_at = Header::WORDS;
+        let cells_at = slots_at + slots as usize * Slot::WORDS;
+        let units_at = cells_at + cells as usize * CELL_WORDS;
+        let descriptors_at = align(units_at + units as usize * Unit::WORDS, 16);
+        let mut at = descriptors_at + units as usize * UNIT_DESCRIPTORS;
+        let mut bits_at = [0; 3];
+        for class in 0..3 {
+            bits_at[class] = at;
+            at += (blocks[class] as usize).div_ceil(64);
+        }
+        let mut blocks_at = [0; 3];
+        for class in 0..3 {
+            at = align(at, 32);
+            blocks_at[class] = at;
+            at += blocks[class] as usize * (CLASS_BYTES[class] / 8);
+        }
+        Geometry {
+            size,
+            slots,
+            cells,
+            units,
+            blocks,
+            slots_at,
+            cells_at,
+            units_at,
+            descriptors_at,
+            bits_at,
+            blocks_at,
+            words: at,
+        }
+    }
+
+    /// The geometry of raw numbers, if it is sound: for headers found and for tests.
+    pub fn check(size: u64, slots: u64, cells: u64, units: u64, blocks: [u64; 3]) -> Result<Geometry> {
+        let corrupt = Error::Corrupt {
+            what: "the header's capacities do not fit its size",
+        };
+        let total = blocks.iter().try_fold(0_u64, |sum, &n| sum.checked_add(n));
+        let sound = size <= MAX_SIZE
+            && (1..=u64::from(MAX_PROCESSES)).contains(&slots)
+            && cells >= 1
+            && cells < 1 << 24
+            && units < 1 << 26
+            && total.is_some_and(|n| n >= 1 && n < reference::SEALED);
+        if !sound {
+            return Err(corrupt);
+        }
+        let geometry = Geometry::place(
+            size,
+            slots as u32,
+            cells as u32,
+            units as u32,
+            [blocks[0] as u32, blocks[1] as u32, blocks[2] as u32],
+        );
+        if geometry.words as u64 * 8 > size { Err(corrupt) } else { Ok(geometry) }
+    }
+
+    /// Divides `options.size` bytes: an eighth for rings, a thirty-second for cells, the rest for
+    /// blocks (half of it small, a quarter each medium and large), unless capacities are given.
+    pub fn divide(options: &Options) -> Result<Geometry> {
+        let size = options.size;
+        if !(MIN_SIZE..=MAX_SIZE).contains(&size) {
+            return Err(Error::invalid(
+                "size",
+                size,
+                format!("between {MIN_SIZE} and {MAX_SIZE} bytes"),
+            ));
+        }
+        let slots = options.max_processes;
+        if !(1..=MAX_PROCESSES).contains(&slots) {
+            return Err(Error::invalid(
+                "max_processes",
+                slots,
+                format!("between 1 and {MAX_PROCESSES}"),
+            ));
+        }
+        let size = size / 4096 * 4096;
+        let cells = match options.channels {
+            // every channel may have members too, and there is a namespace at least
+            Some(channels) => u64::from(channels.max(1)) * 2 + 8,
+            None => size / 32 / (CELL_WORDS as u64 * 8),
+        };
+        if cells >= 1 << 24 {
+            return Err(Error::invalid("channels", options.channels.unwrap_or(0), "below 8388604"));
+        }
+        let unit_bytes = (UNIT_DESCRIPTORS + Unit::WORDS) as u64 * 8;
+        let units = match options.ring_slots {
+            Some(slots) => u64::from(slots.max(16)).div_ceil(UNIT_DESCRIPTORS as u64),
+            None => size / 8 / unit_bytes,
+        };
+        if units >= 1 << 26 {
+            return Err(Error::invalid("ring_slots", options.ring_slots.unwrap_or(0), "below 2^30"));
+        }
+        let fixed = Header::WORDS as u64 * 8
+            + u64::from(slots) * Slot::WORDS as u64 * 8
+            + cells * CELL_WORDS as u64 * 8
+            + units * unit_bytes;
+        let wanted = u64::from(options.members.unwrap_or(0)) * BLOCKS_PER_MEMBER
+            + u64::from(options.clients.unwrap_or(0)) * BLOCKS_PER_CLIENT;
+        let slack = 16 << 10;
+        let floor = fixed + wanted * CLASS_BYTES[0] as u64 + 4 * CLASS_BYTES[2] as u64 + 8 * CLASS_BYTES[1] as u64 + slack;
+        if floor + 64 * CLASS_BYTES[0] as u64 > size {
+            return Err(Error::invalid(
+                "size",
+                options.size,
+                format!(
+                    "at least {} bytes for the capacities asked for",
+                    floor + 64 * CLASS_BYTES[0] as u64
+                ),
+            ));
+        }
+        // a block's bit in the bitmap rounds to 1/64 of a word: below the slack for any size
+        let arena = size - fixed - slack;
+        let arena = arena - arena / 1024;
+        let small = (arena / 2 / CLASS_BYTES[0] as u64).max(wanted);
+        let rest = arena.saturating_sub(small * CLASS_BYTES[0] as u64);
+        let medium = rest / 2 / CLASS_BYTES[1] as u64;
+        let large = (rest - medium * CLASS_BYTES[1] as u64) / CLASS_BYTES[2] as u64;
+        Geometry::check(size, u64::from(slots), cells, units, [small, medium, large]).map_err(|_| {
+            Error::invalid(
+                "size",
+                options.size,
+                "large enough for the capacities asked for".to_owned(),
+            )
+        })
+    }
+
+    /// A very small segment on the heap, for tests and model checking.
+    pub fn tiny(slots: u32, cells: u32, units: u32, blocks: [u32; 3]) -> Geometry {
+        let geometry = Geometry::place(0, slots, cells, units, blocks);
+        Geometry {
+            size: geometry.words as u64 * 8,
+            ..geometry
+        }
+    }
+
+    /// How many blocks there are in all.
+    pub fn total_blocks(&self) -> u32 {
+        self.blocks.iter().sum()
+    }
+
+    /// The class of block `block` and its first word.
+    #[inline(always)]
+    pub fn block(&self, block: u32) -> Option<(usize, usize)> {
+        let mut index = block;
+        for class in 0..3 {
+            if index < self.blocks[class] {
+                return Some((class, self.blocks_at[class] + index as usize * (CLASS_BYTES[class] / 8)));
+            }
+            index -= self.blocks[class];
+        }
+        None
+    }
+
+    /// The number of the first block of a class.
+    pub fn first_of(&self, class: usize) -> u32 {
+        self.blocks[..class].iter().sum()
+    }
+
+    /// The first word of a cell.
+    #[inline(always)]
+    pub fn cell(&self, cell: u32) -> Option<usize> {
+        (cell < self.cells).then(|| self.cells_at + cell as usize * CELL_WORDS)
+    }
+
+    /// Bytes of payload in a block of a class.
+    #[inline(always)]
+    pub const fn payload(class: usize) -> usize {
+        CLASS_BYTES[class] - BLOCK_HEADER_WORDS * 8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_default_fits_docker_twice_over() {
+        let geometry = Geometry::divide(&Options::default()).unwrap();
+        assert!(geometry.words * 8 <= 32 << 20);
+        assert!(geometry.blocks[0] > 40_000, "{geometry:?}");
+        assert!(geometry.units >= 1800 * 16, "{geometry:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_asked_fits_or_is_refused(size in 0_u64..(1 << 32), processes in 0_u32..5000,
+                channels in proptest::option::of(0_u32..200_000), ring in proptest::option::of(0_u32..10_000_000),
+                members in proptest::option::of(0_u32..1_000_000)) {
+            let options = Options { size, max_processes: processes, channels, ring_slots: ring, members, ..Options::default() };
+            if let Ok(geometry) = Geometry::divide(&options) {
+                prop_assert!(geometry.words as u64 * 8 <= size);
+                prop_assert!(u64::from(geometry.blocks[0]) >= u64::from(members.unwrap_or(0)) * BLOCKS_PER_MEMBER);
+                let last = geometry.total_blocks() - 1;
+                let (class, at) = geometry.block(last).unwrap();
+                prop_assert!(at + CLASS_BYTES[class] / 8 <= geometry.words);
+                prop_assert!(geometry.block(last + 1).is_none());
+            }
+        }
+
+        #[test]
+        fn a_damaged_header_is_never_accepted_outside_its_size(size in any::<u64>(), slots in any::<u64>(),
+                cells in any::<u64>(), units in any::<u64>(), blocks in any::<[u64; 3]>()) {
+            if let Ok(geometry) = Geometry::check(size, slots, cells, units, blocks) {
+                prop_assert!(geometry.words as u64 * 8 <= size);
+            }
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The keeper: a background thread of an attached process that settles dead ones within a second.
+//! The role is a beat in the header, not a lock: whoever finds the beat old does the work. Never
+//! started in a process that only creates, such as a master that will fork its workers.
+
+use std::time::Duration;
+
+use crate::segment::Keeping;
+
+/// How often somebody looks for dead processes.
+pub const PERIOD: Duration = Duration::from_millis(250);
+
+/// Starts the thread. It ends with the attachment, or with the process.
+pub(crate) fn start(keeping: Keeping) {
+    let thread = std::thread::Builder::new().name("hypern-shm-keeper".to_owned());
+    // Without a thread (limits) the other processes' keepers and `reap` still do the work.
+    let _ = thread.spawn(move || {
+        while keeping.round() {
+            std::thread::sleep(PERIOD / 2);
+        }
+    });
+}

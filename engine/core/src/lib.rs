@@ -1,0 +1,79 @@
+//! The engine of hypern_realtime_shm: channels, presence, topic patterns, broadcast and heartbeats in
+//! one shared-memory segment that any number of processes attach to. No broker, no locks, no Python.
+//!
+//! ```
+//! use hypern_shm_core::{ChannelKind, ChannelSpec, Channels, Form, Options, Segment, World};
+//! # fn main() -> hypern_shm_core::Result<()> {
+//! let segment = Segment::private(&Options { size: 1 << 20, ..Options::default() })?;
+//! let channels = Channels::new(&World::new(&segment, "")?, ChannelKind::Channel);
+//! let spec = ChannelSpec { buffer_size: 256, metadata: vec![], fail_when_unheard: false, dedup_window: None };
+//! channels.create("chat:general", &spec)?;
+//! let alice = channels.subscribe("chat:general", "alice")?.expect("it was just made");
+//! assert_eq!(channels.publish("chat:general", b"Hello!", Form::Text)?, Some(1));
+//! let mut message = Vec::new();
+//! assert_eq!(alice.try_recv(&mut message)?, Some(Form::Text));
+//! assert_eq!(message, b"Hello!");
+//! # Ok(()) }
+//! ```
+//!
+//! Layers, each of which only uses those above it: `sync`, `layout`, `geometry` · `os`, `view` ·
+//! `space` · `arena`, `record` · `ring`, `trie` · `cells`, `directory` · `process`, `reap` ·
+//! `segment`, `world` · `channels`, `receiver`, `dedup`, `presence`, `topics`, `heartbeat`.
+
+pub mod arena;
+pub mod error;
+pub mod geometry;
+pub mod layout;
+pub mod record;
+pub mod ring;
+pub mod space;
+pub mod sync;
+pub mod trie;
+pub mod view;
+
+pub mod cells;
+mod pressure;
+
+#[cfg(not(loom))]
+mod channels;
+#[cfg(not(loom))]
+mod dedup;
+#[cfg(not(loom))]
+pub mod directory;
+#[cfg(not(loom))]
+mod heartbeat;
+#[cfg(not(loom))]
+mod keeper;
+#[cfg(not(loom))]
+pub mod os;
+#[cfg(not(loom))]
+mod presence;
+#[cfg(not(loom))]
+mod process;
+#[cfg(not(loom))]
+pub mod reap;
+#[cfg(not(loom))]
+mod receiver;
+#[cfg(not(loom))]
+mod segment;
+#[cfg(not(loom))]
+mod topics;
+#[cfg(not(loom))]
+mod world;
+
+pub use error::{Error, Result};
+
+#[cfg(not(loom))]
+pub use channels::{ChannelKind, ChannelSpec, ChannelStats, Channels, Form, Sent};
+#[cfg(not(loom))]
+pub use heartbeat::{Beat, BeatStats, ClientInfo, Heartbeats};
+#[cfg(not(loom))]
+pub use presence::{Diff, Member, Presence};
+#[cfg(not(loom))]
+pub use receiver::Receiver;
+#[cfg(not(loom))]
+pub use segment::{Options, Segment, SegmentStats, detach_all};
+#[cfg(not(loom))]
+pub use topics::{Topics, TopicsKind, pattern_matches};
+#[cfg(not(loom))]
+pub use world::World;

@@ -1,0 +1,316 @@
+//! The segment's file: named, created, checked, reserved, mapped, unlinked.
+//!
+//! Promise: nothing is followed or opened that is not a regular file of this user that nobody else
+//! may touch, and a file that was reserved can never cause a SIGBUS.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+
+use rustix::fs::{AtFlags, CWD, FileType, MemfdFlags, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::failed;
+use crate::error::{Error, Result};
+
+/// Longest name, in bytes.
+const MAX_NAME: usize = 128;
+
+/// Where segments live.
+pub fn directory() -> &'static Path {
+    Path::new("/dev/shm")
+}
+
+/// Refuses what cannot be a segment's name.
+pub fn validate_name(name: &str) -> Result<()> {
+    let wrong = name.is_empty() || name.len() > MAX_NAME || name.contains(['/', '\0']) || name == "." || name == "..";
+    if wrong {
+        return Err(Error::invalid(
+            "name",
+            format!("{name:?}"),
+            format!("1 to {MAX_NAME} bytes of UTF-8 without '/' and NUL, and not \".\" or \"..\""),
+        ));
+    }
+    Ok(())
+}
+
+/// `hypern-rt.<uid>.v<layout>.<name>`, with bytes outside `[A-Za-z0-9._-]` as %XX.
+pub fn file_name(name: &str, layout: u32) -> Result<String> {
+    validate_name(name)?;
+    let mut file = format!("hypern-rt.{}.v{layout}.", rustix::process::geteuid().as_raw());
+    for &byte in name.as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"._-".contains(&byte) {
+            file.push(char::from(byte));
+        } else {
+            file.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    if file.len() > 255 {
+        return Err(Error::invalid("name", format!("{name:?}"), "short enough for a file name of 255 bytes when escaped"));
+    }
+    Ok(file)
+}
+
+/// The path of a segment's file.
+pub fn path(name: &str, layout: u32) -> Result<PathBuf> {
+    Ok(directory().join(file_name(name, layout)?))
+}
+
+fn refused(path: &Path, why: impl Into<String>) -> Error {
+    Error::Refused {
+        path: path.to_owned(),
+        why: why.into(),
+    }
+}
+
+/// Regular file, our user's, nobody else's to touch.
+fn check_owned(path: &Path, stat: &Stat) -> Result<()> {
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind != FileType::RegularFile {
+        return Err(refused(path, format!("it is no regular file but a {kind:?}")));
+    }
+    let me = rustix::process::geteuid().as_raw();
+    if stat.st_uid != me {
+        return Err(refused(path, format!("it belongs to user {}, not to {me}", stat.st_uid)));
+    }
+    if stat.st_mode & 0o077 != 0 {
+        return Err(refused(path, format!("its mode is {:o}; it must be 600", stat.st_mode & 0o7777)));
+    }
+    Ok(())
+}
+
+fn open(name: &str, layout: u32, flags: OFlags) -> Result<File> {
+    let path = path(name, layout)?;
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = loop {
+        match rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => break file,
+            Err(Errno::INTR) => {}
+            Err(Errno::NOENT) if !flags.contains(OFlags::CREATE) => return Err(Error::NotFound { name: name.to_owned() }),
+            Err(Errno::LOOP) => return Err(refused(&path, "it is a symbolic link")),
+            Err(Errno::ISDIR) => return Err(refused(&path, "it is a directory")),
+            Err(Errno::ACCESS | Errno::PERM) => return Err(refused(&path, "it belongs to another user or its mode forbids it")),
+            Err(Errno::NXIO | Errno::NODEV) => return Err(refused(&path, "it is no regular file")),
+            Err(errno) => return Err(failed("opening", path.display(), errno)),
+        }
+    };
+    let stat = rustix::fs::fstat(&file).map_err(|errno| failed("examining", path.display(), errno))?;
+    check_owned(&path, &stat)?;
+    Ok(File::from(file))
+}
+
+/// Opens the file of a segment, created with mode 0600 if there is none.
+pub fn open_or_create(name: &str, layout: u32) -> Result<File> {
+    open(name, layout, OFlags::RDWR | OFlags::CREATE)
+}
+
+/// Opens the file of a segment.
+pub fn open_existing(name: &str, layout: u32) -> Result<File> {
+    open(name, layout, OFlags::RDWR)
+}
+
+/// Memory without a name, gone with its last descriptor and mapping.
+pub fn memfd(label: &str) -> Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file: OwnedFd = rustix::fs::memfd_create(label, flags).map_err(|errno| failed("creating memory", label, errno))?;
+    Ok(File::from(file))
+}
+
+/// Makes every byte of the file real. `ftruncate` alone succeeds on a full tmpfs, and the first touch
+/// then kills with SIGBUS.
+pub fn reserve(file: &File, size: u64, subject: &str) -> Result<()> {
+    let no_space = || {
+        let stat = rustix::fs::fstatvfs(file).ok();
+        let limited = stat.filter(|stat| stat.f_blocks > 0);
+        Error::NoSpace {
+            needed: size,
+            available: limited.map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize)),
+            directory: directory().display().to_string(),
+        }
+    };
+    // Asking first keeps a file that cannot fit from filling the memory of everybody else on the way.
+    if let Ok(stat) = rustix::fs::fstatvfs(file)
+        && stat.f_blocks > 0
+        && stat.f_bavail.saturating_mul(stat.f_frsize) < size
+    {
+        return Err(no_space());
+    }
+    loop {
+        // SAFETY: the descriptor is open as long as `file` is borrowed.
+        match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, size as libc::off_t) } {
+            0 => return Ok(()),
+            libc::EINTR => {}
+            libc::ENOSPC => return Err(no_space()),
+            errno => {
+                return Err(Error::Os {
+                    operation: "reserving memory for",
+                    subject: subject.to_owned(),
+                    errno,
+                });
+            }
+        }
+    }
+}
+
+fn stat(file: &File) -> Result<Stat> {
+    rustix::fs::fstat(file).map_err(|errno| failed("examining", "the segment's file", errno))
+}
+
+/// Bytes in the file.
+pub fn size(file: &File) -> Result<u64> {
+    Ok(stat(file)?.st_size as u64)
+}
+
+/// What the path leads to, no link followed; `None`: nothing.
+fn stat_path(path: &Path) -> Result<Option<Stat>> {
+    match rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(failed("examining", path.display(), errno)),
+    }
+}
+
+/// Is this file still what the name leads to?
+pub fn same_file(name: &str, layout: u32, file: &File) -> Result<bool> {
+    let ours = stat(file)?;
+    let there = stat_path(&path(name, layout)?)?;
+    Ok(there.is_some_and(|there| (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)))
+}
+
+/// Removes a segment's name. False: there was none. What is not ours is refused and left alone.
+pub fn unlink(name: &str, layout: u32) -> Result<bool> {
+    let path = path(name, layout)?;
+    let Some(stat) = stat_path(&path)? else {
+        return Ok(false);
+    };
+    check_owned(&path, &stat)?;
+    match rustix::fs::unlink(&path) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(failed("unlinking", path.display(), errno)),
+    }
+}
+
+/// Removes a segment's name if it still leads to this file.
+pub fn unlink_if_same(name: &str, layout: u32, file: &File) -> Result<bool> {
+    if same_file(name, layout, file)? { unlink(name, layout) } else { Ok(false) }
+}
+
+/// A new open file description of the same file, named or not: it shares no lock with the old one.
+pub fn reopen(file: &File) -> Result<File> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(file) => Ok(File::from(file)),
+        Err(errno) => Err(failed("reopening", path, errno)),
+    }
+}
+
+/// A shared mapping of a file's beginning, page-aligned, unmapped on drop.
+pub struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a mapping is memory that any thread may use; `Mapping` itself never reads or writes it.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps the first `len` bytes; refuses a file that has fewer.
+    pub fn new(file: &File, len: usize, writable: bool) -> Result<Mapping> {
+        use rustix::mm::{MapFlags, ProtFlags};
+        if len == 0 || size(file)? < len as u64 {
+            return Err(Error::Corrupt {
+                what: "the file is shorter than a segment",
+            });
+        }
+        let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours. The
+        // file is at least `len` long and, being reserved, stays backed.
+        let base = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED, file, 0) };
+        match base.map(|base| NonNull::new(base.cast::<u8>())) {
+            Ok(Some(base)) => Ok(Mapping { base, len }),
+            Ok(None) => Err(failed("mapping", "the segment", Errno::FAULT)),
+            Err(errno) => Err(failed("mapping", "the segment", errno)),
+        }
+    }
+
+    /// Its first byte.
+    pub fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// Bytes mapped.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: exactly the range that `new` mapped, and nobody holds references into it any more:
+        // they all borrow a view, which owns this mapping. It cannot fail for such a range.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked_and_escaped() {
+        for bad in ["", "a/b", "a\0b", ".", "..", &"x".repeat(129)] {
+            assert!(matches!(validate_name(bad), Err(Error::Invalid { argument: "name", .. })), "{bad:?}");
+        }
+        let name = file_name("chät room", 3).unwrap();
+        assert!(name.ends_with(".v3.ch%C3%A4t%20room"), "{name}");
+        assert!(matches!(file_name(&"ä".repeat(64), 3), Err(Error::Invalid { .. })));
+    }
+
+    #[test]
+    fn strangers_are_refused_and_left_alone() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let name = format!("test-strangers-{}", std::process::id());
+        let path = path(&name, 9999).unwrap();
+        let is_refused = |result: Result<File>| assert!(matches!(result, Err(Error::Refused { .. })), "{result:?}");
+        symlink("/etc/hostname", &path).unwrap();
+        is_refused(open_or_create(&name, 9999));
+        assert!(matches!(unlink(&name, 9999), Err(Error::Refused { .. })));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        is_refused(open_or_create(&name, 9999));
+        std::fs::remove_dir(&path).unwrap();
+        rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        is_refused(open_or_create(&name, 9999));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, b"x").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        is_refused(open_existing(&name, 9999));
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(open_existing(&name, 9999), Err(Error::NotFound { .. })));
+    }
+
+    #[test]
+    fn reserved_mapped_and_unlinked() {
+        let name = format!("test-reserve-{}", std::process::id());
+        let file = open_or_create(&name, 9999).unwrap();
+        reserve(&file, 1 << 20, "a test").unwrap();
+        assert_eq!(size(&file).unwrap(), 1 << 20);
+        assert!(Mapping::new(&file, (1 << 20) + 1, true).is_err());
+        assert_eq!(Mapping::new(&file, 1 << 20, true).unwrap().len(), 1 << 20);
+        assert!(matches!(reserve(&file, 1 << 60, "a test"), Err(Error::NoSpace { .. })));
+        let other = reopen(&file).unwrap();
+        assert!(same_file(&name, 9999, &other).unwrap());
+        assert!(unlink_if_same(&name, 9999, &other).unwrap());
+        assert!(!unlink(&name, 9999).unwrap());
+        assert!(!same_file(&name, 9999, &file).unwrap());
+    }
+}

@@ -1,0 +1,599 @@
+//! Presence: who is in which channel, with metadata, last seen and the net change since the last flush.
+//!
+//! A channel's members are one trie; that is the truth. The world's `whereabouts`, keyed by (client,
+//! channel), is a hint to where a client is: written first, removed last, checked on use, pruned by
+//! the keeper. A join nobody has flushed yet is PENDING, a leave is GONE; join and leave between two
+//! flushes cancel out.
+
+use crate::arena::{HOT_MASK, Held, hot};
+use crate::cells::Cell;
+use crate::directory::{Directory, cell_of};
+use crate::error::{Error, Result};
+use crate::layout::{Block, Channel, Group, Header, World as WorldCell, cell_kind, state};
+use crate::os::clock;
+use crate::reap::{Dead, Departure, replaced};
+use crate::record::{Owners, Record, decode_pairs, encode, encode_pairs};
+use crate::space::Context;
+use crate::trie::{Change, Entry, GONE, PENDING, Root, Stop, Trie};
+use crate::world::{World, check_length};
+
+/// A member of a channel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Member {
+    /// The client's id.
+    pub client: String,
+    /// The channel's name.
+    pub channel: String,
+    /// Text pairs.
+    pub metadata: Vec<(String, String)>,
+    /// Unix seconds.
+    pub joined_at: f64,
+    /// Unix seconds.
+    pub last_seen: f64,
+}
+
+/// The net change since the last flush.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Diff {
+    /// Who joined and is there.
+    pub joins: Vec<Member>,
+    /// Who was there and left.
+    pub leaves: Vec<String>,
+}
+
+/// The presence of one world.
+#[derive(Clone)]
+pub struct Presence {
+    world: World,
+}
+
+/// Monotonic microseconds as Unix seconds, the same in every process of the segment.
+pub(crate) fn unix_seconds(cx: Context<'_>, micros: u64) -> f64 {
+    cx.view().get(Header::clock_offset).wrapping_add(micros) as f64 / 1e6
+}
+
+fn member_of(cx: Context<'_>, channel: &str, record: &Record) -> Member {
+    let joined = record.value().first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    let seen = cx.hot(record.reference, record.at, Block::hot0).unwrap_or(joined);
+    Member {
+        client: record.name(),
+        channel: channel.to_owned(),
+        metadata: decode_pairs(record.value().get(8..).unwrap_or(&[])),
+        joined_at: unix_seconds(cx, joined),
+        last_seen: unix_seconds(cx, seen),
+    }
+}
+
+/// A member's entry when the member leaves.
+fn leaving(entry: &Entry) -> Change {
+    if entry.flags() & PENDING != 0 { Change::Remove } else { Change::Mark(GONE) }
+}
+
+/// Copies the hot words of a record to the one that replaces it.
+pub(crate) fn carry_hot(cx: Context<'_>, from: &Record, to: &Held) {
+    for field in [Block::hot0, Block::hot1, Block::hot2] {
+        if let Some(value) = cx.hot(from.reference, from.at, field) {
+            cx.view().set(to.at + field, hot(state::generation(to.word), value));
+        }
+    }
+}
+
+/// A pair's key: the length of the first, the first, the second.
+pub(crate) fn pair_key(first: &str, second: &str) -> Vec<u8> {
+    let mut key = (first.len() as u32).to_le_bytes().to_vec();
+    key.extend_from_slice(first.as_bytes());
+    key.extend_from_slice(second.as_bytes());
+    key
+}
+
+/// The pair back.
+pub(crate) fn key_pair(key: &[u8]) -> Option<(String, String)> {
+    let (length, rest) = key.split_first_chunk::<4>()?;
+    let (first, second) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    Some((String::from_utf8_lossy(first).into_owned(), String::from_utf8_lossy(second).into_owned()))
+}
+
+/// The hint that a client is in a channel.
+struct Hint<'a> {
+    trie: Trie<'a>,
+    place: u64,
+    key: Vec<u8>,
+}
+
+impl<'a> Hint<'a> {
+    fn new(trie: Trie<'a>, client: &str, channel: &str) -> Hint<'a> {
+        let hash = |text: &str| trie.cx.space.hash(text.as_bytes());
+        Hint {
+            trie,
+            place: hash(client).pair(hash(channel)),
+            key: pair_key(client, channel),
+        }
+    }
+
+    fn write(&self) -> Result<()> {
+        let cx = self.trie.cx;
+        if self.trie.find(self.place, |value| cx.has_key(value, &self.key))?.is_some() {
+            return Ok(());
+        }
+        let content = encode(&[], &self.key, &[]);
+        self.trie.change_record(self.place, &self.key, |found| {
+            if found.is_some() {
+                return Ok((Change::Keep, ()));
+            }
+            Ok((Change::Put(0, cx.new_record(self.trie.root, self.place, &content)?), ()))
+        })?;
+        Ok(())
+    }
+
+    fn remove(&self) -> Result<()> {
+        self.trie.change_record(self.place, &self.key, |found| {
+            Ok((if found.is_some() { Change::Remove } else { Change::Keep }, ()))
+        })?;
+        Ok(())
+    }
+}
+
+impl Presence {
+    /// The presence of `world`.
+    pub fn new(world: &World) -> Presence {
+        Presence { world: world.clone() }
+    }
+
+    fn directory<'a>(&self, cx: Context<'a>) -> Directory<'a> {
+        Directory::new(cx, self.world.root(WorldCell::presence))
+    }
+
+    fn whereabouts<'a>(&self, cx: Context<'a>) -> Trie<'a> {
+        Trie::new(cx, self.world.root(WorldCell::whereabouts))
+    }
+
+    fn members<'a>(&self, cx: Context<'a>, channel: &str) -> Result<Option<(Cell, Trie<'a>)>> {
+        let found = self.directory(cx).find(channel)?;
+        Ok(found.map(|found| (found.cell, found.cell.trie(cx, Group::members))))
+    }
+
+    /// The members of a channel, made if need be. When cells run out, empty groups are given back.
+    fn group<'a>(&self, cx: Context<'a>, channel: &str) -> Result<(Cell, Trie<'a>)> {
+        let directory = self.directory(cx);
+        let mut purged = false;
+        for _ in 0..1 << 16 {
+            if let Some((cell, members)) = self.members(cx, channel)? {
+                if members.root() != Root::Sealed {
+                    return Ok((cell, members));
+                }
+                // Sealed by somebody who gives the group back: help to forget it.
+                directory.remove(channel, Some(cell))?;
+                cell.release(cx);
+                continue;
+            }
+            let root = directory.trie.root;
+            match directory.insert(channel, &[], |ident| cx.new_cell(cell_kind::GROUP, root, ident)) {
+                Ok(_) => {}
+                Err(Error::Full { .. }) if !purged => {
+                    purged = true;
+                    self.purge(cx)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::Corrupt {
+            what: "a channel's members cannot be found after they were made",
+        })
+    }
+
+    /// Gives back the groups in which nobody is and nothing is left to flush.
+    fn purge(&self, cx: Context<'_>) -> Result<()> {
+        let directory = self.directory(cx);
+        let mut empty = Vec::new();
+        directory.each(|found| {
+            let members = found.cell.trie(cx, Group::members);
+            if !matches!(members.root(), Root::Page(_)) {
+                empty.push((found.record.name(), found.cell));
+            }
+        })?;
+        for (channel, cell) in empty {
+            if cell.trie(cx, Group::members).seal_if_empty() {
+                directory.remove(&channel, Some(cell))?;
+                cell.release(cx);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a member, or replaces its metadata, keeping when it joined.
+    pub fn track(&self, channel: &str, client: &str, metadata: &[(String, String)]) -> Result<Member> {
+        check_length("channel", channel)?;
+        check_length("client_id", client)?;
+        let cx = self.world.cx()?;
+        self.world.segment().owns_something()?;
+        let hint = Hint::new(self.whereabouts(cx), client, channel);
+        hint.write()?;
+        let place = cx.space.hash(client.as_bytes()).place();
+        let me = cx.actor.owner;
+        let mut value = vec![0; 8];
+        encode_pairs(metadata, &mut value);
+        for _ in 0..1 << 16 {
+            let (_, members) = self.group(cx, channel)?;
+            let now = clock::monotonic_micros() & HOT_MASK;
+            let joined = members.change_record(place, client.as_bytes(), |found| {
+                let mut owners = Owners::new();
+                let mut joined = now;
+                // Somebody who left and is back before the leave was taken never left.
+                let mut flags = if found.is_some() { 0 } else { PENDING };
+                if let Some((entry, record)) = found
+                    && entry.is_live()
+                {
+                    joined = record.value().first_chunk::<8>().map_or(now, |bytes| u64::from_le_bytes(*bytes));
+                    flags = entry.flags();
+                    owners = record.owners;
+                }
+                if !owners.contains(&me) {
+                    owners.push(me);
+                }
+                value[..8].copy_from_slice(&joined.to_le_bytes());
+                let held = cx.new_record(members.root, place, &encode(&owners, client.as_bytes(), &value))?;
+                cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), now));
+                Ok((Change::Put(flags, held), joined))
+            })?;
+            if let Some(joined) = joined {
+                // Somebody who removed the member before may have removed the hint only now.
+                hint.write()?;
+                return Ok(Member {
+                    client: client.to_owned(),
+                    channel: channel.to_owned(),
+                    metadata: metadata.to_vec(),
+                    joined_at: unix_seconds(cx, joined),
+                    last_seen: unix_seconds(cx, now),
+                });
+            }
+        }
+        Err(Error::Corrupt {
+            what: "a channel's members stay sealed",
+        })
+    }
+
+    /// Removes a member from a channel, whoever tracks it. False: it was not there.
+    pub fn untrack(&self, channel: &str, client: &str) -> Result<bool> {
+        let cx = self.world.cx()?;
+        let Some((_, members)) = self.members(cx, channel)? else {
+            return Ok(false);
+        };
+        let place = cx.space.hash(client.as_bytes()).place();
+        let left = members.change_record(place, client.as_bytes(), |found| {
+            Ok(match found {
+                Some((entry, _)) if entry.is_live() => (leaving(&entry), true),
+                _ => (Change::Keep, false),
+            })
+        })?;
+        let left = left.unwrap_or(false);
+        if left {
+            self.forget(cx, channel, client)?;
+        }
+        Ok(left)
+    }
+
+    /// Removes the hint to a member that left; writes it again should the member be back.
+    fn forget(&self, cx: Context<'_>, channel: &str, client: &str) -> Result<()> {
+        let hint = Hint::new(self.whereabouts(cx), client, channel);
+        hint.remove()?;
+        if self.find(cx, channel, client)?.is_some() {
+            hint.write()?;
+        }
+        Ok(())
+    }
+
+    fn find(&self, cx: Context<'_>, channel: &str, client: &str) -> Result<Option<Record>> {
+        let Some((_, members)) = self.members(cx, channel)? else {
+            return Ok(None);
+        };
+        let place = cx.space.hash(client.as_bytes()).place();
+        let found = members.get(place, client.as_bytes())?;
+        Ok(found.filter(|(entry, _)| entry.is_live()).map(|(_, record)| record))
+    }
+
+    /// Removes a client from every channel; gives those it was in.
+    pub fn untrack_all(&self, client: &str) -> Result<Vec<String>> {
+        let mut left = Vec::new();
+        for channel in self.hinted(client)? {
+            if self.untrack(&channel, client)? {
+                left.push(channel);
+            }
+        }
+        Ok(left)
+    }
+
+    /// The channels that the hints name for a client.
+    fn hinted(&self, client: &str) -> Result<Vec<String>> {
+        let cx = self.world.cx()?;
+        let mut channels = Vec::new();
+        let pair = cx.space.hash(client.as_bytes()).high;
+        self.whereabouts(cx).records_of_pair(pair, |_, record| {
+            if let Some((who, channel)) = key_pair(record.key())
+                && who == client
+            {
+                channels.push(channel);
+            }
+        })?;
+        Ok(channels)
+    }
+
+    /// Replaces a member's metadata. False: it is not there.
+    pub fn update(&self, channel: &str, client: &str, metadata: &[(String, String)]) -> Result<bool> {
+        let cx = self.world.cx()?;
+        let Some((_, members)) = self.members(cx, channel)? else {
+            return Ok(false);
+        };
+        let place = cx.space.hash(client.as_bytes()).place();
+        let now = clock::monotonic_micros() & HOT_MASK;
+        let updated = members.change_record(place, client.as_bytes(), |found| {
+            let Some((entry, record)) = found.filter(|(entry, _)| entry.is_live()) else {
+                return Ok((Change::Keep, false));
+            };
+            let mut value = record.value().get(..8).unwrap_or(&[0; 8]).to_vec();
+            encode_pairs(metadata, &mut value);
+            let held = cx.new_record(members.root, place, &encode(&record.owners, client.as_bytes(), &value))?;
+            cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), now));
+            Ok((Change::Put(entry.flags(), held), true))
+        })?;
+        Ok(updated.unwrap_or(false))
+    }
+
+    /// Sets a member's last seen to now. False: it is not there.
+    pub fn touch(&self, channel: &str, client: &str) -> Result<bool> {
+        let cx = self.world.cx()?;
+        let now = clock::monotonic_micros() & HOT_MASK;
+        for _ in 0..1 << 16 {
+            let Some(record) = self.find(cx, channel, client)? else {
+                return Ok(false);
+            };
+            let later = |seen: u64| (seen < now).then_some(now);
+            // A record that was replaced meanwhile: touch the one that replaced it.
+            if cx.set_hot(record.reference, record.at, Block::hot0, later).is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The members of a channel.
+    pub fn list(&self, channel: &str) -> Result<Vec<Member>> {
+        self.world.segment().tend()?;
+        let cx = self.world.cx()?;
+        let Some((_, members)) = self.members(cx, channel)? else {
+            return Ok(Vec::new());
+        };
+        let mut list = Vec::new();
+        members.records(|entry, record| {
+            if entry.is_live() {
+                list.push(member_of(cx, channel, &record));
+            }
+        })?;
+        Ok(list)
+    }
+
+    /// One member.
+    pub fn get(&self, channel: &str, client: &str) -> Result<Option<Member>> {
+        let cx = self.world.cx()?;
+        Ok(self.find(cx, channel, client)?.map(|record| member_of(cx, channel, &record)))
+    }
+
+    /// How many members a channel has.
+    pub fn count(&self, channel: &str) -> Result<u64> {
+        self.world.segment().tend()?;
+        let cx = self.world.cx()?;
+        match self.members(cx, channel)? {
+            Some((_, members)) => members.live(),
+            None => Ok(0),
+        }
+    }
+
+    /// Takes the net change since the last take; each change goes to one taker.
+    pub fn flush_diff(&self, channel: &str) -> Result<Diff> {
+        let cx = self.world.cx()?;
+        let mut diff = Diff::default();
+        let Some((_, members)) = self.members(cx, channel)? else {
+            return Ok(diff);
+        };
+        let mut from = Some(0);
+        while let Some(cursor) = from {
+            let (taken, next) = members.sweep(cursor, true, |entry, taken| {
+                if entry.flags() & (PENDING | GONE) == 0 {
+                    return Ok(Change::Keep);
+                }
+                let record = cx.record(entry.value).ok_or(Stop::Moved)?;
+                taken.push((entry.is_live(), record));
+                Ok(if entry.is_live() { Change::Mark(0) } else { Change::Remove })
+            })?;
+            for (live, record) in taken {
+                if live {
+                    diff.joins.push(member_of(cx, channel, &record));
+                } else {
+                    diff.leaves.push(record.name());
+                }
+            }
+            from = next;
+        }
+        Ok(diff)
+    }
+
+    /// The channels a client is in.
+    pub fn client_channels(&self, client: &str) -> Result<Vec<String>> {
+        let cx = self.world.cx()?;
+        let mut channels = Vec::new();
+        for channel in self.hinted(client)? {
+            if self.find(cx, &channel, client)?.is_some() {
+                channels.push(channel);
+            }
+        }
+        Ok(channels)
+    }
+
+    /// The channels that have members.
+    pub fn active_channels(&self) -> Result<Vec<String>> {
+        let cx = self.world.cx()?;
+        let mut groups = Vec::new();
+        self.directory(cx).each(|found| groups.push((found.record.name(), found.cell)))?;
+        let mut active = Vec::new();
+        for (name, cell) in groups {
+            if cell.trie(cx, Group::members).live()? > 0 {
+                active.push(name);
+            }
+        }
+        Ok(active)
+    }
+
+    /// How many clients are in at least one channel.
+    pub fn total_clients(&self) -> Result<u64> {
+        self.world.segment().tend()?;
+        let whereabouts = self.whereabouts(self.world.cx()?);
+        let (mut total, mut last, mut shared) = (0, None, Vec::new());
+        whereabouts.entries(|entry| {
+            let client = entry.place() & crate::space::PAIR_MASK;
+            if last != Some(client) {
+                total += 1;
+                last = Some(client);
+            } else if shared.last() != Some(&client) {
+                shared.push(client);
+            }
+        })?;
+        // Neighbours under one hash prefix are almost always one client in several channels.
+        for client in shared {
+            let mut names = hashbrown::HashSet::new();
+            whereabouts.records_of_pair(client, |_, record| {
+                names.extend(key_pair(record.key()).map(|(name, _)| name));
+            })?;
+            total += (names.len() as u64).saturating_sub(1);
+        }
+        Ok(total)
+    }
+
+    /// Removes members not seen for `timeout_secs`; each is given to one caller.
+    pub fn evict_stale(&self, timeout_secs: f64) -> Result<Vec<(String, String)>> {
+        if timeout_secs.is_nan() {
+            return Err(Error::invalid("timeout_secs", timeout_secs, "a number of seconds"));
+        }
+        let cx = self.world.cx()?;
+        let mut groups = Vec::new();
+        self.directory(cx).each(|found| groups.push((found.record.name(), found.cell)))?;
+        let now = clock::monotonic_micros();
+        let mut evicted = Vec::new();
+        for (channel, cell) in groups {
+            let members = cell.trie(cx, Group::members);
+            let stale = |record: &Record| {
+                let seen = cx.hot(record.reference, record.at, Block::hot0).unwrap_or(now);
+                now.saturating_sub(seen) as f64 >= timeout_secs * 1e6
+            };
+            for client in sweep_members(&members, |record| stale(record).then(Owners::new))? {
+                self.forget(cx, &channel, &client)?;
+                evicted.push((channel.clone(), client));
+            }
+        }
+        Ok(evicted)
+    }
+
+    /// Forgets everybody, without a diff.
+    pub fn clear(&self) -> Result<()> {
+        let cx = self.world.cx()?;
+        let mut cells = Vec::new();
+        self.directory(cx).each(|found| cells.push(found.cell))?;
+        for cell in cells {
+            remove_all(&cell.trie(cx, Group::members))?;
+        }
+        remove_all(&self.whereabouts(cx))
+    }
+}
+
+/// Removes every entry of a group.
+pub(crate) fn remove_all(trie: &Trie<'_>) -> Result<()> {
+    let mut from = Some(0);
+    while let Some(cursor) = from {
+        from = trie.sweep(cursor, false, |_, _: &mut Vec<()>| Ok(Change::Remove))?.1;
+    }
+    Ok(())
+}
+
+/// Goes over all live members. `rest` gives who still owns one: nobody: it leaves; `None`: untouched.
+/// Gives who left.
+fn sweep_members(members: &Trie<'_>, rest: impl Fn(&Record) -> Option<Owners>) -> Result<Vec<String>> {
+    let mut left = Vec::new();
+    let mut from = Some(0);
+    while let Some(cursor) = from {
+        let (gone, next) = members.sweep(cursor, false, |entry, gone| {
+            if !entry.is_live() {
+                return Ok(Change::Keep);
+            }
+            let record = members.cx.record(entry.value).ok_or(Stop::Moved)?;
+            match rest(&record) {
+                None => Ok(Change::Keep),
+                Some(owners) if owners.is_empty() => {
+                    gone.push(record.name());
+                    Ok(leaving(entry))
+                }
+                Some(owners) => replaced(members, entry, &record, &owners),
+            }
+        })?;
+        left.extend(gone);
+        from = next;
+    }
+    Ok(left)
+}
+
+/// Removes what dead owners alone had of a group; hints are pruned by the scavenger.
+pub(crate) fn settle(cx: Context<'_>, cell: Cell, dead: &Dead<'_>) -> Result<()> {
+    let members = cell.trie(cx, Group::members);
+    if dead.departure == Departure::Everybody {
+        return remove_all(&members);
+    }
+    sweep_members(&members, |record| dead.rest_of(record)).map(drop)
+}
+
+/// Removes hints to members that are not there, and gives back groups in which nobody is left.
+pub(crate) fn prune_whereabouts(cx: Context<'_>, world: Cell) -> Result<u64> {
+    let whereabouts = world.trie(cx, WorldCell::whereabouts);
+    let directory = Directory::new(cx, world.at + WorldCell::presence);
+    let present = |key: &[u8]| -> Result<bool> {
+        let Some((client, channel)) = key_pair(key) else {
+            return Ok(false);
+        };
+        let Some(found) = directory.find(&channel)? else {
+            return Ok(false);
+        };
+        let place = cx.space.hash(client.as_bytes()).place();
+        let member = found.cell.trie(cx, Group::members).get(place, client.as_bytes())?;
+        Ok(member.is_some_and(|(entry, _)| entry.is_live()))
+    };
+    let mut stale = Vec::new();
+    whereabouts.records(|entry, record| stale.push((*entry, record.key().to_vec())))?;
+    let mut pruned = 0;
+    for (entry, key) in stale {
+        if present(&key)? {
+            continue;
+        }
+        let removed = whereabouts.change(entry.place(), |value| Some(value == entry.value), |found| {
+            Ok((if found.is_some() { Change::Remove } else { Change::Keep }, found.is_some()))
+        })?;
+        pruned += u64::from(removed == Some(true));
+        // Its client may have joined between the look and the removal.
+        if present(&key)?
+            && let Some((client, channel)) = key_pair(&key)
+        {
+            Hint::new(whereabouts, &client, &channel).write()?;
+        }
+    }
+    let mut empty = Vec::new();
+    directory.trie.records(|_, record| {
+        if let Some(cell) = cell_of(cx, &record)
+            && cell.trie(cx, Group::members).root() == Root::Sealed
+        {
+            empty.push((record.name(), cell));
+        }
+    })?;
+    for (channel, cell) in empty {
+        directory.remove(&channel, Some(cell))?;
+        cell.release(cx);
+        pruned += 1;
+    }
+    Ok(pruned)
+}
+
+const _: () = assert!(Channel::state == Group::state);

@@ -1,0 +1,299 @@
+//! Settling what dead processes owned, and returning blocks that nothing refers to.
+//!
+//! Promise: both are idempotent and safe to run in several processes at once and against living
+//! ones. What is removed is removed by the same compare-and-swaps that a living process uses, owners
+//! are named by slot and incarnation, and blocks held by living processes are never touched.
+
+use crate::arena::Info;
+use crate::cells::{Cell, is_channel, roots_of};
+use crate::directory::{Directory, cell_of};
+use crate::error::Result;
+use crate::heartbeat;
+use crate::layout::{Block, Channel, Group, Unit, World, cell_kind, kind, reference, state};
+use crate::presence;
+use crate::record::{Record, encode};
+use crate::ring::units_of;
+use crate::space::Context;
+use crate::sync::Ordering;
+use crate::trie::{Change, Entry, Stop, Trie};
+
+/// How a process went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// It was killed: what it alone owned leaves.
+    Crash,
+    /// It detached in order: its subscriptions end, its members and clients stay, ownerless.
+    Clean,
+    /// Nobody is left at all: everything that belongs to connections is cleared.
+    Everybody,
+}
+
+/// Whose things are settled.
+pub struct Dead<'a> {
+    /// Owners: slot and incarnation.
+    pub owners: &'a [u64],
+    /// How they went.
+    pub departure: Departure,
+}
+
+impl Dead<'_> {
+    /// Does the entry leave? `Some(owners)`: who is left; empty: it leaves. `None`: it is not touched.
+    pub fn rest_of(&self, record: &Record) -> Option<crate::record::Owners> {
+        if self.departure == Departure::Everybody {
+            return Some(Default::default());
+        }
+        let rest: crate::record::Owners = record.owners.iter().copied().filter(|owner| !self.owners.contains(owner)).collect();
+        (rest.len() < record.owners.len()).then_some(rest)
+    }
+}
+
+/// Calls `see` for every cell in use.
+pub fn each_cell(cx: Context<'_>, mut see: impl FnMut(Cell, u64) -> Result<()>) -> Result<()> {
+    for number in 0..cx.space.geometry.cells {
+        let Some(at) = cx.space.geometry.cell(number) else {
+            continue;
+        };
+        let word = cx.word(at).load(Ordering::Acquire);
+        if state::of(word) != state::FREE {
+            let cell = Cell {
+                number,
+                at,
+                generation: state::generation(word),
+            };
+            see(cell, cx.view().get(at + Channel::back) & 0xff)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes what dead owners leave behind, everywhere.
+pub fn settle(cx: Context<'_>, dead: &Dead<'_>) -> Result<()> {
+    each_cell(cx, |cell, kind| {
+        match kind {
+            cell_kind::CHANNEL | cell_kind::BROADCAST => {
+                sweep_owned(&cell.trie(cx, Channel::handles), dead)?;
+                sweep_owned(&cell.trie(cx, Channel::subscribers), dead)?;
+                cell.clear_if_unused(cx)?;
+            }
+            cell_kind::WORLD => {
+                sweep_owned(&cell.trie(cx, World::manager_topics), dead)?;
+                sweep_owned(&cell.trie(cx, World::free_topics), dead)?;
+                if dead.departure != Departure::Clean {
+                    heartbeat::settle(cx, cell, dead)?;
+                }
+            }
+            cell_kind::GROUP if dead.departure != Departure::Clean => presence::settle(cx, cell, dead)?,
+            _ => {}
+        }
+        Ok(())
+    })
+}
+
+/// Removes dead owners from a group's records, and records that nobody owns any more.
+fn sweep_owned(trie: &Trie<'_>, dead: &Dead<'_>) -> Result<()> {
+    let mut from = Some(0);
+    while let Some(cursor) = from {
+        let (_, next) = trie.sweep(cursor, false, |entry, _: &mut Vec<()>| {
+            let record = trie.cx.record(entry.value).ok_or(Stop::Moved)?;
+            match dead.rest_of(&record) {
+                None => Ok(Change::Keep),
+                Some(rest) if rest.is_empty() => Ok(Change::Remove),
+                Some(rest) => replaced(trie, entry, &record, &rest),
+            }
+        })?;
+        from = next;
+    }
+    Ok(())
+}
+
+/// The same entry with other owners.
+pub fn replaced(trie: &Trie<'_>, entry: &Entry, record: &Record, owners: &[u64]) -> std::result::Result<Change, Stop> {
+    let content = encode(owners, record.key(), record.value());
+    let held = trie.cx.new_record(trie.root, entry.place(), &content)?;
+    presence::carry_hot(trie.cx, record, &held);
+    Ok(Change::Put(entry.flags(), held))
+}
+
+/// What a scavenging pass returned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scavenged {
+    /// Blocks freed.
+    pub blocks: u64,
+    /// Cells freed or cleared.
+    pub cells: u64,
+    /// Ring units freed.
+    pub units: u64,
+    /// Directory entries and hints pruned.
+    pub entries: u64,
+}
+
+/// Frees what nothing refers to. `is_dead(slot)`: has the owner of things held in that slot died?
+pub fn scavenge(cx: Context<'_>, is_dead: &dyn Fn(u64) -> bool) -> Result<Scavenged> {
+    let mut done = Scavenged::default();
+    each_cell(cx, |cell, kind| {
+        if kind == cell_kind::WORLD {
+            for root in [World::channels, World::broadcasts, World::presence] {
+                done.entries += prune_directory(&cell.trie(cx, root))?;
+            }
+            done.entries += presence::prune_whereabouts(cx, cell)?;
+        }
+        done.cells += u64::from(scavenge_cell(cx, cell, kind, is_dead)?);
+        Ok(())
+    })?;
+    done.units = scavenge_units(cx, is_dead);
+    for block in 0..cx.space.geometry.total_blocks() {
+        done.blocks += u64::from(scavenge_block(cx, block, is_dead)?);
+    }
+    for class in 0..3 {
+        cx.resync(class);
+    }
+    Ok(done)
+}
+
+/// Removes directory entries whose cell is not open any more.
+fn prune_directory(trie: &Trie<'_>) -> Result<u64> {
+    let mut pruned = 0;
+    let mut from = Some(0);
+    while let Some(cursor) = from {
+        let (gone, next) = trie.sweep(cursor, false, |entry, gone| {
+            let record = trie.cx.record(entry.value).ok_or(Stop::Moved)?;
+            if cell_of(trie.cx, &record).is_some_and(|cell| cell.is_open(trie.cx)) {
+                return Ok(Change::Keep);
+            }
+            gone.push(());
+            Ok(Change::Remove)
+        })?;
+        pruned += gone.len() as u64;
+        from = next;
+    }
+    Ok(pruned)
+}
+
+fn scavenge_cell(cx: Context<'_>, cell: Cell, kind: u64, is_dead: &dyn Fn(u64) -> bool) -> Result<bool> {
+    let word = cx.word(cell.at).load(Ordering::Acquire);
+    if state::generation(word) != cell.generation {
+        return Ok(false);
+    }
+    let named = || {
+        let root = (cx.view().get(cell.at + Channel::back) >> 8) as usize;
+        let known = !roots_of(kind).is_empty() && cx.space.may_be_root(root);
+        if known { Directory::new(cx, root).names_cell(cx.view().get(cell.at + Channel::ident), cell) } else { Ok(false) }
+    };
+    match state::of(word) {
+        state::HELD if is_dead(state::owner(word)) => {
+            if named()? {
+                cell.make_live(cx);
+                return Ok(false);
+            }
+            if is_channel(kind) {
+                // It may have got no ring yet: clearing goes by what it has.
+                cell.retire(cx)?;
+                cell.clear_if_unused(cx)?;
+            } else {
+                cell.release(cx);
+            }
+            Ok(true)
+        }
+        state::LIVE if is_channel(kind) && !named()? => {
+            cell.retire(cx)?;
+            cell.clear_if_unused(cx)?;
+            Ok(true)
+        }
+        state::LIVE if kind == cell_kind::GROUP => {
+            let members = cell.trie(cx, Group::members);
+            let sealed = members.root() == crate::trie::Root::Sealed;
+            if sealed && !named()? {
+                cell.release(cx);
+            }
+            Ok(sealed)
+        }
+        state::RETIRED | state::CLEARING => {
+            cell.clear_if_unused(cx)?;
+            Ok(!cell.is_same_life(cx))
+        }
+        _ => Ok(false),
+    }
+}
+
+fn scavenge_units(cx: Context<'_>, is_dead: &dyn Fn(u64) -> bool) -> u64 {
+    let mut freed = 0;
+    for unit in 0..cx.space.geometry.units {
+        let at = cx.space.geometry.units_at + unit as usize * Unit::WORDS;
+        let word = cx.word(at).load(Ordering::Acquire);
+        let to = match state::of(word) {
+            state::FREE => continue,
+            state::HELD if !is_dead(state::owner(word)) => continue,
+            _ if unit_in_use(cx, u64::from(unit), cx.view().get(at + Unit::back)) => state::LIVE,
+            _ => state::FREE,
+        };
+        if to != state::of(word) && cx.word(at).compare_exchange(word, state::with(word, to), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            freed += u64::from(to == state::FREE);
+        }
+    }
+    freed
+}
+
+/// Does the cell's ring cover this unit?
+fn unit_in_use(cx: Context<'_>, unit: u64, cell: u64) -> bool {
+    let Some(at) = u32::try_from(cell).ok().and_then(|cell| cx.space.geometry.cell(cell)) else {
+        return false;
+    };
+    let config = cx.view().get(at + Channel::config);
+    let first = config >> 16;
+    let covers = (first..first + units_of((config & 0xff).min(20) as u32)).contains(&unit);
+    covers && is_channel(cx.view().get(at + Channel::back)) && state::of(cx.word(at).load(Ordering::Acquire)) != state::FREE
+}
+
+fn scavenge_block(cx: Context<'_>, block: u32, is_dead: &dyn Fn(u64) -> bool) -> Result<bool> {
+    let Some((_, at)) = cx.space.geometry.block(block) else {
+        return Ok(false);
+    };
+    let word = cx.word(at).load(Ordering::Acquire);
+    let reference = reference::pack(state::generation(word), block);
+    match state::of(word) {
+        state::LIVE if !is_referenced(cx, reference, at)? => Ok(cx.free(reference)),
+        state::HELD if is_dead(state::owner(word)) => {
+            if is_referenced(cx, reference, at)? {
+                let live = state::with(word, state::LIVE);
+                let _ = cx.word(at).compare_exchange(word, live, Ordering::AcqRel, Ordering::Relaxed);
+                return Ok(false);
+            }
+            Ok(cx.free(reference))
+        }
+        state::CONT => {
+            let head = cx.view().get(at + Block::back);
+            let alive = cx.life(head).is_some();
+            let freed = state::with(word, state::FREE);
+            Ok(!alive && cx.word(at).compare_exchange(word, freed, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Does the place that a block names as its own refer to this life of it?
+fn is_referenced(cx: Context<'_>, reference: u64, at: usize) -> Result<bool> {
+    let view = cx.view();
+    let (back, ident) = (view.get(at + Block::back), view.get(at + Block::ident));
+    let info = Info(view.get(at + Block::info));
+    match info.kind() {
+        kind::TEXT | kind::BYTES => {
+            let Some(cell_at) = u32::try_from(back).ok().and_then(|cell| cx.space.geometry.cell(cell)) else {
+                return Ok(false);
+            };
+            if !is_channel(view.get(cell_at + Channel::back)) {
+                return Ok(false);
+            }
+            let ring = crate::ring::Ring::of(cx, back as u32, view.get(cell_at + Channel::config));
+            Ok(ring.is_ok_and(|ring| ring.refers_to(cx, ident, reference)))
+        }
+        kind::LEAF | kind::INNER | kind::RECORD => {
+            let root = (back >> 8) as usize;
+            if !cx.space.may_be_root(root) {
+                return Ok(false);
+            }
+            let trie = Trie::new(cx, root);
+            if info.kind() == kind::RECORD { trie.has_value(ident & !0xf, reference) } else { trie.has_page(reference, (back & 0xff) as u32, ident) }
+        }
+        _ => Ok(false),
+    }
+}

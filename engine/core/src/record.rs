@@ -1,0 +1,166 @@
+//! Records: what a leaf's entry refers to. `key length:32 | owners:16 | flags:16`, the owners, the
+//! key, the value. Immutable once published; what changes often stands in the block's hot words.
+
+use smallvec::SmallVec;
+
+use crate::arena::{Held, Info};
+use crate::error::Result;
+use crate::layout::kind;
+use crate::space::Context;
+
+/// Owners of an entry: almost always one.
+pub type Owners = SmallVec<[u64; 2]>;
+
+/// A private copy of a record.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    /// The ref it was read through.
+    pub reference: u64,
+    /// First word of its block.
+    pub at: usize,
+    /// Who owns the entry; nobody: it stays until somebody removes it.
+    pub owners: Owners,
+    bytes: Vec<u8>,
+    key: usize,
+    value: usize,
+}
+
+impl Record {
+    /// The key.
+    pub fn key(&self) -> &[u8] {
+        &self.bytes[self.key..self.value]
+    }
+
+    /// The value.
+    pub fn value(&self) -> &[u8] {
+        &self.bytes[self.value..]
+    }
+
+    /// The key as text; damaged text is shown with replacement characters.
+    pub fn name(&self) -> String {
+        String::from_utf8_lossy(self.key()).into_owned()
+    }
+}
+
+/// Encodes owners, key and value as one record's content.
+pub fn encode(owners: &[u64], key: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(8 + owners.len() * 8 + key.len() + value.len());
+    bytes.extend_from_slice(&(key.len() as u64 | (owners.len() as u64) << 32).to_le_bytes());
+    for owner in owners {
+        bytes.extend_from_slice(&owner.to_le_bytes());
+    }
+    bytes.extend_from_slice(key);
+    bytes.extend_from_slice(value);
+    bytes
+}
+
+/// Splits what was copied; `None` when its lengths do not fit.
+fn decode(reference: u64, at: usize, bytes: Vec<u8>) -> Option<Record> {
+    let head = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
+    let count = (head >> 32 & 0xffff) as usize;
+    let key = 8 + count * 8;
+    let value = key.checked_add((head & 0xffff_ffff) as usize)?;
+    if value > bytes.len() {
+        return None;
+    }
+    let owners = bytes[8..key].chunks_exact(8).map(|chunk| {
+        let mut word = [0; 8];
+        word.copy_from_slice(chunk);
+        u64::from_le_bytes(word)
+    });
+    Some(Record {
+        reference,
+        at,
+        owners: owners.collect(),
+        bytes,
+        key,
+        value,
+    })
+}
+
+impl Context<'_> {
+    /// Reads the record that `reference` names. `None`: it has moved on; start again at the root.
+    pub fn record(self, reference: u64) -> Option<Record> {
+        let (class, at) = self.life(reference)?;
+        let mut bytes = Vec::with_capacity(192);
+        let info = self.load(at, class, &mut bytes);
+        // Validated before anything is made of the bytes.
+        if !self.still(reference, at) || info?.kind() != kind::RECORD {
+            return None;
+        }
+        decode(reference, at, bytes)
+    }
+
+    /// Does the record that `reference` names have this key? `None`: it has moved on.
+    pub fn has_key(self, reference: u64, key: &[u8]) -> Option<bool> {
+        Some(self.record(reference)?.key() == key)
+    }
+
+    /// Writes a record into held blocks. `root` and `place` say where it will be found.
+    pub fn new_record(self, root: usize, place: u64, content: &[u8]) -> Result<Held> {
+        self.store(
+            Info::new(kind::RECORD, 0, 0, 0),
+            (root as u64) << 8 | 0xff,
+            place,
+            &[],
+            content,
+        )
+    }
+}
+
+/// Text pairs as bytes: `length:32 key length:32 value`, repeated.
+pub fn encode_pairs(pairs: &[(String, String)], out: &mut Vec<u8>) {
+    for (key, value) in pairs {
+        for text in [key, value] {
+            out.extend_from_slice(&(text.len() as u32).to_le_bytes());
+            out.extend_from_slice(text.as_bytes());
+        }
+    }
+}
+
+/// The pairs back; what does not fit is left out.
+pub fn decode_pairs(mut bytes: &[u8]) -> Vec<(String, String)> {
+    fn text(bytes: &mut &[u8]) -> Option<String> {
+        let (length, rest) = bytes.split_first_chunk::<4>()?;
+        let length = u32::from_le_bytes(*length) as usize;
+        let text = rest.get(..length)?;
+        *bytes = &rest[length..];
+        Some(String::from_utf8_lossy(text).into_owned())
+    }
+    let mut pairs = Vec::new();
+    while let (Some(key), Some(value)) = (text(&mut bytes), text(&mut bytes)) {
+        pairs.push((key, value));
+    }
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn pairs_come_back(pairs in proptest::collection::vec((".*", ".*"), 0..8)) {
+            let mut bytes = Vec::new();
+            encode_pairs(&pairs, &mut bytes);
+            prop_assert_eq!(decode_pairs(&bytes), pairs);
+        }
+
+        #[test]
+        fn any_bytes_are_a_record_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Some(record) = decode(1, 0, bytes) {
+                let _ = (record.key().len(), record.value().len());
+                decode_pairs(record.value());
+            }
+        }
+
+        #[test]
+        fn records_come_back(owners in proptest::collection::vec(any::<u64>(), 0..4), key in ".*", value in ".*") {
+            let record = decode(7, 9, encode(&owners, key.as_bytes(), value.as_bytes())).unwrap();
+            prop_assert_eq!(record.key(), key.as_bytes());
+            prop_assert_eq!(record.value(), value.as_bytes());
+            prop_assert_eq!(&record.owners[..], &owners[..]);
+        }
+    }
+}

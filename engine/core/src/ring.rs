@@ -1,0 +1,289 @@
+//! A channel's ring: a power-of-two array of descriptors and a head that only grows.
+//!
+//! # Specification
+//! - `publish` puts a message at the next sequence. Two publishers never get the same sequence; a
+//!   message is there whole or not at all, whoever is killed or stopped when.
+//! - `read(q)` gives the message of sequence `q`, or says that it is not there yet, or that it is
+//!   gone. It never gives another sequence's message, nor a torn one.
+//! - Neither waits for anybody. The only writes to contended words are compare-and-swaps that fail
+//!   when stale, so a process that wakes up late does no harm.
+//!
+//! A descriptor is `lap:36 | block:28`, where the lap of sequence q is q divided by the ring's
+//! length. Whoever reuses a ring's place goes on above the laps found there.
+
+use crate::arena::{Held, Info};
+use crate::error::{Error, Result};
+use crate::layout::{Block, Channel, MAX_RING_LOG2, UNIT_DESCRIPTORS, kind, reference, state};
+use crate::space::Context;
+use crate::sync::{AtomicU64, Ordering, fence};
+
+/// In a head: the channel was removed; nothing is published any more.
+pub const SEALED: u64 = 1 << 63;
+/// Bits of a lap.
+const LAP_MASK: u64 = (1 << 36) - 1;
+/// No loop over words that others write runs longer than this; only damage can make it.
+const PATIENCE: u32 = 1 << 22;
+
+/// Where a channel's ring is: a private, validated copy of its `config` word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ring {
+    /// First word of the cell.
+    pub cell_at: usize,
+    /// The cell's number.
+    pub cell: u32,
+    /// First word of the descriptors.
+    pub slots_at: usize,
+    /// Binary logarithm of the ring's length.
+    pub log2: u32,
+}
+
+/// What became of a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Read {
+    /// The message was appended to the buffer.
+    Got(Info),
+    /// That sequence is not published yet.
+    Empty,
+    /// Overwritten before it was read.
+    Lagged,
+    /// This one message was given up because the arena was full.
+    Evicted,
+}
+
+impl Ring {
+    /// The ring that a `config` word describes, if it lies inside the segment.
+    pub fn of(cx: Context<'_>, cell: u32, config: u64) -> Result<Ring> {
+        let log2 = (config & 0xff) as u32;
+        let unit = config >> 16;
+        let units = units_of(log2.min(MAX_RING_LOG2));
+        let geometry = &cx.space.geometry;
+        match geometry.cell(cell) {
+            Some(cell_at) if log2 <= MAX_RING_LOG2 && unit + units <= u64::from(geometry.units) => Ok(Ring {
+                cell_at,
+                cell,
+                slots_at: geometry.descriptors_at + unit as usize * UNIT_DESCRIPTORS,
+                log2,
+            }),
+            _ => Err(Error::Corrupt {
+                what: "a channel's ring lies outside the segment",
+            }),
+        }
+    }
+
+    /// Its length in messages.
+    #[inline(always)]
+    pub const fn len(&self) -> u64 {
+        1 << self.log2
+    }
+
+    /// Never: the shortest ring has one slot.
+    pub const fn is_empty(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    const fn lap(&self, sequence: u64) -> u64 {
+        sequence >> self.log2 & LAP_MASK
+    }
+
+    #[inline(always)]
+    fn slot<'a>(&self, cx: Context<'a>, sequence: u64) -> &'a AtomicU64 {
+        cx.word(self.slots_at + (sequence & (self.len() - 1)) as usize)
+    }
+
+    /// Head without its seal.
+    #[inline(always)]
+    pub fn head(&self, cx: Context<'_>) -> u64 {
+        cx.word(self.cell_at + Channel::head).load(Ordering::Acquire) & !SEALED
+    }
+
+    /// Moves the head past `h`, sealed or not; somebody else may have done it.
+    #[inline]
+    fn advance(&self, cx: Context<'_>, h: u64) {
+        let head = cx.word(self.cell_at + Channel::head);
+        // A late success is impossible: the head never shows `h` again.
+        if head.compare_exchange(h, h + 1, Ordering::AcqRel, Ordering::Relaxed) == Err(h | SEALED) {
+            let _ = head.compare_exchange(h | SEALED, (h + 1) | SEALED, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
+    /// Publishes a filled, held message. `Some(sequence)`, or `None` when the channel is gone (the
+    /// block is still held then). `ready` sees each sequence before it is tried and may veto it.
+    pub fn publish(&self, cx: Context<'_>, message: &Held, mut ready: impl FnMut(u64) -> Result<bool>) -> Result<Option<u64>> {
+        let head = cx.word(self.cell_at + Channel::head);
+        for _ in 0..PATIENCE {
+            let h = head.load(Ordering::Acquire);
+            if h & SEALED != 0 {
+                return Ok(None);
+            }
+            let slot = self.slot(cx, h);
+            // SYNC ring.publish (R): pairs with ring.publish (W): the old message's generation.
+            let seen = slot.load(Ordering::Acquire);
+            // Without this re-check `seen` could be of a later lap than `h`, and the swap below would
+            // put an old sequence over a newer message.
+            if head.load(Ordering::Acquire) != h {
+                continue;
+            }
+            if seen >> reference::BLOCK_BITS == self.lap(h) {
+                // Published by somebody who died or sleeps before moving the head: do it for them.
+                self.advance(cx, h);
+                continue;
+            }
+            if !ready(h)? {
+                return Ok(None);
+            }
+            // The old block's life, read before its descriptor is replaced: a ref to exactly that life.
+            let old = self.named(cx, seen);
+            cx.view().set(message.at + Block::ident, h);
+            let descriptor = self.lap(h) << reference::BLOCK_BITS | u64::from(message.block);
+            // SYNC ring.publish (W): payload before descriptor; pairs with (R) in `read`.
+            if slot.compare_exchange(seen, descriptor, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                self.advance(cx, h);
+                cx.make_live(message);
+                if let Some(old) = old {
+                    cx.free(old);
+                }
+                return Ok(Some(h));
+            }
+        }
+        Err(Error::Corrupt {
+            what: "a channel's head and ring disagree",
+        })
+    }
+
+    /// The life of the block that a descriptor names, as a ref.
+    #[inline]
+    fn named(&self, cx: Context<'_>, descriptor: u64) -> Option<u64> {
+        let block = reference::block(descriptor);
+        let (_, at) = cx.space.geometry.block(block)?;
+        let word = cx.word(at).load(Ordering::Acquire);
+        // A message may still be HELD by a publisher that has not marked it LIVE yet.
+        matches!(state::of(word), state::HELD | state::LIVE).then(|| reference::pack(state::generation(word), block))
+    }
+
+    /// Copies the message of `sequence` behind what `out` holds. Unless it was got, `out` may end in
+    /// bytes that mean nothing.
+    #[inline]
+    pub fn read(&self, cx: Context<'_>, sequence: u64, out: &mut Vec<u8>) -> Read {
+        let slot = self.slot(cx, sequence);
+        // SYNC ring.publish (R): pairs with (W) in `publish`.
+        let seen = slot.load(Ordering::Acquire);
+        if seen >> reference::BLOCK_BITS != self.lap(sequence) {
+            return if self.head(cx) > sequence { Read::Lagged } else { Read::Empty };
+        }
+        let Some((class, at)) = cx.space.geometry.block(reference::block(seen)) else {
+            return Read::Evicted;
+        };
+        let info = cx.load(at, class, out);
+        // SYNC arena.fill (R): pairs with the release fence after a claim: bytes of a later life imply
+        // that the descriptor is seen to have moved on.
+        fence(Ordering::Acquire);
+        if slot.load(Ordering::Relaxed) != seen {
+            return Read::Lagged;
+        }
+        match info {
+            Some(info) if matches!(info.kind(), kind::TEXT | kind::BYTES) => Read::Got(info),
+            // Damage: counted as missed, like every message that cannot be had.
+            _ => Read::Evicted,
+        }
+    }
+
+    /// The two words of id mark in front of a message, if it has one.
+    pub fn marks(&self, cx: Context<'_>, sequence: u64, buffer: &mut Vec<u8>) -> Option<[u64; 2]> {
+        let Read::Got(info) = self.read(cx, sequence, buffer) else {
+            return None;
+        };
+        let word = |at: usize| Some(u64::from_le_bytes(buffer.get(at..at + 8)?.try_into().ok()?));
+        if info.flags() == 2 { Some([word(0)?, word(8)?]) } else { None }
+    }
+
+    /// The oldest sequence that may still be there.
+    pub fn oldest(&self, cx: Context<'_>) -> u64 {
+        let start = cx.word(self.cell_at + Channel::start).load(Ordering::Relaxed);
+        self.head(cx).saturating_sub(self.len()).max(start)
+    }
+
+    /// Gives up the oldest retained message. False: there is none.
+    pub fn evict_oldest(&self, cx: Context<'_>) -> bool {
+        let tail = cx.word(self.cell_at + Channel::tail);
+        let head = self.head(cx);
+        let from = self.oldest(cx).max(tail.load(Ordering::Relaxed).min(head));
+        for sequence in from..head {
+            if self.take(cx, sequence) {
+                tail.fetch_max(sequence + 1, Ordering::Relaxed);
+                cx.word(crate::layout::Header::evictions).fetch_add(1, Ordering::Relaxed);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Takes one message out of its slot and frees it. True: it was us.
+    fn take(&self, cx: Context<'_>, sequence: u64) -> bool {
+        let slot = self.slot(cx, sequence);
+        let seen = slot.load(Ordering::Acquire);
+        if seen >> reference::BLOCK_BITS != self.lap(sequence) || seen & reference::BLOCK_MASK == reference::NO_BLOCK {
+            return false;
+        }
+        let named = self.named(cx, seen);
+        let gone = seen | reference::NO_BLOCK;
+        if slot.compare_exchange(seen, gone, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        named.is_some_and(|old| cx.free(old)) || named.is_none()
+    }
+
+    /// Does the ring refer to this message? `reference` names a block whose `ident` is `sequence`.
+    pub fn refers_to(&self, cx: Context<'_>, sequence: u64, reference: u64) -> bool {
+        let seen = self.slot(cx, sequence).load(Ordering::Acquire);
+        seen >> reference::BLOCK_BITS == self.lap(sequence) && reference::block(seen) == reference::block(reference)
+    }
+
+    /// Stops publishing for ever; the head stays where it is.
+    pub fn seal(&self, cx: Context<'_>) {
+        let head = cx.word(self.cell_at + Channel::head);
+        let h = head.fetch_or(SEALED, Ordering::AcqRel) & !SEALED;
+        // Somebody may have published at `h` and not moved the head: that message counts.
+        if self.slot(cx, h).load(Ordering::Acquire) >> reference::BLOCK_BITS == self.lap(h) {
+            self.advance(cx, h);
+        }
+    }
+
+    /// Frees every message of a sealed ring. May run several times and in several processes at once:
+    /// only words of this life's laps are touched, so a sleeper cannot hurt the next life.
+    pub fn clear(&self, cx: Context<'_>) {
+        let head = self.head(cx);
+        let from = head.saturating_sub(self.len());
+        for sequence in from..=head {
+            self.take(cx, sequence);
+        }
+    }
+
+    /// Prepares a ring whose units this process holds: every descriptor becomes empty, above all laps
+    /// found, and the head starts above them and above the cell's old head.
+    pub fn prepare(&self, cx: Context<'_>) {
+        let mut top = self.lap(cx.view().get(self.cell_at + Channel::head) & !SEALED);
+        for index in 0..self.len() {
+            top = top.max(self.slot(cx, index).load(Ordering::Acquire) >> reference::BLOCK_BITS);
+        }
+        // + 2: a sleeper of the last life may still put one lap above what was found.
+        let lap = (top + 2) & LAP_MASK;
+        for index in 0..self.len() {
+            // A swap, not a store: the word may just now be won by a sleeper; its block is then
+            // unreferenced and the scavenger's.
+            self.slot(cx, index).swap(lap << reference::BLOCK_BITS | reference::NO_BLOCK, Ordering::AcqRel);
+        }
+        let old_head = cx.view().get(self.cell_at + Channel::head) & !SEALED;
+        let start = (((lap + 1) & LAP_MASK) << self.log2).max((old_head >> self.log2).wrapping_add(2) << self.log2) & !SEALED;
+        let view = cx.view();
+        view.set(self.cell_at + Channel::start, start);
+        view.set(self.cell_at + Channel::tail, start);
+        view.set(self.cell_at + Channel::indexed, start);
+        cx.word(self.cell_at + Channel::head).store(start, Ordering::Release);
+    }
+}
+
+/// Ring units that a ring of 2^log2 descriptors takes.
+pub const fn units_of(log2: u32) -> u64 {
+    (1_u64 << log2).div_ceil(UNIT_DESCRIPTORS as u64)
+}

@@ -1,0 +1,629 @@
+//! A segment: create, attach, detach, unlink; and what this process is in it.
+//!
+//! Creation, attaching and the last detaching happen under the lock of the file's first byte. The
+//! kernel drops it with its holder, and who holds it does a bounded amount of work, so an attach
+//! waits for a living process at most; for one that is stopped it gives up after five seconds with an
+//! error. Everything else in the engine waits for nobody.
+
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, AtomicU64 as PrivateU64, Ordering as PrivateOrdering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use hashbrown::HashMap;
+
+use crate::error::{Error, Result};
+pub use crate::geometry::Options;
+use crate::geometry::{BLOCKS_PER_CLIENT, BLOCKS_PER_MEMBER, Geometry};
+use crate::keeper;
+use crate::layout::{CLASS_BYTES, Header, LAYOUT_VERSION, MAGIC, UNIT_DESCRIPTORS, fingerprint};
+use crate::os::fork::Guarded;
+use crate::os::{clock, fork, locks, shm};
+use crate::process::{FREE, LEAVING, SETTLED, SlotState, TAKEN};
+use crate::reap::{Dead, Departure, scavenge, settle};
+use crate::space::{Actor, Context, Space};
+use crate::sync::Ordering;
+use crate::view::View;
+
+/// Flag in the header: unlink when the last process is gone.
+const UNLINK_WHEN_UNUSED: u64 = 1;
+/// How long an attach waits for another process's attach or detach.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The byte of the file under whose lock segments are created, attached to and unlinked.
+const GATE: u64 = 0;
+
+/// What one process of a family of forks is in the segment.
+struct Membership {
+    /// The process, as `fork::token` tells it.
+    token: u64,
+    actor: Actor,
+    slot: SlotState,
+    /// Unique over this program's life, forked children included.
+    attachment: u64,
+    keeper: AtomicBool,
+    /// `Header::attaches` when last looked at.
+    known: PrivateU64,
+    /// The membership of a forked child, and so on.
+    next: OnceLock<Box<Membership>>,
+}
+
+struct Attachment {
+    name: Option<String>,
+    space: Space,
+    file: Guarded,
+    closed: AtomicBool,
+    membership: OnceLock<Box<Membership>>,
+}
+
+/// A segment that this process is attached to. Clones share the attachment.
+#[derive(Clone)]
+pub struct Segment(Arc<Attachment>);
+
+/// Capacities and use.
+#[derive(Clone, Debug, Default)]
+pub struct SegmentStats {
+    /// The name; `None`: private.
+    pub name: Option<String>,
+    /// Bytes in all.
+    pub size: u64,
+    /// Processes attached, and how many may be.
+    pub processes: u64,
+    /// See `processes`.
+    pub max_processes: u64,
+    /// Named things in use (channels, broadcasts, channels with members, namespaces), and how many may be.
+    pub cells: u64,
+    /// See `cells`.
+    pub max_cells: u64,
+    /// Messages that all rings together retain, in use and in all.
+    pub ring_slots: u64,
+    /// See `ring_slots`.
+    pub max_ring_slots: u64,
+    /// Blocks in use and in all, by class (256 bytes, 2 KiB, 16 KiB).
+    pub blocks: [u64; 3],
+    /// See `blocks`.
+    pub max_blocks: [u64; 3],
+    /// How many members or clients fit if nothing else is in the small blocks.
+    pub max_members: u64,
+    /// See `max_members`.
+    pub max_clients: u64,
+    /// Messages whose history was given up because the arena was full.
+    pub evicted_messages: u64,
+    /// Dead processes settled since creation.
+    pub reaped: u64,
+}
+
+/// Attachments of this process by name, so that several managers share one slot.
+static ATTACHED: Mutex<Option<HashMap<String, Weak<Attachment>>>> = Mutex::new(None);
+/// Private attachments, for `detach_all`.
+static PRIVATE: Mutex<Vec<Weak<Attachment>>> = Mutex::new(Vec::new());
+static ATTACHMENTS: PrivateU64 = PrivateU64::new(1);
+
+impl Segment {
+    /// Attaches to the segment of this name; creates it if there is none.
+    pub fn open(name: &str, options: &Options) -> Result<Segment> {
+        let geometry = Geometry::divide(options)?;
+        Segment::named(name, Some((&geometry, options)))
+    }
+
+    /// Attaches to the segment of this name.
+    pub fn attach(name: &str) -> Result<Segment> {
+        Segment::named(name, None)
+    }
+
+    fn named(name: &str, create: Option<(&Geometry, &Options)>) -> Result<Segment> {
+        shm::validate_name(name)?;
+        let mut attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
+        let attached = attached.get_or_insert_with(HashMap::new);
+        if let Some(attachment) = attached.get(name).and_then(Weak::upgrade) {
+            let same = match attachment.file.file() {
+                Ok(file) => shm::same_file(name, LAYOUT_VERSION, &file)?,
+                Err(_) => false,
+            };
+            if same && !attachment.closed.load(PrivateOrdering::Acquire) {
+                return Ok(Segment(attachment));
+            }
+        }
+        let attachment = Arc::new(attach_named(name, create)?);
+        attached.insert(name.to_owned(), Arc::downgrade(&attachment));
+        Ok(Segment(attachment))
+    }
+
+    /// A segment without a name, for this process and the children it forks.
+    pub fn private(options: &Options) -> Result<Segment> {
+        let geometry = Geometry::divide(options)?;
+        let file = shm::memfd("hypern-rt")?;
+        shm::reserve(&file, geometry.size, "a private segment")?;
+        let space = create_space(&file, &geometry, options)?;
+        let attachment = Arc::new(Attachment {
+            name: None,
+            space,
+            file: Guarded::new(file),
+            closed: AtomicBool::new(false),
+            membership: OnceLock::new(),
+        });
+        let segment = Segment(attachment);
+        segment.attached()?;
+        let mut private = PRIVATE.lock().unwrap_or_else(PoisonError::into_inner);
+        private.retain(|other| other.strong_count() > 0);
+        private.push(Arc::downgrade(&segment.0));
+        Ok(segment)
+    }
+
+    /// Removes the name; attached processes go on. False: there was none.
+    pub fn unlink_name(name: &str) -> Result<bool> {
+        shm::validate_name(name)?;
+        shm::unlink(name, LAYOUT_VERSION)
+    }
+
+    /// Removes this segment's name, if it is still this segment's. False: it was not.
+    pub fn unlink(&self) -> Result<bool> {
+        match &self.0.name {
+            Some(name) => shm::unlink_if_same(name, LAYOUT_VERSION, &*self.0.file.file()?),
+            None => Ok(false),
+        }
+    }
+
+    /// The name; `None`: private.
+    pub fn name(&self) -> Option<&str> {
+        self.0.name.as_deref()
+    }
+
+    /// Bytes in all.
+    pub fn size(&self) -> u64 {
+        self.0.space.geometry.size
+    }
+
+    /// Was it closed in this process?
+    pub fn is_closed(&self) -> bool {
+        self.0.closed.load(PrivateOrdering::Acquire)
+    }
+
+    /// Do both handles share an attachment?
+    pub fn ptr_eq(&self, other: &Segment) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Detaches in order: subscriptions end, members and clients stay. Again is harmless.
+    pub fn close(&self) -> Result<()> {
+        self.0.detach()
+    }
+
+    /// Segment and acting process; attaches a forked child on its first use.
+    #[inline(always)]
+    pub(crate) fn cx(&self) -> Result<Context<'_>> {
+        Ok(self.attached()?.0)
+    }
+
+    /// As `cx`, with the number of the attachment: another in each forked child.
+    #[inline(always)]
+    pub(crate) fn attached(&self) -> Result<(Context<'_>, u64)> {
+        let membership = self.0.membership()?;
+        let cx = Context {
+            space: &self.0.space,
+            actor: &membership.actor,
+        };
+        Ok((cx, membership.attachment))
+    }
+
+    /// To be called before something is owned: whoever owns something keeps the segment in order.
+    pub(crate) fn owns_something(&self) -> Result<()> {
+        let membership = self.0.membership()?;
+        let alone = self.0.name.is_none() && self.0.space.slots_in_use() <= 1;
+        if !alone && !membership.keeper.swap(true, PrivateOrdering::AcqRel) {
+            keeper::start(Keeping(Arc::downgrade(&self.0)));
+        }
+        Ok(())
+    }
+
+    /// To be called by reads that show other processes' things: once another process has attached to
+    /// a private segment, somebody must notice its death.
+    pub(crate) fn tend(&self) -> Result<()> {
+        let membership = self.0.membership()?;
+        let attaches = self.0.space.view.get(Header::attaches);
+        if self.0.name.is_none() && membership.known.swap(attaches, PrivateOrdering::Relaxed) != attaches {
+            self.owns_something()?;
+        }
+        Ok(())
+    }
+
+    /// Starts the keeper of this process, which reaps within a second; normally it starts by itself.
+    pub fn start_keeper(&self) -> Result<()> {
+        let membership = self.0.membership()?;
+        if !membership.keeper.swap(true, PrivateOrdering::AcqRel) {
+            keeper::start(Keeping(Arc::downgrade(&self.0)));
+        }
+        Ok(())
+    }
+
+    /// Settles dead processes now; how many there were.
+    pub fn reap(&self) -> Result<usize> {
+        self.0.reap()
+    }
+
+    /// Capacities and use.
+    pub fn stats(&self) -> Result<SegmentStats> {
+        let cx = self.cx()?;
+        let geometry = &cx.space.geometry;
+        let view = cx.view();
+        let mut blocks = [0; 3];
+        for (class, used) in blocks.iter_mut().enumerate() {
+            let first = geometry.first_of(class);
+            let busy = (first..first + geometry.blocks[class]).filter_map(|block| geometry.block(block));
+            *used = busy.filter(|&(_, at)| view.get(at) & 0xf != 0).count() as u64;
+        }
+        let busy_units = (0..geometry.units).filter(|&unit| view.get(geometry.units_at + unit as usize * 2) & 0xf != 0).count();
+        let cells = (0..geometry.cells).filter_map(|cell| geometry.cell(cell)).filter(|&at| view.get(at) & 0xf != 0).count();
+        Ok(SegmentStats {
+            name: self.0.name.clone(),
+            size: geometry.size,
+            processes: u64::from(cx.space.slots_in_use()),
+            max_processes: u64::from(geometry.slots),
+            cells: cells as u64,
+            max_cells: u64::from(geometry.cells),
+            ring_slots: (busy_units * UNIT_DESCRIPTORS) as u64,
+            max_ring_slots: u64::from(geometry.units) * UNIT_DESCRIPTORS as u64,
+            blocks,
+            max_blocks: geometry.blocks.map(u64::from),
+            max_members: u64::from(geometry.blocks[0]) / BLOCKS_PER_MEMBER,
+            max_clients: u64::from(geometry.blocks[0]) / BLOCKS_PER_CLIENT,
+            evicted_messages: view.get(Header::evictions),
+            reaped: view.get(Header::reaps),
+        })
+    }
+
+    /// Everything that nothing refers to is returned; for tests and for an operator.
+    pub fn scavenge(&self) -> Result<crate::reap::Scavenged> {
+        let cx = self.cx()?;
+        let space = &self.0.space;
+        scavenge(cx, &|slot| !matches!(space.slot(slot as u32).state(), TAKEN | LEAVING))
+    }
+}
+
+/// What a keeper holds: it ends when the attachment does.
+pub(crate) struct Keeping(Weak<Attachment>);
+
+impl Keeping {
+    /// One round of keeping; false: there is nothing left to keep.
+    pub(crate) fn round(&self) -> bool {
+        let Some(attachment) = self.0.upgrade() else {
+            return false;
+        };
+        if attachment.closed.load(PrivateOrdering::Acquire) {
+            return false;
+        }
+        let now = clock::monotonic_micros();
+        let beat = attachment.space.view.word(Header::keeper_beat);
+        let last = beat.load(Ordering::Relaxed);
+        // A beat, not a lock: a keeper that is stopped or slow is simply overtaken.
+        let due = now.saturating_sub(last) >= keeper::PERIOD.as_micros() as u64 || last > now;
+        if due && beat.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            // What cannot be settled now is settled in a later round, by whoever can.
+            return attachment.reap().is_ok() || !attachment.closed.load(PrivateOrdering::Acquire);
+        }
+        true
+    }
+}
+
+impl Attachment {
+    #[inline(always)]
+    fn membership(&self) -> Result<&Membership> {
+        if self.closed.load(PrivateOrdering::Relaxed) {
+            return Err(Error::Closed);
+        }
+        let token = fork::token();
+        let mut place = &self.membership;
+        while let Some(membership) = place.get() {
+            if membership.token == token {
+                return Ok(membership);
+            }
+            place = &membership.next;
+        }
+        self.join(place, token)
+    }
+
+    /// Takes a slot: at attach, or in a forked child on its first use.
+    #[cold]
+    fn join<'a>(&'a self, place: &'a OnceLock<Box<Membership>>, token: u64) -> Result<&'a Membership> {
+        let file = self.file.file()?;
+        let gate = Gate::enter(&file)?;
+        if let Some(membership) = place.get().filter(|membership| membership.token == token) {
+            return Ok(membership);
+        }
+        let slot = match self.space.take_slot(&file) {
+            Err(Error::Full { .. }) => {
+                settle_dead(&self.space, &file, None)?;
+                self.space.take_slot(&file)?
+            }
+            other => other?,
+        };
+        let membership = Membership {
+            token,
+            actor: Actor::new(slot.slot, slot.incarnation()),
+            slot,
+            attachment: ATTACHMENTS.fetch_add(1, PrivateOrdering::Relaxed) ^ token << 32,
+            keeper: AtomicBool::new(false),
+            known: PrivateU64::new(self.space.view.get(Header::attaches)),
+            next: OnceLock::new(),
+        };
+        drop(gate);
+        Ok(place.get_or_init(|| Box::new(membership)))
+    }
+
+    fn reap(&self) -> Result<usize> {
+        let membership = self.membership()?;
+        let file = self.file.file()?;
+        settle_dead(&self.space, &file, Some(&membership.actor))
+    }
+
+    /// Ends this process's part in order.
+    fn detach(&self) -> Result<()> {
+        if self.closed.swap(true, PrivateOrdering::AcqRel) {
+            return Ok(());
+        }
+        let token = fork::token();
+        let mut place = &self.membership;
+        while let Some(membership) = place.get() {
+            if membership.token == token {
+                return self.leave(membership);
+            }
+            place = &membership.next;
+        }
+        // A forked child that never used the segment has no part in it.
+        Ok(())
+    }
+
+    fn leave(&self, membership: &Membership) -> Result<()> {
+        let space = &self.space;
+        let cx = Context { space, actor: &membership.actor };
+        let file = self.file.file()?;
+        // From here on a reaper takes a death for a clean leave.
+        space.turn_slot(membership.slot, LEAVING);
+        let seen = space.slot(membership.slot.slot);
+        if seen.owner() != membership.slot.owner() {
+            return Ok(());
+        }
+        settle(cx, &Dead { owners: &[membership.actor.owner], departure: Departure::Clean })?;
+        let gate = Gate::enter(&file)?;
+        space.turn_slot(seen, FREE);
+        locks::unlock(&file, space.slot_byte(seen.slot))?;
+        if let Some(name) = &self.name
+            && space.view.get(Header::flags) & UNLINK_WHEN_UNUSED != 0
+            && nobody_alive(space, &file)?
+        {
+            shm::unlink_if_same(name, LAYOUT_VERSION, &file)?;
+        }
+        drop(gate);
+        Ok(())
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        // Whatever could not be done in order is done by a reaper.
+        let _ = self.detach();
+    }
+}
+
+/// Settles every dead process. The actor may be one without a slot while we attach.
+fn settle_dead(space: &Space, file: &File, actor: Option<&Actor>) -> Result<usize> {
+    let spare = Actor::new(0xfff, 0);
+    let actor = actor.unwrap_or(&spare);
+    let cx = Context { space, actor };
+    let (mut crashed, mut left) = (Vec::new(), Vec::new());
+    for slot in (0..space.geometry.slots).filter(|&slot| slot != actor.slot) {
+        let seen = space.slot(slot);
+        if matches!(seen.state(), TAKEN | LEAVING) && space.is_dead(file, seen)? {
+            if seen.state() == TAKEN { crashed.push(seen) } else { left.push(seen) }
+        }
+    }
+    if crashed.is_empty() && left.is_empty() {
+        return Ok(0);
+    }
+    let owners = |slots: &[SlotState]| slots.iter().map(SlotState::owner).collect::<Vec<_>>();
+    settle(cx, &Dead { owners: &owners(&crashed), departure: Departure::Crash })?;
+    settle(cx, &Dead { owners: &owners(&left), departure: Departure::Clean })?;
+    let dead: Vec<SlotState> = crashed.into_iter().chain(left).collect();
+    scavenge(cx, &|slot| dead.iter().any(|seen| u64::from(seen.slot) == slot && space.slot(seen.slot) == *seen))?;
+    let mut settled = 0;
+    for seen in dead {
+        // Only whoever locks the byte may let the slot be taken again; where a child still holds it,
+        // the slot waits.
+        let byte = space.slot_byte(seen.slot);
+        let state = if locks::try_lock(file, byte)? { FREE } else { SETTLED };
+        settled += usize::from(space.turn_slot(seen, state));
+        if state == FREE {
+            locks::unlock(file, byte)?;
+        }
+    }
+    space.view.word(Header::reaps).fetch_add(settled as u64, Ordering::Relaxed);
+    Ok(settled)
+}
+
+/// Is no process alive in any slot?
+fn nobody_alive(space: &Space, file: &File) -> Result<bool> {
+    for slot in 0..space.geometry.slots {
+        let seen = space.slot(slot);
+        if matches!(seen.state(), TAKEN | LEAVING) && !space.is_dead(file, seen)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The lock of the file's first byte, while it lives.
+struct Gate<'f>(&'f File);
+
+impl<'f> Gate<'f> {
+    fn enter(file: &'f File) -> Result<Gate<'f>> {
+        let start = std::time::Instant::now();
+        loop {
+            if locks::try_lock(file, GATE)? {
+                return Ok(Gate(file));
+            }
+            if start.elapsed() > PATIENCE {
+                return Err(Error::Os {
+                    operation: "waiting for another process that is creating, attaching to or leaving",
+                    subject: "the segment".to_owned(),
+                    errno: libc::ETIMEDOUT,
+                });
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
+    }
+}
+
+impl Drop for Gate<'_> {
+    fn drop(&mut self) {
+        // Should this fail, the kernel still drops the lock with the descriptor.
+        let _ = locks::unlock(self.0, GATE);
+    }
+}
+
+/// Opens or creates the file, and takes a slot in it before anybody can unlink it as unused.
+fn attach_named(name: &str, create: Option<(&Geometry, &Options)>) -> Result<Attachment> {
+    for _ in 0..1024 {
+        let file = match create {
+            Some(_) => shm::open_or_create(name, LAYOUT_VERSION)?,
+            None => shm::open_existing(name, LAYOUT_VERSION)?,
+        };
+        let gate = Gate::enter(&file)?;
+        // Unlinked while we waited: this file is nobody's any more.
+        if !shm::same_file(name, LAYOUT_VERSION, &file)? {
+            continue;
+        }
+        let ready = shm::size(&file)? >= Header::WORDS as u64 * 8 && is_ready(&file)?;
+        let space = match (ready, create) {
+            (true, _) => open_space(name, &file)?,
+            (false, Some((geometry, options))) => match shm::reserve(&file, geometry.size, name) {
+                Ok(()) => create_space(&file, geometry, options)?,
+                Err(error) => {
+                    shm::unlink_if_same(name, LAYOUT_VERSION, &file)?;
+                    return Err(error);
+                }
+            },
+            (false, None) => {
+                return Err(Error::NotFound { name: name.to_owned() });
+            }
+        };
+        if ready && nobody_alive(&space, &file)? {
+            settle_dead(&space, &file, None)?;
+            clear_connections(&space)?;
+        }
+        drop(gate);
+        let attachment = Attachment {
+            name: Some(name.to_owned()),
+            space,
+            file: Guarded::new(file),
+            closed: AtomicBool::new(false),
+            membership: OnceLock::new(),
+        };
+        attachment.membership()?;
+        // Between the gate and our slot somebody may have left as the last and unlinked the name.
+        let still_named = shm::same_file(name, LAYOUT_VERSION, &*attachment.file.file()?)?;
+        if still_named {
+            return Ok(attachment);
+        }
+    }
+    Err(Error::Os {
+        operation: "attaching to",
+        subject: format!("segment {name:?}, which is unlinked again and again"),
+        errno: libc::EAGAIN,
+    })
+}
+
+/// Nobody was attached: what belongs to connections is of a former run.
+fn clear_connections(space: &Space) -> Result<()> {
+    let actor = Actor::new(0xfff, 0);
+    let cx = Context { space, actor: &actor };
+    settle(cx, &Dead { owners: &[], departure: Departure::Everybody })?;
+    scavenge(cx, &|_| true)?;
+    Ok(())
+}
+
+fn is_ready(file: &File) -> Result<bool> {
+    let view = View::mapped(shm::Mapping::new(file, Header::WORDS * 8, false)?);
+    // SYNC segment.ready (R): pairs with (W) in `create_space`.
+    Ok(view.word(Header::version).load(Ordering::Acquire) != 0 || view.get(Header::magic) != 0)
+}
+
+/// Fills a reserved, zeroed file. The version is stored last.
+fn create_space(file: &File, geometry: &Geometry, options: &Options) -> Result<Space> {
+    let view = View::mapped(shm::Mapping::new(file, geometry.size as usize, true)?);
+    let mut random = [0_u8; 24];
+    getrandom::fill(&mut random).map_err(|error| Error::Os {
+        operation: "reading random bytes for",
+        subject: "the segment's hash key".to_owned(),
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+    })?;
+    let word = |index: usize| {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&random[index * 8..index * 8 + 8]);
+        u64::from_le_bytes(bytes)
+    };
+    for (index, value) in [
+        (Header::fingerprint, fingerprint()),
+        (Header::size, geometry.size),
+        (Header::slots, u64::from(geometry.slots)),
+        (Header::cells, u64::from(geometry.cells)),
+        (Header::units, u64::from(geometry.units)),
+        (Header::small, u64::from(geometry.blocks[0])),
+        (Header::medium, u64::from(geometry.blocks[1])),
+        (Header::large, u64::from(geometry.blocks[2])),
+        (Header::key0, word(0)),
+        (Header::key1, word(1)),
+        (Header::identity, word(2)),
+        (Header::clock_offset, clock::realtime_micros().wrapping_sub(clock::monotonic_micros())),
+        (Header::flags, if options.unlink_when_unused { UNLINK_WHEN_UNUSED } else { 0 }),
+    ] {
+        view.set(index, value);
+    }
+    let space = Space::new(view, geometry.clone());
+    space.format();
+    // SYNC segment.ready (W): everything before the version; pairs with (R) in `is_ready` and `open_space`.
+    space.view.word(Header::magic).store(MAGIC, Ordering::Release);
+    space.view.word(Header::version).store(u64::from(LAYOUT_VERSION), Ordering::Release);
+    Ok(space)
+}
+
+/// Maps a finished segment after checking that it is one, of this layout, and sound.
+fn open_space(name: &str, file: &File) -> Result<Space> {
+    let length = shm::size(file)?;
+    let view = View::mapped(shm::Mapping::new(file, length as usize, true)?);
+    if view.get(Header::magic) != MAGIC {
+        return Err(Error::Refused {
+            path: shm::path(name, LAYOUT_VERSION)?,
+            why: "it is not a segment of this library".to_owned(),
+        });
+    }
+    let found = view.word(Header::version).load(Ordering::Acquire);
+    if found != u64::from(LAYOUT_VERSION) || view.get(Header::fingerprint) != fingerprint() {
+        return Err(Error::Version {
+            name: name.to_owned(),
+            found,
+            expected: u64::from(LAYOUT_VERSION),
+        });
+    }
+    let size = view.get(Header::size);
+    if size > length {
+        return Err(Error::Corrupt {
+            what: "the header says more bytes than the file has",
+        });
+    }
+    let word = |index| view.get(index);
+    let blocks = [word(Header::small), word(Header::medium), word(Header::large)];
+    let geometry = Geometry::check(size, word(Header::slots), word(Header::cells), word(Header::units), blocks)?;
+    Ok(Space::new(view, geometry))
+}
+
+/// Detaches this process from every segment in order: for a clean exit.
+pub fn detach_all() {
+    let named = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let private = std::mem::take(&mut *PRIVATE.lock().unwrap_or_else(PoisonError::into_inner));
+    let named = named.into_iter().flatten().map(|(_, attachment)| attachment);
+    for attachment in named.chain(private).filter_map(|attachment| attachment.upgrade()) {
+        // What cannot be left in order is settled by a reaper.
+        let _ = attachment.detach();
+    }
+}
+
+const _: () = assert!(CLASS_BYTES[0] == 256);

@@ -1,0 +1,193 @@
+//! The segment as the algorithms see it: words, geometry, hash key, and who is acting.
+//! No clock, no pid and no kernel in here: tests and loom run the same code on a boxed slice.
+
+use crossbeam_utils::CachePadded;
+use siphasher::sip128::SipHasher24;
+
+use crate::geometry::Geometry;
+use crate::layout::{Header, Slot, reference};
+use crate::sync::{AtomicU64, Ordering};
+use crate::view::View;
+
+/// A segment's words and what divides them.
+pub struct Space {
+    /// The words.
+    pub view: View,
+    /// The validated capacities: a private copy that nobody outside can change.
+    pub geometry: Geometry,
+    key: (u64, u64),
+}
+
+/// Blocks that this process freed last, of one class: the first to be taken again.
+const HINTS: usize = 16;
+
+/// The acting process: its slot and its private hints. Hints are only hints: every one is checked
+/// by the compare-and-swap that claims the block.
+pub struct Actor {
+    /// Its slot, the owner in state words.
+    pub slot: u32,
+    /// incarnation << 12 | slot: the owner wherever owners are kept.
+    pub owner: u64,
+    /// Block number + 1 of blocks freed lately, per class; 0: none.
+    pub(crate) hints: [CachePadded<[AtomicU64; HINTS]>; 3],
+    /// Where the next search of a class's bitmap begins.
+    pub(crate) cursors: [AtomicU64; 3],
+    /// Where the next search for cells, for units, and for history to give up begins.
+    pub(crate) cell_cursor: AtomicU64,
+    pub(crate) unit_cursor: AtomicU64,
+    pub(crate) pressure_cursor: AtomicU64,
+}
+
+impl Actor {
+    /// An actor in a slot.
+    pub fn new(slot: u32, incarnation: u64) -> Actor {
+        let cursor = || AtomicU64::new(u64::from(slot) * 7);
+        Actor {
+            slot,
+            owner: owner(incarnation, slot),
+            hints: std::array::from_fn(|_| CachePadded::new(std::array::from_fn(|_| AtomicU64::new(0)))),
+            cursors: std::array::from_fn(|_| cursor()),
+            cell_cursor: AtomicU64::new(0),
+            unit_cursor: AtomicU64::new(0),
+            pressure_cursor: AtomicU64::new(0),
+        }
+    }
+}
+
+/// An owner: which slot in which incarnation. Never 0, as incarnations start at 1.
+pub const fn owner(incarnation: u64, slot: u32) -> u64 {
+    incarnation << 12 | slot as u64 & 0xfff
+}
+
+/// The slot of an owner.
+pub const fn owner_slot(owner: u64) -> u32 {
+    (owner & 0xfff) as u32
+}
+
+/// 128 bits of keyed hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hash {
+    /// First half.
+    pub high: u64,
+    /// Second half.
+    pub low: u64,
+}
+
+impl Hash {
+    /// The 60 bits that place an entry in a trie, in the upper bits of a word.
+    #[inline(always)]
+    pub const fn place(self) -> u64 {
+        self.high & !0xf
+    }
+
+    /// The place of a pair: 40 bits of the first, 20 bits of the second, so that all pairs of one
+    /// first half are neighbours.
+    #[inline(always)]
+    pub const fn pair(self, second: Hash) -> u64 {
+        self.high & PAIR_MASK | second.high >> 40 & !0xf & !PAIR_MASK
+    }
+}
+
+/// The bits of a pair's place that come from its first half.
+pub const PAIR_MASK: u64 = !0 << 24;
+
+impl Space {
+    /// Wraps words of a known geometry.
+    pub fn new(view: View, geometry: Geometry) -> Space {
+        let key = (view.get(Header::key0), view.get(Header::key1));
+        Space { view, geometry, key }
+    }
+
+    /// A small segment on the heap, ready for use: for tests and for the model checker.
+    pub fn boxed(geometry: Geometry) -> Space {
+        let view = View::boxed(geometry.words);
+        let space = Space::new(view, geometry);
+        space.format();
+        space
+    }
+
+    /// Fills in what a fresh, zeroed segment needs before anybody may use it.
+    pub fn format(&self) {
+        self.view.set(Header::worlds, self.fresh_empty());
+        for class in 0..3 {
+            let blocks = self.geometry.blocks[class] as usize;
+            for word in 0..blocks.div_ceil(64) {
+                let bits = (blocks - word * 64).min(64);
+                self.view.set(self.geometry.bits_at[class] + word, !0 >> (64 - bits));
+            }
+        }
+    }
+
+    /// An EMPTY root word whose tag was never used before.
+    pub fn fresh_empty(&self) -> u64 {
+        self.fresh_tag() << reference::BLOCK_BITS | reference::EMPTY
+    }
+
+    /// A SEALED root word whose tag was never used before.
+    pub fn fresh_sealed(&self) -> u64 {
+        self.fresh_tag() << reference::BLOCK_BITS | reference::SEALED
+    }
+
+    fn fresh_tag(&self) -> u64 {
+        self.view.word(Header::tags).fetch_add(1, Ordering::Relaxed) & reference::GENERATION_MASK
+    }
+
+    /// The keyed hash of a name or an id (SipHash-2-4, 128 bits, with the segment's random key).
+    #[inline]
+    pub fn hash(&self, bytes: &[u8]) -> Hash {
+        let hash = SipHasher24::new_with_keys(self.key.0, self.key.1).hash(bytes);
+        Hash {
+            high: hash.h1,
+            low: hash.h2,
+        }
+    }
+
+    /// The first word of a slot.
+    #[inline(always)]
+    pub fn slot_at(&self, slot: u32) -> usize {
+        self.geometry.slots_at + slot.min(self.geometry.slots - 1) as usize * Slot::WORDS
+    }
+
+    /// Is `index` a word that may be a root: one of the header's or inside a cell?
+    pub fn may_be_root(&self, index: usize) -> bool {
+        let cells = self.geometry.cells_at..self.geometry.units_at;
+        index == Header::worlds || cells.contains(&index)
+    }
+}
+
+/// A space and who acts on it: what every algorithm takes.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The segment.
+    pub space: &'a Space,
+    /// The acting process.
+    pub actor: &'a Actor,
+}
+
+impl<'a> Context<'a> {
+    /// The words.
+    #[inline(always)]
+    pub fn view(self) -> &'a View {
+        &self.space.view
+    }
+
+    /// The word at `index`.
+    #[inline(always)]
+    pub fn word(self, index: usize) -> &'a AtomicU64 {
+        self.space.view.word(index)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_of_one_first_half_are_neighbours() {
+        let space = Space::boxed(Geometry::tiny(1, 1, 1, [4, 0, 0]));
+        let alice = space.hash(b"alice");
+        let places: Vec<u64> = (0..100).map(|i| alice.pair(space.hash(format!("room {i}").as_bytes()))).collect();
+        assert!(places.iter().all(|place| place & PAIR_MASK == alice.high & PAIR_MASK && place & 0xf == 0));
+        assert!(places.windows(2).any(|pair| pair[0] != pair[1]));
+    }
+}

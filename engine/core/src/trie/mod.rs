@@ -1,0 +1,297 @@
+//! The persistent hash trie under everything keyed: directories, members, subscribers, heartbeats.
+//!
+//! A root word names an immutable page; pages name pages, and leaves name records. A change copies
+//! the path from leaf to root into blocks that nobody else sees yet and swaps the root word once:
+//! before the swap nothing happened, after it everything did. Nobody waits for anybody, counts live
+//! in the pages and are exact, and a process killed anywhere leaves either the old tree or the new
+//! one, plus unreferenced blocks for the scavenger.
+//! Sources: P. Bagwell, "Ideal Hash Trees", 2001; J. Driscoll et al., "Making Data Structures
+//! Persistent", 1989 (path copying); H.-J. Boehm, MSPC 2012 (validation after copying).
+//!
+//! ```text
+//! ref  = generation:36 | block:28
+//! leaf   up to 12 × (place:60 flags:4, value)             place: 60 bits of the key's keyed hash
+//! inner  16 × ref, live:64, pending:32 | gone:32          the counts of everything below
+//! root = ref, or EMPTY | tag, or SEALED | tag             tags never repeat
+//! ```
+
+mod edit;
+mod list;
+mod page;
+
+pub use edit::{Change, Verdict};
+pub use page::{Counts, Entry, GONE, PENDING};
+
+use crate::error::{Error, Result};
+use crate::layout::{Block, kind, reference};
+use crate::record::Record;
+use crate::space::Context;
+use crate::sync::Ordering;
+
+use page::{DEPTH_MAX, leaf_entry, nibble};
+
+/// One group: a root word and what hangs from it.
+#[derive(Clone, Copy)]
+pub struct Trie<'a> {
+    /// Segment and actor.
+    pub cx: Context<'a>,
+    /// Word index of the root.
+    pub root: usize,
+}
+
+/// Why an attempt ended early.
+#[derive(Debug)]
+pub enum Stop {
+    /// A page or record was freed under the walk: start again at the root.
+    Moved,
+    /// A real error.
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Stop {
+        Stop::Failed(error)
+    }
+}
+
+/// What a root word says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Root {
+    /// No entry.
+    Empty,
+    /// The group is gone.
+    Sealed,
+    /// The ref of the root page.
+    Page(u64),
+}
+
+/// Reads a root word.
+pub fn root_of(word: u64) -> Root {
+    match word & reference::BLOCK_MASK {
+        reference::EMPTY => Root::Empty,
+        reference::SEALED => Root::Sealed,
+        _ => Root::Page(word),
+    }
+}
+
+/// Retries an attempt while pages move under it. A validation that fails although the root word has
+/// not changed means damage, since all pages of a published tree are there while its root is.
+pub(crate) fn with_patience<T>(trie: &Trie<'_>, mut attempt: impl FnMut(u64) -> std::result::Result<T, Stop>) -> Result<T> {
+    let mut last = None;
+    let mut strikes = 0;
+    for _ in 0..1 << 22 {
+        // SYNC trie.root (R): pairs with (W) in `edit::commit`: pages before the root that names them.
+        let word = trie.cx.word(trie.root).load(Ordering::Acquire);
+        if last == Some(word) {
+            strikes += 1;
+            if strikes > 3 {
+                break;
+            }
+        } else {
+            strikes = 0;
+        }
+        last = Some(word);
+        match attempt(word) {
+            Ok(value) => return Ok(value),
+            Err(Stop::Failed(error)) => return Err(error),
+            Err(Stop::Moved) => {}
+        }
+    }
+    Err(Error::Corrupt {
+        what: "a page refers to blocks that are not there",
+    })
+}
+
+impl<'a> Trie<'a> {
+    /// The group whose root word has this index.
+    pub fn new(cx: Context<'a>, root: usize) -> Trie<'a> {
+        Trie { cx, root }
+    }
+
+    /// What the root word says now.
+    pub fn root(&self) -> Root {
+        root_of(self.cx.word(self.root).load(Ordering::Acquire))
+    }
+
+    /// Finds the entry at `place` for which `same(value)` says yes (`None`: its record moved on).
+    #[inline]
+    pub fn find(&self, place: u64, same: impl Fn(u64) -> Option<bool>) -> Result<Option<Entry>> {
+        with_patience(self, |word| self.find_from(word, place, &same))
+    }
+
+    #[inline]
+    fn find_from(&self, word: u64, place: u64, same: &impl Fn(u64) -> Option<bool>) -> std::result::Result<Option<Entry>, Stop> {
+        let Root::Page(mut reference) = root_of(word) else {
+            return Ok(None);
+        };
+        let cx = self.cx;
+        for depth in 0..=DEPTH_MAX {
+            let (_, at) = cx.life(reference).ok_or(Stop::Moved)?;
+            let info = crate::arena::Info(cx.view().get(at + Block::info));
+            match info.kind() {
+                kind::INNER if depth < DEPTH_MAX => {
+                    let child = cx.view().get(at + Block::WORDS + nibble(place, depth));
+                    if !cx.still(reference, at) {
+                        return Err(Stop::Moved);
+                    }
+                    if child == 0 {
+                        return Ok(None);
+                    }
+                    reference = child;
+                }
+                kind::LEAF => {
+                    let mut candidates = smallvec::SmallVec::<[Entry; 2]>::new();
+                    for index in 0..info.entries() as usize {
+                        let entry = leaf_entry(cx, at, index);
+                        if entry.place() == place {
+                            candidates.push(entry);
+                        }
+                    }
+                    if !cx.still(reference, at) {
+                        return Err(Stop::Moved);
+                    }
+                    for entry in candidates {
+                        if same(entry.value).ok_or(Stop::Moved)? {
+                            return Ok(Some(entry));
+                        }
+                    }
+                    return Ok(None);
+                }
+                _ => return Err(Stop::Moved),
+            }
+        }
+        Err(Stop::Moved)
+    }
+
+    /// Finds the entry and record of a key.
+    pub fn get(&self, place: u64, key: &[u8]) -> Result<Option<(Entry, Record)>> {
+        with_patience(self, |word| {
+            let same = |value| self.cx.has_key(value, key);
+            match self.find_from(word, place, &same)? {
+                None => Ok(None),
+                Some(entry) => {
+                    let record = self.cx.record(entry.value).ok_or(Stop::Moved)?;
+                    Ok(Some((entry, record)))
+                }
+            }
+        })
+    }
+
+    /// How many entries there are, by kind. One page read.
+    #[inline]
+    pub fn counts(&self) -> Result<Counts> {
+        with_patience(self, |word| match root_of(word) {
+            Root::Page(reference) => self.page(reference).map(|page| page.counts()).ok_or(Stop::Moved),
+            Root::Empty | Root::Sealed => Ok(Counts::default()),
+        })
+    }
+
+    /// How many entries are live. One page read, no copy.
+    #[inline]
+    pub fn live(&self) -> Result<u64> {
+        with_patience(self, |word| match root_of(word) {
+            Root::Page(reference) => self.live_below(reference).ok_or(Stop::Moved),
+            Root::Empty | Root::Sealed => Ok(0),
+        })
+    }
+
+    /// EMPTY → SEALED with a new tag: nothing can be added any more. True: it is sealed now.
+    pub fn seal_if_empty(&self) -> bool {
+        let root = self.cx.word(self.root);
+        let mut word = root.load(Ordering::Acquire);
+        loop {
+            match root_of(word) {
+                Root::Sealed => return true,
+                Root::Page(_) => return false,
+                Root::Empty => match root.compare_exchange(word, self.cx.space.fresh_sealed(), Ordering::AcqRel, Ordering::Acquire) {
+                    Ok(_) => return true,
+                    Err(now) => word = now,
+                },
+            }
+        }
+    }
+
+    /// Seals the group whatever is in it and frees its pages and records. `still_mine` is asked after
+    /// the root word was read and before it is swapped: the word then belongs to the life that is
+    /// being cleared, and a root word never repeats.
+    pub fn seal_and_free(&self, still_mine: impl Fn() -> bool) {
+        let root = self.cx.word(self.root);
+        for _ in 0..1 << 16 {
+            let word = root.load(Ordering::Acquire);
+            if root_of(word) == Root::Sealed || !still_mine() {
+                return;
+            }
+            if root.compare_exchange(word, self.cx.space.fresh_sealed(), Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                if let Root::Page(reference) = root_of(word) {
+                    self.free_below(reference, 0);
+                }
+                return;
+            }
+        }
+    }
+
+    fn free_below(&self, reference: u64, depth: u32) {
+        let Some(page) = self.page(reference) else {
+            return;
+        };
+        match page {
+            page::Page::Leaf(entries) => {
+                for entry in entries {
+                    self.free_value(entry.value);
+                }
+            }
+            page::Page::Inner(inner) if depth < DEPTH_MAX => {
+                for child in inner.children.into_iter().filter(|&child| child != 0) {
+                    self.free_below(child, depth + 1);
+                }
+            }
+            page::Page::Inner(_) => {}
+        }
+        self.cx.free(reference);
+    }
+
+    /// Frees the record that an entry referred to; inline values are no refs.
+    fn free_value(&self, value: u64) {
+        if value & VALUE_INLINE == 0
+            && let Some((_, at)) = self.cx.life(value)
+        {
+            let info = crate::arena::Info(self.cx.view().get(at + Block::info));
+            if info.kind() == kind::RECORD {
+                self.cx.free(value);
+            }
+        }
+    }
+
+    /// Is the page that `reference` names part of the tree, at this depth under this prefix?
+    pub fn has_page(&self, reference: u64, depth: u32, prefix: u64) -> Result<bool> {
+        with_patience(self, |word| {
+            let Root::Page(mut at) = root_of(word) else {
+                return Ok(false);
+            };
+            for level in 0..=depth.min(DEPTH_MAX) {
+                if level == depth {
+                    return Ok(at == reference);
+                }
+                match self.page(at).ok_or(Stop::Moved)? {
+                    page::Page::Inner(inner) => at = inner.children[nibble(prefix, level)],
+                    page::Page::Leaf(_) => return Ok(false),
+                }
+                if at == 0 {
+                    return Ok(false);
+                }
+            }
+            Ok(false)
+        })
+    }
+
+    /// Does an entry at `place` have this very value?
+    pub fn has_value(&self, place: u64, value: u64) -> Result<bool> {
+        Ok(self.find(place, |found| Some(found == value))?.is_some())
+    }
+}
+
+/// Set in values that are no refs. A ref with it would need a generation of 2^35 in one block.
+pub const VALUE_INLINE: u64 = 1 << 63;
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,0 +1,241 @@
+//! Pages of the trie: what a leaf and an inner page hold, copied out and validated, and written.
+
+use smallvec::SmallVec;
+
+use super::Trie;
+use crate::arena::{Held, Info, SMALL};
+use crate::error::{Error, Result};
+use crate::layout::{Block, kind};
+use crate::space::Context;
+
+/// Most entries of a leaf.
+pub const LEAF_MAX: usize = 12;
+/// An inner page with no more entries than this below it becomes a leaf again.
+pub const COLLAPSE: u64 = 8;
+/// 15 nibbles of place; pages at this depth are leaves of equal places.
+pub const DEPTH_MAX: u32 = 15;
+
+/// The entry is live and a pending join.
+pub const PENDING: u64 = 1;
+/// The entry is not live: a leave that nobody has taken yet.
+pub const GONE: u64 = 2;
+
+/// An entry of a leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// place:60 | flags:4.
+    pub word: u64,
+    /// The ref of its record, or an inline value.
+    pub value: u64,
+}
+
+impl Entry {
+    /// Packs an entry.
+    pub const fn new(place: u64, flags: u64, value: u64) -> Entry {
+        Entry {
+            word: place & !0xf | flags & 0xf,
+            value,
+        }
+    }
+    /// Where it stands: the upper 60 bits.
+    #[inline(always)]
+    pub const fn place(&self) -> u64 {
+        self.word & !0xf
+    }
+    /// PENDING and GONE.
+    #[inline(always)]
+    pub const fn flags(&self) -> u64 {
+        self.word & 0xf
+    }
+    /// Is it there, as opposed to a leave not yet taken?
+    #[inline(always)]
+    pub const fn is_live(&self) -> bool {
+        self.word & GONE == 0
+    }
+}
+
+/// How many entries are below a page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Live entries.
+    pub live: u64,
+    /// Live entries that are pending joins.
+    pub pending: u64,
+    /// Leaves not yet taken.
+    pub gone: u64,
+}
+
+impl Counts {
+    /// Entries of every kind.
+    pub const fn total(self) -> u64 {
+        self.live.wrapping_add(self.gone)
+    }
+    /// Entries that a flush would take.
+    pub const fn marked(self) -> u64 {
+        self.pending.wrapping_add(self.gone)
+    }
+    pub(super) fn of(entries: &[Entry]) -> Counts {
+        let mut counts = Counts::default();
+        for entry in entries {
+            counts.live += u64::from(entry.is_live());
+            counts.gone += u64::from(!entry.is_live());
+            counts.pending += u64::from(entry.is_live() && entry.flags() & PENDING != 0);
+        }
+        counts
+    }
+    // Wrapping: what is read may be damaged, and a wrong count is then all the harm.
+    pub(super) fn exchange(self, old: Counts, new: Counts) -> Counts {
+        let one = |all: u64, old: u64, new: u64| all.wrapping_sub(old).wrapping_add(new);
+        Counts {
+            live: one(self.live, old.live, new.live),
+            pending: one(self.pending, old.pending, new.pending),
+            gone: one(self.gone, old.gone, new.gone),
+        }
+    }
+}
+
+/// Entries of one leaf, and one more while it is being split.
+pub type Entries = SmallVec<[Entry; LEAF_MAX + 1]>;
+
+/// A private copy of an inner page.
+#[derive(Clone, Copy, Debug)]
+pub struct Inner {
+    /// Refs by nibble; 0: nothing there.
+    pub children: [u64; 16],
+    /// Entries below.
+    pub counts: Counts,
+}
+
+/// A private, validated copy of a page.
+#[derive(Clone, Debug)]
+pub enum Page {
+    /// Entries in order of place.
+    Leaf(Entries),
+    /// Refs.
+    Inner(Inner),
+}
+
+impl Page {
+    /// Entries below.
+    pub fn counts(&self) -> Counts {
+        match self {
+            Page::Leaf(entries) => Counts::of(entries),
+            Page::Inner(inner) => inner.counts,
+        }
+    }
+}
+
+/// The nibble of `place` that chooses the child at `depth`.
+#[inline(always)]
+pub const fn nibble(place: u64, depth: u32) -> usize {
+    (place >> (60 - 4 * depth) & 0xf) as usize
+}
+
+/// `place` with everything below `depth` nibbles cleared.
+#[inline(always)]
+pub const fn prefix(place: u64, depth: u32) -> u64 {
+    if depth == 0 { 0 } else { place & !0 << (64 - 4 * depth) }
+}
+
+/// The last word that can stand below `prefix` at `depth`.
+#[inline(always)]
+pub const fn last_below(prefix: u64, depth: u32) -> u64 {
+    prefix | !0 >> (4 * depth)
+}
+
+/// An entry of a leaf, unvalidated.
+#[inline(always)]
+pub fn leaf_entry(cx: Context<'_>, at: usize, index: usize) -> Entry {
+    let at = at + Block::WORDS + index.min(LEAF_MAX - 1) * 2;
+    Entry {
+        word: cx.view().get(at),
+        value: cx.view().get(at + 1),
+    }
+}
+
+impl Trie<'_> {
+    /// Copies the page that `reference` names. `None`: it is not that page any more.
+    pub fn page(&self, reference: u64) -> Option<Page> {
+        let cx = self.cx;
+        let (_, at) = cx.life(reference)?;
+        let view = cx.view();
+        let info = Info(view.get(at + Block::info));
+        let page = match info.kind() {
+            kind::LEAF => {
+                let entries = (info.entries() as usize).min(LEAF_MAX);
+                Page::Leaf((0..entries).map(|index| leaf_entry(cx, at, index)).collect())
+            }
+            kind::INNER => Page::Inner(Inner {
+                children: std::array::from_fn(|index| view.get(at + Block::WORDS + index)),
+                counts: read_counts(cx, at),
+            }),
+            _ => return None,
+        };
+        cx.still(reference, at).then_some(page)
+    }
+
+    /// Live entries below a page, without copying it.
+    #[inline]
+    pub(super) fn live_below(&self, reference: u64) -> Option<u64> {
+        let cx = self.cx;
+        let (_, at) = cx.life(reference)?;
+        let info = Info(cx.view().get(at + Block::info));
+        let live = match info.kind() {
+            kind::LEAF => (0..info.entries() as usize).filter(|&index| leaf_entry(cx, at, index).is_live()).count() as u64,
+            kind::INNER => cx.view().get(at + Block::WORDS + 16),
+            _ => return None,
+        };
+        cx.still(reference, at).then_some(live)
+    }
+
+    /// Writes a leaf into a held block.
+    pub(super) fn write_leaf(&self, entries: &[Entry], depth: u32) -> Result<Held> {
+        debug_assert!(!entries.is_empty() && entries.len() <= LEAF_MAX);
+        let held = self.cx.allocate(SMALL)?;
+        let info = Info::new(kind::LEAF, 0, entries.len() as u64, entries.len() as u64 * 16);
+        let place = entries.first().map_or(0, Entry::place);
+        self.cx.fill(&held, info, self.back(depth), prefix(place, depth));
+        for (index, entry) in entries.iter().enumerate() {
+            let at = held.at + Block::WORDS + index * 2;
+            self.cx.view().set(at, entry.word);
+            self.cx.view().set(at + 1, entry.value);
+        }
+        Ok(held)
+    }
+
+    /// Writes an inner page into a held block.
+    pub(super) fn write_inner(&self, inner: &Inner, place: u64, depth: u32) -> Result<Held> {
+        let held = self.cx.allocate(SMALL)?;
+        self.cx.fill(&held, Info::new(kind::INNER, 0, 16, 144), self.back(depth), prefix(place, depth));
+        let at = held.at + Block::WORDS;
+        let view = self.cx.view();
+        for (index, &child) in inner.children.iter().enumerate() {
+            view.set(at + index, child);
+        }
+        view.set(at + 16, inner.counts.live);
+        view.set(at + 17, inner.counts.pending << 32 | inner.counts.gone & 0xffff_ffff);
+        Ok(held)
+    }
+
+    fn back(&self, depth: u32) -> u64 {
+        (self.root as u64) << 8 | u64::from(depth)
+    }
+}
+
+fn read_counts(cx: Context<'_>, at: usize) -> Counts {
+    let marks = cx.view().get(at + Block::WORDS + 17);
+    Counts {
+        live: cx.view().get(at + Block::WORDS + 16),
+        pending: marks >> 32,
+        gone: marks & 0xffff_ffff,
+    }
+}
+
+/// More entries share one place than a page holds: with a keyed 60-bit hash, only damage does that.
+pub(super) fn collision() -> Error {
+    Error::Corrupt {
+        what: "too many keys of one hash",
+    }
+}
+
+const _: () = assert!(LEAF_MAX * 2 + Block::WORDS == 256 / 8);

@@ -1,0 +1,151 @@
+//! The trie against a map, and under threads, with every block accounted for at the end.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::geometry::Geometry;
+use crate::reap::scavenge;
+use crate::record::encode;
+use crate::space::{Actor, Space};
+
+fn small() -> Space {
+    Space::boxed(Geometry::tiny(4, 2, 2, [2000, 40, 4]))
+}
+
+fn put(trie: &Trie<'_>, key: u64, value: u64, place: u64) -> bool {
+    let content = encode(&[], &key.to_le_bytes(), &value.to_le_bytes());
+    trie.change_record(place, &key.to_le_bytes(), |found| {
+        let held = trie.cx.new_record(trie.root, place, &content)?;
+        Ok((Change::Put(0, held), found.is_none()))
+    })
+    .unwrap()
+    .unwrap()
+}
+
+fn remove(trie: &Trie<'_>, key: u64, place: u64) -> bool {
+    trie.change_record(place, &key.to_le_bytes(), |found| {
+        Ok((if found.is_some() { Change::Remove } else { Change::Keep }, found.is_some()))
+    })
+    .unwrap()
+    .unwrap()
+}
+
+fn value_of(record: &Record) -> u64 {
+    u64::from_le_bytes(record.value().try_into().unwrap())
+}
+
+fn listed(trie: &Trie<'_>) -> BTreeMap<u64, u64> {
+    let mut all = BTreeMap::new();
+    trie.records(|_, record| {
+        let key = u64::from_le_bytes(record.key().try_into().unwrap());
+        assert!(all.insert(key, value_of(&record)).is_none(), "listed twice");
+    })
+    .unwrap();
+    all
+}
+
+/// Every block is free once the trie is empty: nothing leaked, nothing freed twice.
+fn all_free(cx: Context<'_>) -> bool {
+    cx.free_blocks() == u64::from(cx.space.geometry.total_blocks())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// `places` is small, so that many keys share a place or long prefixes of one.
+    #[test]
+    fn it_is_a_map(steps in proptest::collection::vec((0_u8..4, 0_u64..120, any::<u64>()), 1..400), crowded in any::<bool>()) {
+        let space = small();
+        let actor = Actor::new(0, 1);
+        let cx = Context { space: &space, actor: &actor };
+        let trie = Trie::new(cx, crate::layout::Header::worlds);
+        let place = |key: u64| if crowded { (key / 10) << 4 } else { space.hash(&key.to_le_bytes()).place() };
+        let mut model = BTreeMap::new();
+        for (step, key, value) in steps {
+            match step {
+                0 | 1 => prop_assert_eq!(put(&trie, key, value, place(key)), model.insert(key, value).is_none()),
+                2 => prop_assert_eq!(remove(&trie, key, place(key)), model.remove(&key).is_some()),
+                _ => {
+                    let found = trie.get(place(key), &key.to_le_bytes()).unwrap();
+                    prop_assert_eq!(found.map(|(_, record)| value_of(&record)), model.get(&key).copied());
+                }
+            }
+            prop_assert_eq!(trie.live().unwrap(), model.len() as u64);
+        }
+        prop_assert_eq!(&listed(&trie), &model);
+        let mut from = Some(0);
+        let mut swept = 0;
+        while let Some(cursor) = from {
+            let (taken, next) = trie.sweep(cursor, false, |entry, taken| { taken.push(entry.value); Ok(Change::Remove) }).unwrap();
+            swept += taken.len();
+            from = next;
+        }
+        prop_assert_eq!(swept, model.len());
+        prop_assert_eq!(trie.root(), Root::Empty);
+        prop_assert!(all_free(cx));
+    }
+}
+
+#[test]
+fn empty_roots_never_repeat() {
+    let space = small();
+    let actor = Actor::new(0, 1);
+    let cx = Context { space: &space, actor: &actor };
+    let trie = Trie::new(cx, crate::layout::Header::worlds);
+    let mut seen = std::collections::HashSet::new();
+    for round in 0..100 {
+        assert!(seen.insert(cx.view().get(trie.root)));
+        put(&trie, 1, round, 16);
+        remove(&trie, 1, 16);
+    }
+    assert!(trie.seal_if_empty());
+    let refused = trie.change_record(16, &[1], |_| Ok((Change::Keep, ()))).unwrap();
+    assert!(refused.is_none(), "a sealed group takes nothing");
+}
+
+#[test]
+fn threads_agree_and_leak_nothing() {
+    let space = small();
+    let root = crate::layout::Header::worlds;
+    let totals: i64 = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..4_u32)
+            .map(|slot| {
+                let space = &space;
+                scope.spawn(move || {
+                    let actor = Actor::new(slot, 1);
+                    let cx = Context { space, actor: &actor };
+                    let trie = Trie::new(cx, root);
+                    let (mut net, mut random) = (0_i64, u64::from(slot) + 1);
+                    for _ in 0..20_000 {
+                        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                        let key = random >> 40 & 63;
+                        let place = space.hash(&key.to_le_bytes()).place();
+                        match random >> 33 & 3 {
+                            0 => net += i64::from(put(&trie, key, key * 3, place)),
+                            1 => net -= i64::from(remove(&trie, key, place)),
+                            2 => {
+                                if let Some((_, record)) = trie.get(place, &key.to_le_bytes()).unwrap() {
+                                    assert_eq!(value_of(&record), key * 3);
+                                }
+                            }
+                            _ => assert!(listed(&trie).iter().all(|(key, value)| *value == key * 3)),
+                        }
+                    }
+                    net
+                })
+            })
+            .collect();
+        workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+    });
+    let actor = Actor::new(0, 1);
+    let cx = Context { space: &space, actor: &actor };
+    let trie = Trie::new(cx, root);
+    assert_eq!(trie.live().unwrap() as i64, totals, "inserted minus removed is what is there");
+    for key in 0..64_u64 {
+        remove(&trie, key, space.hash(&key.to_le_bytes()).place());
+    }
+    assert!(all_free(cx));
+    assert_eq!(scavenge(cx, &|_| false).unwrap(), Default::default());
+}

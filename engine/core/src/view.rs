@@ -1,0 +1,206 @@
+//! Mapped bytes → checked references: the one place where the segment's memory is touched.
+//!
+//! Promise: whatever index or length comes out of the segment, nothing outside the mapping is read
+//! or written. An index out of bounds lands on the header's `sink` word, whose value means nothing,
+//! and the caller's validation then fails. Every access is an atomic word or, for long payloads,
+//! inline assembly that is opaque to the compiler: there is never a plain load of bytes that
+//! another process may be writing, and never a slice over the mapping.
+
+use crate::layout::Header;
+#[cfg(not(loom))]
+use crate::os::shm::Mapping;
+use crate::sync::{AtomicU64, Ordering};
+
+#[cfg(target_pointer_width = "32")]
+compile_error!("the segment is addressed with 64-bit words; 32-bit targets are not supported");
+#[cfg(target_endian = "big")]
+compile_error!("the segment is little-endian; big-endian targets are not supported");
+
+/// What keeps the words alive.
+enum Backing {
+    #[cfg(not(loom))]
+    Mapped(Mapping),
+    Boxed(Box<[AtomicU64]>),
+}
+
+/// The words of a segment.
+pub struct View {
+    base: *const AtomicU64,
+    words: usize,
+    backing: Backing,
+}
+
+// SAFETY: `base` points into `backing`, which the view owns, does not move and never hands out
+// mutably; all access through it is atomic (or assembly of the same effect).
+unsafe impl Send for View {}
+// SAFETY: as above.
+unsafe impl Sync for View {}
+
+/// Payloads longer than this are copied by one string instruction.
+#[cfg(all(target_arch = "x86_64", not(loom)))]
+const LONG: usize = 192;
+
+impl View {
+    /// The words of a mapping. The mapping must hold at least a header.
+    #[cfg(not(loom))]
+    pub fn mapped(mapping: Mapping) -> View {
+        let base = mapping.base().as_ptr().cast::<AtomicU64>().cast_const();
+        let words = mapping.len() / 8;
+        assert!(words >= Header::WORDS, "a mapping smaller than a header");
+        View {
+            base,
+            words,
+            backing: Backing::Mapped(mapping),
+        }
+    }
+
+    /// Zeroed words on this process's heap, for tests and for the model checker.
+    pub fn boxed(words: usize) -> View {
+        let boxed: Box<[AtomicU64]> = (0..words.max(64)).map(|_| AtomicU64::new(0)).collect();
+        View {
+            base: boxed.as_ptr(),
+            words: boxed.len(),
+            backing: Backing::Boxed(boxed),
+        }
+    }
+
+    /// How many words there are.
+    pub fn len(&self) -> usize {
+        self.words
+    }
+
+    /// Never: a view holds at least a header.
+    pub fn is_empty(&self) -> bool {
+        self.words == 0
+    }
+
+    /// Is this a mapping (as opposed to a box of this process)?
+    pub fn is_mapped(&self) -> bool {
+        match self.backing {
+            #[cfg(not(loom))]
+            Backing::Mapped(ref mapping) => !mapping.is_empty(),
+            Backing::Boxed(ref boxed) => boxed.is_empty(),
+        }
+    }
+
+    /// The word at `index`; the sink when there is none.
+    #[inline(always)]
+    pub fn word(&self, index: usize) -> &AtomicU64 {
+        let index = if index < self.words { index } else { Header::sink };
+        // SAFETY: `index < self.words`, and `base` points at that many words which `backing` keeps
+        // alive and aligned for as long as `self` is borrowed.
+        unsafe { &*self.base.add(index) }
+    }
+
+    /// Relaxed load.
+    #[inline(always)]
+    pub fn get(&self, index: usize) -> u64 {
+        self.word(index).load(Ordering::Relaxed)
+    }
+
+    /// Relaxed store.
+    #[inline(always)]
+    pub fn set(&self, index: usize, value: u64) {
+        self.word(index).store(value, Ordering::Relaxed);
+    }
+
+    /// Appends `bytes` bytes that start at word `index` to `out`; fewer where the mapping ends.
+    /// Relaxed: the caller validates afterwards, behind an acquire fence.
+    #[inline]
+    pub fn read(&self, index: usize, bytes: usize, out: &mut Vec<u8>) {
+        let room = self.words.saturating_sub(index).saturating_mul(8);
+        let bytes = bytes.min(room);
+        let words = bytes.div_ceil(8);
+        out.reserve(words * 8);
+        let length = out.len();
+        #[cfg(all(target_arch = "x86_64", not(loom)))]
+        if bytes > LONG {
+            // SAFETY: source: `bytes` bytes from word `index`, inside the mapping by `room` above.
+            // Destination: the spare capacity just reserved. The assembly is opaque to the
+            // compiler, so that a concurrent writer means stale bytes, not undefined behaviour.
+            unsafe {
+                let source = self.base.add(index).cast::<u8>();
+                let target = out.as_mut_ptr().add(length);
+                core::arch::asm!("rep movsb", inout("rcx") bytes => _, inout("rsi") source => _,
+                                 inout("rdi") target => _, options(nostack, preserves_flags));
+                out.set_len(length + bytes);
+            }
+            return;
+        }
+        // SAFETY: `words * 8` bytes of spare capacity were reserved; each of them below the new
+        // length is written before the length is set.
+        unsafe {
+            let target = out.as_mut_ptr().add(length);
+            for i in 0..words {
+                target.add(i * 8).cast::<u64>().write_unaligned(self.get(index + i).to_le());
+            }
+            out.set_len(length + bytes);
+        }
+    }
+
+    /// Writes `bytes` from word `index` on, the last word filled up with zeros; cut where the
+    /// mapping ends. Only for blocks that the caller holds.
+    #[inline]
+    pub fn write(&self, index: usize, bytes: &[u8]) {
+        let room = self.words.saturating_sub(index).saturating_mul(8);
+        let bytes = &bytes[..bytes.len().min(room)];
+        #[cfg(all(target_arch = "x86_64", not(loom)))]
+        if bytes.len() > LONG {
+            // SAFETY: the target range is inside the mapping by `room`; the caller holds the block,
+            // so nobody else writes it, and readers of an earlier life validate after copying. The
+            // assembly is opaque, as in `read`.
+            unsafe {
+                let target = self.base.add(index).cast::<u8>().cast_mut();
+                core::arch::asm!("rep movsb", inout("rcx") bytes.len() => _, inout("rsi") bytes.as_ptr() => _,
+                                 inout("rdi") target => _, options(nostack, preserves_flags));
+            }
+            return;
+        }
+        let mut chunks = bytes.chunks_exact(8);
+        let mut at = index;
+        for chunk in &mut chunks {
+            let mut word = [0; 8];
+            word.copy_from_slice(chunk);
+            self.set(at, u64::from_le_bytes(word));
+            at += 1;
+        }
+        let rest = chunks.remainder();
+        if !rest.is_empty() {
+            let mut word = [0; 8];
+            word[..rest.len()].copy_from_slice(rest);
+            self.set(at, u64::from_le_bytes(word));
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_back_as_written() {
+        let view = View::boxed(4096);
+        for length in [0_usize, 1, 7, 8, 9, 63, 64, 191, 192, 193, 1000, 4095] {
+            let bytes: Vec<u8> = (0..length).map(|i| i as u8 ^ 0x5a).collect();
+            view.write(100, &bytes);
+            let mut out = vec![9];
+            view.read(100, length, &mut out);
+            assert_eq!(out[1..], bytes[..]);
+        }
+    }
+
+    #[test]
+    fn an_index_out_of_bounds_reaches_the_sink_only() {
+        let view = View::boxed(1024);
+        view.set(usize::MAX, 7);
+        view.set(view.len(), 8);
+        assert_eq!(view.get(Header::sink), 8);
+        let mut out = Vec::new();
+        view.read(view.len() - 1, 1 << 20, &mut out);
+        assert_eq!(out.len(), 8);
+        view.read(usize::MAX, 100, &mut out);
+        assert_eq!(out.len(), 8);
+        view.write(view.len() - 1, &[1; 300]);
+        assert_eq!(view.get(view.len() - 1), 0x0101_0101_0101_0101);
+    }
+}

@@ -1,0 +1,70 @@
+//! A world: one namespace of a segment, with the roots of everything in it.
+
+use crate::cells::Cell;
+use crate::directory::Directory;
+use crate::error::{Error, Result};
+use crate::layout::{Header, cell_kind};
+use crate::segment::Segment;
+use crate::space::Context;
+
+/// Longest name, id or pattern, in bytes of UTF-8.
+pub const MAX_NAME: usize = 4096;
+
+/// Refuses names longer than any sane one, before they fill the arena.
+pub(crate) fn check_length(argument: &'static str, name: &str) -> Result<()> {
+    if name.len() > MAX_NAME {
+        return Err(Error::invalid(
+            argument,
+            format!("{} bytes long", name.len()),
+            format!("at most {MAX_NAME} bytes"),
+        ));
+    }
+    Ok(())
+}
+
+/// One namespace of a segment.
+#[derive(Clone)]
+pub struct World {
+    segment: Segment,
+    cell: Cell,
+}
+
+impl World {
+    /// The world of this namespace, made if need be. Worlds are never removed.
+    pub fn new(segment: &Segment, namespace: &str) -> Result<World> {
+        if namespace.len() > 255 {
+            return Err(Error::invalid("namespace", format!("{} bytes long", namespace.len()), "at most 255 bytes"));
+        }
+        let cx = segment.cx()?;
+        let directory = Directory::new(cx, Header::worlds);
+        for _ in 0..64 {
+            if let Some(found) = directory.find(namespace)? {
+                return Ok(World {
+                    segment: segment.clone(),
+                    cell: found.cell,
+                });
+            }
+            directory.insert(namespace, &[], |ident| cx.new_cell(cell_kind::WORLD, Header::worlds, ident))?;
+        }
+        Err(Error::Corrupt {
+            what: "a namespace cannot be found after it was made",
+        })
+    }
+
+    /// The segment it is in.
+    pub fn segment(&self) -> &Segment {
+        &self.segment
+    }
+
+    /// Segment and acting process.
+    #[inline(always)]
+    pub(crate) fn cx(&self) -> Result<Context<'_>> {
+        self.segment.cx()
+    }
+
+    /// The word index of one of the world's roots or counters.
+    #[inline(always)]
+    pub(crate) const fn root(&self, field: usize) -> usize {
+        self.cell.at + field
+    }
+}

@@ -1,0 +1,1 @@
+"""The demonstration: one chat room over several gunicorn workers."""

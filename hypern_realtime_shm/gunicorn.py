@@ -1,0 +1,142 @@
+"""Hooks that give the workers of a gunicorn server one segment, three ways to use them::
+
+    gunicorn -c gunicorn_conf.py app:app                         # the file beside the README
+    gunicorn -c python:hypern_realtime_shm.gunicorn app:app      # straight from the installed package
+
+    # at the end of a configuration of one's own: the hooks above this line still run, after ours
+    from hypern_realtime_shm.gunicorn import install
+    install(globals())
+
+This module is a configuration: importing it names the segment in the environment (``HYPERN_SHM_NAME``), unless
+somebody has named it already, and asks for its removal with its last process (``HYPERN_SHM_UNLINK_WHEN_UNUSED``).
+That happens when the configuration executes and not in a hook, because with ``preload_app`` the application is
+imported before the first hook runs. No bind address, worker class or number of workers is set here.
+
+The hooks make sharing quicker, never necessary: without them the first worker creates the segment and the workers
+notice each other's deaths by themselves, within a second.
+
+=================  ==================================================================================================
+``on_starting``    creates the segment before the first worker, and holds it open in the master, so that it outlives
+                   any worker. The master starts no thread; each worker attaches when it first uses the segment.
+``on_reload``      the same after ``HUP``, where the configuration may have named another segment.
+``pre_exec``       hands the name on to the master that ``USR2`` starts, so that old and new workers share.
+``child_exit``     settles what a dead worker left behind, at once.
+=================  ==================================================================================================
+
+Nothing is removed in ``on_exit``: after ``USR2`` it runs in the old master while the new one serves. The segment goes
+when its last process is gone. Give a name of your own (``HYPERN_SHM_NAME=chat``) where several servers are to share.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, MutableMapping
+from functools import wraps
+from importlib import import_module
+from typing import Any
+
+from .segment import Segment
+
+__all__ = ["child_exit", "install", "on_reload", "on_starting", "pre_exec"]
+
+# gunicorn reads every name in here that is also one of its settings: the hooks are the only ones without underscore.
+_Hook = Callable[..., Any]
+
+_NAME = "HYPERN_SHM_NAME"
+_UNLINK = "HYPERN_SHM_UNLINK_WHEN_UNUSED"
+
+# What this master holds open. Names that a reload has replaced stay: a preloaded application may still use them.
+_held: dict[str, Segment] = {}
+
+
+def _settle() -> str:
+    """Fix the name in the environment, which the workers inherit; what is there already stays (reload, upgrade)."""
+    if not os.environ.get(_NAME):
+        os.environ[_NAME] = f"gunicorn-{os.getpid()}-{secrets.token_hex(4)}"
+    os.environ.setdefault(_UNLINK, "1")
+    return os.environ[_NAME]
+
+
+def _hand_on(server: Any) -> None:
+    """Let a re-executed master inherit the name.
+
+    gunicorn executes the new binary with the environment it had before it read its configuration, so what the
+    configuration put there would be lost and the new master would make a world of its own.
+    """
+    for key in (_NAME, _UNLINK):
+        if not server.cfg.env_orig.get(key):
+            server.cfg.env_orig[key] = os.environ[key]
+
+
+def _hold(server: Any) -> None:
+    """Create the segment, or attach to it where it is there already, and keep it for the master's lifetime."""
+    name = _settle()
+    _hand_on(server)
+    if name in _held:
+        return
+    if server.cfg.uid != os.geteuid():
+        # The segment would belong to this user and be closed to the workers; the first of them creates it instead.
+        server.log.info("Workers share the segment %r, created by the first of them (user %s)", name, server.cfg.uid)
+        return
+    _held[name] = Segment.open(name)
+    server.log.info("Workers share the segment %r", name)
+
+
+def on_starting(server: Any) -> None:
+    """Create the segment before the first worker."""
+    _hold(server)
+
+
+def on_reload(server: Any) -> None:
+    """Create the segment that the reloaded configuration names, if that is another one."""
+    _hold(server)
+
+
+def pre_exec(server: Any) -> None:
+    """Hand the segment's name on to the new master."""
+    _settle()
+    _hand_on(server)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Settle at once what the worker left behind."""
+    for segment in _held.values():
+        try:
+            segment.reap()
+        except Exception:  # whatever it is, the master must not die of it
+            server.log.warning("Could not settle worker %s in %r", worker.pid, segment.name, exc_info=True)
+
+
+_HOOKS: dict[str, _Hook] = {hook.__name__: hook for hook in (on_starting, on_reload, pre_exec, child_exit)}
+_CHAINED = "_hypern_realtime_shm_chained"
+
+
+def _chain(ours: _Hook, theirs: _Hook) -> _Hook:
+    @wraps(theirs)  # gunicorn checks the number of parameters, through this, of the user's own function
+    def hook(*arguments: Any) -> Any:
+        ours(*arguments)
+        return theirs(*arguments)
+
+    setattr(hook, _CHAINED, True)
+    return hook
+
+
+def install(configuration: MutableMapping[str, Any]) -> None:
+    """Add the hooks to a gunicorn configuration: ``install(globals())``, as its last line.
+
+    A hook that the configuration has defined is called after ours, never replaced. Installing twice changes nothing.
+    """
+    _settle()
+    for setting, ours in _HOOKS.items():
+        theirs = configuration.get(setting)
+        if isinstance(theirs, str):  # gunicorn takes "package.module.function" too
+            module, _, attribute = theirs.rpartition(".")
+            theirs = getattr(import_module(module), attribute)
+        if theirs is None or theirs is ours:
+            configuration[setting] = ours
+        elif not getattr(theirs, _CHAINED, False):
+            configuration[setting] = _chain(ours, theirs)
+
+
+_settle()

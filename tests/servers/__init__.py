@@ -1,0 +1,1 @@
+"""Real servers with real worker processes, driven over HTTP."""
