@@ -7,6 +7,7 @@ whatever its class; sleeping would not do, under gevent it is no more than a pau
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import threading
@@ -21,6 +22,7 @@ hub = RealtimeHub(segment=os.environ.get("PROBE_SEGMENT"))
 hub.create_channel("room", buffer_size=4096)
 
 held: dict[str, Subscriber] = {}  # the subscribers of this worker, by client
+draining, drains = threading.Lock(), itertools.count()
 
 
 def join(query: dict[str, str]) -> dict[str, Any]:
@@ -42,7 +44,9 @@ def publish(query: dict[str, str]) -> dict[str, Any]:
 
 
 def drain(query: dict[str, str]) -> dict[str, Any]:
-    return {"received": {client: subscriber.drain() for client, subscriber in list(held.items())}}
+    with draining:  # two at once would each get a part; the number says which of two answers came first
+        received = {client: subscriber.drain() for client, subscriber in list(held.items())}
+        return {"number": next(drains), "received": received}
 
 
 def diff(query: dict[str, str]) -> dict[str, Any]:

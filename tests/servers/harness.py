@@ -200,6 +200,15 @@ class Server:
             taken = list(pool.map(lambda client: self.get("/join", client=client, spin=SPIN)["pid"], clients))
         return dict(zip(clients, taken, strict=True))
 
+    def received(self, workers: Iterable[int]) -> dict[str, list[str]]:
+        """What the subscribers of these workers have received since the last time, in order."""
+        received: dict[str, list[str]] = {}
+        for answers in self.from_each("/drain", workers).values():
+            for answer in sorted(answers, key=lambda answer: int(answer["number"])):
+                for client, messages in answer["received"].items():
+                    received.setdefault(client, []).extend(messages)
+        return received
+
     def one_report(self, workers: Iterable[int]) -> Any:
         """What every one of these workers reports, which must be one and the same."""
         workers = set(workers)

@@ -59,11 +59,8 @@ def test_one_world(worker_class: str, preload: bool, name: str, log: Path) -> No
         assert {count for _, count in said} == {len(CLIENTS)}, "the count is that of all workers' subscribers"
         assert len({pid for pid, _ in said}) > 1, "all messages went through one worker"
 
-        received: dict[str, list[str]] = {client: [] for client in CLIENTS}
-        for answers in server.from_each("/drain", workers).values():
-            for answer in answers:
-                for client, messages in answer["received"].items():
-                    received[client] += messages
+        received = server.received(workers)
+        assert sorted(received) == CLIENTS
         order = received[CLIENTS[0]]
         assert sorted(order) == sorted(f"{poster}:{number}" for poster in range(4) for number in range(15))
         for poster in range(4):
@@ -78,11 +75,10 @@ def test_one_world(worker_class: str, preload: bool, name: str, log: Path) -> No
         report = server.one_report(workers)
         assert sorted(report["members"]) == report["subscribers"] == report["heartbeats"] == CLIENTS[1::2]
         assert server.get("/publish", text="to the rest")["count"] == len(CLIENTS) // 2
-        received = {}
-        for answers in server.from_each("/drain", workers).values():
-            for client, messages in answers[0]["received"].items():
-                received[client] = messages
-        assert {client for client, messages in received.items() if messages} == set(CLIENTS[1::2])
+        received = server.received(workers)
+        assert {client: messages for client, messages in received.items() if messages} == dict.fromkeys(
+            CLIENTS[1::2], ["to the rest"]
+        )
 
         assert segment_files(name), "the segment is there"
         server.stop()

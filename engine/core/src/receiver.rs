@@ -254,6 +254,22 @@ impl Receiver {
         }
     }
 
+    /// Will nothing come any more? The channel was removed or the client unsubscribed, and what was left
+    /// has been received; or the handle was closed.
+    pub fn is_ended(&self) -> Result<bool> {
+        let position = self.position();
+        if position.closed {
+            return Ok(true);
+        }
+        let (cx, _) = self.segment.attached()?;
+        let left = self.cell.is_same_life(cx) && position.cursor < self.ring.head(cx);
+        let ended = match self.end(cx, &position.anchor) {
+            Some(OPEN) | None => !self.cell.is_open(cx) && !left,
+            Some(_) => position.cursor >= self.limit(cx, &position.anchor),
+        };
+        Ok(ended)
+    }
+
     /// The channel's name.
     pub fn channel(&self) -> &str {
         &self.channel

@@ -1,0 +1,233 @@
+//! `RealtimeBroadcast`, `BroadcastSubscriber`, `BroadcastStats`.
+
+use hypern_shm_core as core;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::config::{BackpressurePolicy, BroadcastConfig};
+use crate::convert::{buffer_size, receive, receive_all, with_payload};
+use crate::errors::{no_subscribers, raise, unknown_channel};
+use crate::segment::{Segment, world};
+
+const KIND: &str = "Broadcast channel";
+
+/// Broadcast channels of one namespace of a segment.
+#[pyclass(frozen, subclass, module = "hypern_realtime_shm._engine")]
+pub struct RealtimeBroadcast {
+    channels: core::Channels,
+}
+
+#[pymethods]
+impl RealtimeBroadcast {
+    #[new]
+    fn new(segment: &Bound<'_, Segment>, namespace: &str) -> PyResult<RealtimeBroadcast> {
+        Ok(RealtimeBroadcast {
+            channels: core::Channels::new(&world(segment, namespace)?, core::ChannelKind::Broadcast),
+        })
+    }
+
+    /// Creates a broadcast channel. False: there is one of this name, and it is kept as it is.
+    #[pyo3(signature = (name, config=None))]
+    fn create(&self, name: &str, config: Option<BroadcastConfig>) -> PyResult<bool> {
+        let config = config.unwrap_or_else(BroadcastConfig::standard);
+        let spec = core::ChannelSpec {
+            buffer_size: buffer_size("buffer_size", config.buffer_size)?,
+            metadata: Vec::new(),
+            fail_when_unheard: config.policy == BackpressurePolicy::Error,
+            dedup_window: config.dedup_enabled.then_some(config.dedup_window),
+        };
+        self.channels.create(name, &spec).map_err(raise)
+    }
+
+    /// Removes a broadcast channel; open subscribers drain what is left. False: there is none.
+    fn remove(&self, name: &str) -> PyResult<bool> {
+        self.channels.remove(name).map_err(raise)
+    }
+
+    /// Opens a handle that receives what is sent from now on.
+    fn subscribe(&self, py: Python<'_>, name: &str) -> PyResult<BroadcastSubscriber> {
+        match self.channels.open_handle(name).map_err(raise)? {
+            Some(receiver) => Ok(BroadcastSubscriber { receiver }),
+            None => Err(unknown_channel(py, KIND, name)),
+        }
+    }
+
+    /// Sends under the channel's policy and, with an id, once within its dedup window; returns how
+    /// many handles are open, 0 for a duplicate.
+    #[pyo3(signature = (name, message, message_id=None))]
+    fn send(&self, name: &str, message: &Bound<'_, PyAny>, message_id: Option<&str>) -> PyResult<u64> {
+        let py = message.py();
+        with_payload(message, |payload, form| match self.channels.send(name, payload, form, message_id).map_err(raise)? {
+            core::Sent::Delivered(heard) => Ok(heard),
+            core::Sent::Duplicate => Ok(0),
+            core::Sent::Unheard => Err(no_subscribers(py)),
+            core::Sent::Unknown => Err(unknown_channel(py, KIND, name)),
+        })
+    }
+
+    /// Sends to several channels; unknown ones are left out of the result.
+    fn send_many<'py>(&self, names: Vec<String>, message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
+        let results = PyDict::new(message.py());
+        with_payload(message, |payload, form| {
+            for name in names {
+                match self.channels.send(&name, payload, form, None).map_err(raise)? {
+                    core::Sent::Delivered(heard) => results.set_item(name, heard)?,
+                    core::Sent::Duplicate | core::Sent::Unheard => results.set_item(name, 0)?,
+                    core::Sent::Unknown => {}
+                }
+            }
+            Ok(())
+        })?;
+        Ok(results)
+    }
+
+    /// What is known of a broadcast channel.
+    fn stats(&self, py: Python<'_>, name: &str) -> PyResult<BroadcastStats> {
+        match self.channels.stats(name).map_err(raise)? {
+            Some(stats) => Ok(BroadcastStats { channels: 1, stats }),
+            None => Err(unknown_channel(py, KIND, name)),
+        }
+    }
+
+    /// The sums over all broadcast channels.
+    fn global_stats(&self) -> PyResult<BroadcastStats> {
+        let (channels, stats) = self.channels.totals().map_err(raise)?;
+        Ok(BroadcastStats { channels, stats })
+    }
+
+    /// All names.
+    fn list_channels(&self) -> PyResult<Vec<String>> {
+        self.channels.names().map_err(raise)
+    }
+
+    /// Is there a broadcast channel of this name?
+    fn has_channel(&self, name: &str) -> PyResult<bool> {
+        self.channels.contains(name).map_err(raise)
+    }
+
+    /// Removes all broadcast channels.
+    fn clear(&self) -> PyResult<()> {
+        self.channels.clear().map_err(raise)
+    }
+
+    fn __repr__(&self) -> PyResult<String> {
+        Ok(format!("RealtimeBroadcast(channels={})", self.channels.count().map_err(raise)?))
+    }
+}
+
+/// An open handle on a broadcast channel.
+#[pyclass(frozen, module = "hypern_realtime_shm._engine")]
+pub struct BroadcastSubscriber {
+    receiver: core::Receiver,
+}
+
+#[pymethods]
+impl BroadcastSubscriber {
+    /// The next message, as it was sent (str or bytes); None: there is none now.
+    fn try_recv<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        receive(py, &self.receiver)
+    }
+
+    /// All messages that are there now.
+    fn drain<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        receive_all(py, &self.receiver)
+    }
+
+    /// Closes the handle. Again is harmless.
+    fn close(&self) -> PyResult<()> {
+        self.receiver.close().map_err(raise)
+    }
+
+    /// The channel's name.
+    #[getter]
+    fn channel_name(&self) -> &str {
+        self.receiver.channel()
+    }
+
+    /// Messages received.
+    #[getter]
+    fn received_count(&self) -> u64 {
+        self.receiver.received()
+    }
+
+    /// Messages overwritten before they were read.
+    #[getter]
+    fn lagged_count(&self) -> u64 {
+        self.receiver.missed()
+    }
+
+    /// Will nothing come any more: removed, unsubscribed or closed, and all that was left received?
+    #[getter]
+    fn ended(&self) -> PyResult<bool> {
+        self.receiver.is_ended().map_err(raise)
+    }
+
+    /// Was it closed?
+    #[getter]
+    fn closed(&self) -> bool {
+        self.receiver.is_closed()
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "BroadcastSubscriber(channel={:?}, received={}, lagged={})",
+            self.receiver.channel(),
+            self.receiver.received(),
+            self.receiver.missed()
+        )
+    }
+}
+
+/// What is known of a broadcast channel, or of all.
+#[pyclass(frozen, module = "hypern_realtime_shm._engine")]
+pub struct BroadcastStats {
+    channels: u64,
+    stats: core::ChannelStats,
+}
+
+#[pymethods]
+impl BroadcastStats {
+    /// Messages sent, those that nobody heard included.
+    #[getter]
+    fn total_sent(&self) -> u64 {
+        self.stats.sent
+    }
+
+    /// Messages that nobody heard, and those that lagging handles missed.
+    #[getter]
+    fn total_dropped(&self) -> u64 {
+        self.stats.dropped
+    }
+
+    /// Messages skipped as duplicates.
+    #[getter]
+    fn total_deduped(&self) -> u64 {
+        self.stats.deduped
+    }
+
+    /// Open handles now.
+    #[getter]
+    fn active_subscribers(&self) -> u64 {
+        self.stats.handles
+    }
+
+    /// Channels counted.
+    #[getter]
+    fn channel_count(&self) -> u64 {
+        self.channels
+    }
+
+    fn __repr__(&self) -> String {
+        let stats = &self.stats;
+        format!(
+            "BroadcastStats(sent={}, dropped={}, deduped={}, subs={}, channels={})",
+            stats.sent, stats.dropped, stats.deduped, stats.handles, self.channels
+        )
+    }
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<RealtimeBroadcast>()?;
+    m.add_class::<BroadcastSubscriber>()?;
+    m.add_class::<BroadcastStats>()
+}

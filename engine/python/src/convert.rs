@@ -1,0 +1,106 @@
+//! Arguments and results: messages that are `str` or `bytes`, metadata, buffer sizes.
+
+use std::cell::RefCell;
+
+use hypern_shm_core::{Form, Receiver};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyString};
+
+use crate::errors::raise;
+
+/// Largest ring.
+const MAX_BUFFER: i64 = 1 << 20;
+
+thread_local! {
+    /// Where messages are copied before they become Python objects.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+/// A scratch buffer grown beyond this by one large message is given back.
+const SCRATCH_KEPT: usize = 256 << 10;
+
+/// Calls `with` with the message's bytes, in place, and what they are.
+#[inline]
+pub fn with_payload<R>(message: &Bound<'_, PyAny>, with: impl FnOnce(&[u8], Form) -> PyResult<R>) -> PyResult<R> {
+    if let Ok(text) = message.cast::<PyString>() {
+        with(text.to_str()?.as_bytes(), Form::Text)
+    } else if let Ok(bytes) = message.cast::<PyBytes>() {
+        with(bytes.as_bytes(), Form::Bytes)
+    } else {
+        Err(PyTypeError::new_err(format!(
+            "argument 'message': '{}' object is not an instance of 'str' or 'bytes'",
+            message.get_type().name()?
+        )))
+    }
+}
+
+/// The next message of a handle as a Python object.
+#[inline]
+pub fn receive<'py>(py: Python<'py>, receiver: &Receiver) -> PyResult<Option<Bound<'py, PyAny>>> {
+    SCRATCH.with_borrow_mut(|buffer| {
+        let received = receiver.try_recv(buffer).map_err(raise)?;
+        let object = match received {
+            None => None,
+            Some(Form::Bytes) => Some(PyBytes::new(py, buffer).into_any()),
+            // The core has checked it; `from_utf8` again costs little and keeps this file safe.
+            Some(Form::Text) => Some(PyString::new(py, &String::from_utf8_lossy(buffer)).into_any()),
+        };
+        if buffer.capacity() > SCRATCH_KEPT {
+            *buffer = Vec::new();
+        }
+        Ok(object)
+    })
+}
+
+/// All messages that are there now: never more than the ring holds, however fast others publish.
+pub fn receive_all<'py>(py: Python<'py>, receiver: &Receiver) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    let mut all = Vec::new();
+    for _ in 0..receiver.capacity() {
+        match receive(py, receiver)? {
+            Some(message) => all.push(message),
+            None => break,
+        }
+    }
+    Ok(all)
+}
+
+/// Text pairs out of a dict.
+pub fn pairs(metadata: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<(String, String)>> {
+    let Some(metadata) = metadata else {
+        return Ok(Vec::new());
+    };
+    let text = |object: Bound<'_, PyAny>, what: &str| -> PyResult<String> {
+        match object.cast::<PyString>() {
+            Ok(text) => Ok(text.to_str()?.to_owned()),
+            Err(_) => Err(PyTypeError::new_err(format!(
+                "argument 'metadata': a {what} is '{}', not an instance of 'str'",
+                object.get_type().name()?
+            ))),
+        }
+    };
+    metadata.iter().map(|(key, value)| Ok((text(key, "key")?, text(value, "value")?))).collect()
+}
+
+/// A dict out of text pairs.
+pub fn dict<'py>(py: Python<'py>, pairs: &[(String, String)]) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for (key, value) in pairs {
+        dict.set_item(key, value)?;
+    }
+    Ok(dict)
+}
+
+/// Text pairs as the original shows them.
+pub fn show(pairs: &[(String, String)]) -> String {
+    let shown: Vec<String> = pairs.iter().map(|(key, value)| format!("{key:?}: {value:?}")).collect();
+    format!("{{{}}}", shown.join(", "))
+}
+
+/// A buffer size, checked and rounded up to a power of two.
+pub fn buffer_size(argument: &str, size: i64) -> PyResult<u64> {
+    if (1..=MAX_BUFFER).contains(&size) {
+        Ok((size as u64).next_power_of_two())
+    } else {
+        Err(PyValueError::new_err(format!("{argument} is {size}; it must be between 1 and {MAX_BUFFER}")))
+    }
+}

@@ -1,0 +1,44 @@
+//! Core errors → Python exceptions: one `match`. The classes live in `hypern_realtime_shm.errors`.
+
+use hypern_shm_core::Error;
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+/// An instance of one of the package's own exceptions.
+fn own<'py>(py: Python<'py>, class: &str, args: impl IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>, Error = PyErr>) -> PyErr {
+    let made = py.import("hypern_realtime_shm.errors").and_then(|module| module.getattr(class)).and_then(|class| class.call1(args.into_pyobject(py)?));
+    match made {
+        Ok(exception) => PyErr::from_value(exception),
+        Err(error) => error,
+    }
+}
+
+/// The exception for a core error.
+pub fn raise(error: Error) -> PyErr {
+    Python::attach(|py| {
+        let text = error.to_string();
+        match error {
+            Error::Closed => own(py, "SegmentClosed", (text,)),
+            Error::HandleClosed => own(py, "SubscriberClosed", (text,)),
+            Error::NotFound { .. } => own(py, "SegmentNotFound", (text,)),
+            Error::Invalid { .. } => PyValueError::new_err(text),
+            Error::Full { what, used, capacity, setting } => own(py, "SegmentFull", (text, what, used, capacity, setting)),
+            Error::NoSpace { .. } => own(py, "SegmentNoSpace", (text,)),
+            Error::Version { .. } => own(py, "SegmentVersionMismatch", (text,)),
+            Error::Corrupt { .. } => own(py, "SegmentCorrupt", (text,)),
+            Error::Refused { .. } => own(py, "SegmentRefused", (text,)),
+            Error::Os { errno, .. } => PyOSError::new_err((errno, text)),
+        }
+    })
+}
+
+/// No channel of this name. The text is the original's.
+pub fn unknown_channel(py: Python<'_>, kind: &str, name: &str) -> PyErr {
+    own(py, "UnknownChannel", (format!("{kind} '{name}' does not exist"),))
+}
+
+/// Nobody listens and the policy is `Error`. The text is the original's.
+pub fn no_subscribers(py: Python<'_>) -> PyErr {
+    own(py, "NoSubscribers", ("No active subscribers",))
+}

@@ -1,0 +1,32 @@
+//! `hypern_realtime_shm._engine`: the engine's facades as frozen Python classes.
+//!
+//! Promise: thin. Each method parses its arguments, calls one method of the core, and turns the
+//! result or error into Python's. The interpreter is never released around a call that does not
+//! wait, as none of these does; what may wait (attach, detach, reap) releases it.
+#![forbid(unsafe_code)]
+
+mod broadcast;
+mod channels;
+mod config;
+mod convert;
+mod errors;
+mod heartbeat;
+mod presence;
+mod segment;
+mod sse;
+mod topics;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    segment::register(m)?;
+    channels::register(m)?;
+    topics::register(m)?;
+    presence::register(m)?;
+    config::register(m)?;
+    broadcast::register(m)?;
+    heartbeat::register(m)?;
+    sse::register(m)
+}

@@ -1,0 +1,225 @@
+//! `PresenceTracker`, `PresenceInfo`, `PresenceDiff`.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hypern_shm_core as core;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::convert::{dict, pairs, show};
+use crate::errors::raise;
+use crate::segment::{Segment, world};
+
+/// Who is present in the channels of one namespace of a segment.
+#[pyclass(frozen, subclass, module = "hypern_realtime_shm._engine")]
+pub struct PresenceTracker {
+    presence: core::Presence,
+}
+
+#[pymethods]
+impl PresenceTracker {
+    #[new]
+    fn new(segment: &Bound<'_, Segment>, namespace: &str) -> PyResult<PresenceTracker> {
+        Ok(PresenceTracker {
+            presence: core::Presence::new(&world(segment, namespace)?),
+        })
+    }
+
+    /// Adds a member, or replaces its metadata, keeping when it joined.
+    #[pyo3(signature = (channel, client_id, metadata=None))]
+    fn track(&self, channel: &str, client_id: &str, metadata: Option<&Bound<'_, PyDict>>) -> PyResult<PresenceInfo> {
+        let member = self.presence.track(channel, client_id, &pairs(metadata)?).map_err(raise)?;
+        Ok(PresenceInfo { member })
+    }
+
+    /// Removes a member, whoever tracks it. False: it was not there.
+    fn untrack(&self, channel: &str, client_id: &str) -> PyResult<bool> {
+        self.presence.untrack(channel, client_id).map_err(raise)
+    }
+
+    /// Removes a client from every channel; returns those it was in.
+    fn untrack_all(&self, client_id: &str) -> PyResult<Vec<String>> {
+        self.presence.untrack_all(client_id).map_err(raise)
+    }
+
+    /// Replaces a member's metadata. False: it is not there.
+    fn update(&self, channel: &str, client_id: &str, metadata: &Bound<'_, PyDict>) -> PyResult<bool> {
+        self.presence.update(channel, client_id, &pairs(Some(metadata))?).map_err(raise)
+    }
+
+    /// Sets a member's last seen to now. False: it is not there.
+    fn touch(&self, channel: &str, client_id: &str) -> PyResult<bool> {
+        self.presence.touch(channel, client_id).map_err(raise)
+    }
+
+    /// The members of a channel.
+    fn list(&self, channel: &str) -> PyResult<Vec<PresenceInfo>> {
+        let members = self.presence.list(channel).map_err(raise)?;
+        Ok(members.into_iter().map(|member| PresenceInfo { member }).collect())
+    }
+
+    /// One member, or None.
+    fn get(&self, channel: &str, client_id: &str) -> PyResult<Option<PresenceInfo>> {
+        let member = self.presence.get(channel, client_id).map_err(raise)?;
+        Ok(member.map(|member| PresenceInfo { member }))
+    }
+
+    /// How many members a channel has.
+    fn count(&self, channel: &str) -> PyResult<u64> {
+        self.presence.count(channel).map_err(raise)
+    }
+
+    /// Takes the net change since the last take; each change goes to one taker.
+    fn flush_diff(&self, channel: &str) -> PyResult<PresenceDiff> {
+        Ok(PresenceDiff {
+            diff: self.presence.flush_diff(channel).map_err(raise)?,
+        })
+    }
+
+    /// The channels a client is in.
+    fn client_channels(&self, client_id: &str) -> PyResult<Vec<String>> {
+        self.presence.client_channels(client_id).map_err(raise)
+    }
+
+    /// The channels that have members.
+    fn active_channels(&self) -> PyResult<Vec<String>> {
+        self.presence.active_channels().map_err(raise)
+    }
+
+    /// How many clients are in at least one channel.
+    fn total_clients(&self) -> PyResult<u64> {
+        self.presence.total_clients().map_err(raise)
+    }
+
+    /// Removes members not seen for so many seconds; returns (channel, client_id) pairs, each to one caller.
+    fn evict_stale(&self, timeout_secs: f64) -> PyResult<Vec<(String, String)>> {
+        self.presence.evict_stale(timeout_secs).map_err(raise)
+    }
+
+    /// Forgets everybody, without a diff.
+    fn clear(&self) -> PyResult<()> {
+        self.presence.clear().map_err(raise)
+    }
+
+    fn __repr__(&self) -> PyResult<String> {
+        Ok(format!(
+            "PresenceTracker(channels={}, clients={})",
+            self.active_channels()?.len(),
+            self.total_clients()?
+        ))
+    }
+}
+
+/// A member of a channel.
+#[pyclass(frozen, module = "hypern_realtime_shm._engine")]
+#[derive(Clone)]
+pub struct PresenceInfo {
+    member: core::Member,
+}
+
+#[pymethods]
+impl PresenceInfo {
+    #[new]
+    #[pyo3(signature = (client_id, channel, metadata=None))]
+    fn new(client_id: String, channel: String, metadata: Option<&Bound<'_, PyDict>>) -> PyResult<PresenceInfo> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
+        Ok(PresenceInfo {
+            member: core::Member {
+                client: client_id,
+                channel,
+                metadata: pairs(metadata)?,
+                joined_at: now,
+                last_seen: now,
+            },
+        })
+    }
+
+    /// The client's id.
+    #[getter]
+    fn client_id(&self) -> &str {
+        &self.member.client
+    }
+
+    /// The channel's name.
+    #[getter]
+    fn channel(&self) -> &str {
+        &self.member.channel
+    }
+
+    /// The member's metadata.
+    #[getter]
+    fn metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        dict(py, &self.member.metadata)
+    }
+
+    /// Unix seconds of the join.
+    #[getter]
+    fn joined_at(&self) -> f64 {
+        self.member.joined_at
+    }
+
+    /// Unix seconds of the last activity.
+    #[getter]
+    fn last_seen(&self) -> f64 {
+        self.member.last_seen
+    }
+
+    fn __repr__(&self) -> String {
+        let member = &self.member;
+        format!("PresenceInfo(client={:?}, channel={:?}, meta={})", member.client, member.channel, show(&member.metadata))
+    }
+}
+
+/// The net change of a channel's members.
+#[pyclass(frozen, module = "hypern_realtime_shm._engine")]
+pub struct PresenceDiff {
+    diff: core::Diff,
+}
+
+#[pymethods]
+impl PresenceDiff {
+    #[new]
+    fn new() -> PresenceDiff {
+        PresenceDiff {
+            diff: core::Diff::default(),
+        }
+    }
+
+    /// Who joined and is there.
+    #[getter]
+    fn joins(&self) -> Vec<PresenceInfo> {
+        self.diff.joins.iter().map(|member| PresenceInfo { member: member.clone() }).collect()
+    }
+
+    /// Ids of those who were there and left.
+    #[getter]
+    fn leaves(&self) -> Vec<String> {
+        self.diff.leaves.clone()
+    }
+
+    /// Members whose metadata changed; always empty from `flush_diff`.
+    #[getter]
+    fn updates(&self) -> Vec<PresenceInfo> {
+        Vec::new()
+    }
+
+    /// Is there any change?
+    fn has_changes(&self) -> bool {
+        self.change_count() > 0
+    }
+
+    /// How many changes there are.
+    fn change_count(&self) -> usize {
+        self.diff.joins.len() + self.diff.leaves.len()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("PresenceDiff(joins={}, leaves={})", self.diff.joins.len(), self.diff.leaves.len())
+    }
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<PresenceTracker>()?;
+    m.add_class::<PresenceInfo>()?;
+    m.add_class::<PresenceDiff>()
+}

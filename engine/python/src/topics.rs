@@ -1,0 +1,80 @@
+//! `TopicMatcher`.
+
+use hypern_shm_core as core;
+use pyo3::prelude::*;
+
+use crate::errors::raise;
+use crate::segment::{Segment, world};
+
+/// Topic patterns of one namespace of a segment.
+#[pyclass(frozen, subclass, module = "hypern_realtime_shm._engine")]
+pub struct TopicMatcher {
+    topics: core::Topics,
+}
+
+impl TopicMatcher {
+    /// A manager's matcher as an instance of the public class.
+    pub fn public(py: Python<'_>, topics: core::Topics) -> PyResult<Py<PyAny>> {
+        let made = Py::new(py, TopicMatcher { topics })?;
+        let class = py.import("hypern_realtime_shm.topics")?.getattr("TopicMatcher")?;
+        Ok(class.call_method1("_of_manager", (made,))?.unbind())
+    }
+}
+
+#[pymethods]
+impl TopicMatcher {
+    #[new]
+    #[pyo3(signature = (segment=None, namespace="", *, of=None))]
+    fn new(segment: Option<&Bound<'_, Segment>>, namespace: &str, of: Option<&Bound<'_, TopicMatcher>>) -> PyResult<TopicMatcher> {
+        let topics = match (of, segment) {
+            (Some(other), _) => other.get().topics.clone(),
+            (None, Some(segment)) => core::Topics::new(&world(segment, namespace)?, core::TopicsKind::Free),
+            (None, None) => return Err(pyo3::exceptions::PyTypeError::new_err("a segment is needed")),
+        };
+        Ok(TopicMatcher { topics })
+    }
+
+    /// Subscribes a client to a pattern.
+    fn subscribe(&self, pattern: &str, client_id: &str) -> PyResult<()> {
+        self.topics.subscribe(pattern, client_id).map_err(raise)
+    }
+
+    /// Ends a subscription. False: there was none.
+    fn unsubscribe(&self, pattern: &str, client_id: &str) -> PyResult<bool> {
+        self.topics.unsubscribe(pattern, client_id).map_err(raise)
+    }
+
+    /// Ends all subscriptions of a client; returns how many there were.
+    fn unsubscribe_all(&self, client_id: &str) -> PyResult<u64> {
+        self.topics.unsubscribe_all(client_id).map_err(raise)
+    }
+
+    /// The clients with a pattern that matches, each once.
+    fn match_topic(&self, topic: &str) -> PyResult<Vec<String>> {
+        self.topics.match_topic(topic).map_err(raise)
+    }
+
+    /// All patterns.
+    fn patterns(&self) -> PyResult<Vec<String>> {
+        self.topics.patterns().map_err(raise)
+    }
+
+    /// How many clients subscribed to a pattern.
+    fn subscriber_count(&self, pattern: &str) -> PyResult<u64> {
+        self.topics.subscriber_count(pattern).map_err(raise)
+    }
+
+    /// Does a pattern match a topic? `*` is exactly one segment, `#` zero or more.
+    #[staticmethod]
+    fn pattern_matches(pattern: &str, topic: &str) -> bool {
+        core::pattern_matches(pattern, topic)
+    }
+
+    fn __repr__(&self) -> PyResult<String> {
+        Ok(format!("TopicMatcher(patterns={})", self.topics.pattern_count().map_err(raise)?))
+    }
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<TopicMatcher>()
+}

@@ -1,0 +1,62 @@
+"""Broadcast channels: fan-out with a policy for nobody listening, and dedup by message id."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from typing_extensions import Self
+
+from . import _engine
+from ._engine import BackpressurePolicy, BroadcastConfig, BroadcastStats, BroadcastSubscriber
+from .channels import compact_json, deliver
+from .segment import resolve
+
+
+class RealtimeBroadcast(_engine.RealtimeBroadcast):
+    """Broadcast channels of one namespace of a segment, shared by all workers.
+
+    Args:
+        segment: a name, a :class:`Segment`, or None: HYPERN_SHM_NAME, else a private segment.
+        namespace: separates worlds inside a segment.
+    """
+
+    def __new__(cls, *, segment: str | _engine.Segment | None = None, namespace: str = "") -> Self:
+        return super().__new__(cls, resolve(segment), namespace)
+
+    def send_json(self, name: str, data: Any, message_id: str | None = None) -> int:
+        """Sends data as compact JSON; returns how many handles are open, 0 for a duplicate.
+
+        Raises:
+            KeyError: there is no such channel.
+            RuntimeError: nobody listens and the policy is ``Error``.
+            TypeError: the data cannot be JSON.
+        """
+        return self.send(name, compact_json(data), message_id)
+
+    async def subscribe_async(self, name: str, callback: Callable[[str], Any], poll_interval: float = 0.01) -> None:
+        """Subscribes, and calls ``callback`` (plain or async) with each message until the channel is
+        removed or the task is cancelled.
+
+        Args:
+            poll_interval: seconds between looks while nothing comes.
+
+        Raises:
+            KeyError: there is no such channel.
+        """
+        rx = self.subscribe(name)
+        try:
+            while True:
+                message = rx.try_recv()
+                if message is not None:
+                    await deliver(callback, message)
+                elif rx.ended:
+                    return
+                else:
+                    await asyncio.sleep(poll_interval)
+        finally:
+            rx.close()
+
+
+__all__ = ["BackpressurePolicy", "BroadcastConfig", "BroadcastStats", "BroadcastSubscriber", "RealtimeBroadcast"]

@@ -1,0 +1,130 @@
+"""Segments: the shared memory that managers of all workers meet in."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+
+
+from typing_extensions import Self
+
+from . import _engine, _lifecycle, _servers
+from ._settings import parse_size, variable_bool, variable_int, variable_size
+
+DEFAULT_SIZE = "32MiB"
+DEFAULT_MAX_PROCESSES = 128
+PRIVATE_SIZE = "4MiB"
+
+
+class Segment(_engine.Segment):
+    """A named shared-memory segment that this process is attached to.
+
+    Use ``Segment.open(name)`` to create or attach, ``Segment.attach(name)`` only to attach. As a
+    context manager it closes at the end. Forked children may go on using it; each attaches by itself
+    on first use.
+
+    >>> with Segment.open("chat") as segment:  # doctest: +SKIP
+    ...     hub = RealtimeHub(segment=segment)
+    """
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        *,
+        size: int | str | None = None,
+        max_processes: int | None = None,
+        unlink_when_unused: bool | None = None,
+        channels: int | None = None,
+        ring_slots: int | None = None,
+        members: int | None = None,
+        clients: int | None = None,
+    ) -> Self:
+        """Attaches to the segment of this name, or creates it; any number of processes may start at once.
+
+        What is not given comes from the environment, then from the default; all of it only counts for
+        the process that creates.
+
+        Args:
+            name: 1 to 128 bytes of UTF-8 without ``/`` and NUL.
+            size: bytes, or text such as ``"32MiB"`` (HYPERN_SHM_SIZE; 32 MiB).
+            max_processes: processes attached at once, up to 4095 (HYPERN_SHM_MAX_PROCESSES; 128).
+            unlink_when_unused: remove the name with the last process (HYPERN_SHM_UNLINK_WHEN_UNUSED; False).
+            channels: channels at once, each with members (HYPERN_SHM_CHANNELS; follows from size).
+            ring_slots: messages all channels retain together (HYPERN_SHM_RING_SLOTS; follows from size).
+            members: members at once, all channels together (HYPERN_SHM_MEMBERS; follows from size).
+            clients: heartbeat clients at once (HYPERN_SHM_CLIENTS; follows from size).
+
+        Raises:
+            ValueError: an argument or variable is out of its bounds, or the capacities do not fit the size.
+            SegmentNoSpace: /dev/shm has no room.
+            SegmentRefused: something else is in its place.
+            SegmentVersionMismatch: another version made it.
+            SegmentFull: all process slots are taken.
+        """
+        return cls(
+            name,
+            True,
+            size=parse_size(size) if size is not None else variable_size("HYPERN_SHM_SIZE") or parse_size(DEFAULT_SIZE),
+            max_processes=max_processes
+            if max_processes is not None
+            else variable_int("HYPERN_SHM_MAX_PROCESSES") or DEFAULT_MAX_PROCESSES,
+            unlink_when_unused=unlink_when_unused
+            if unlink_when_unused is not None
+            else variable_bool("HYPERN_SHM_UNLINK_WHEN_UNUSED") or False,
+            channels=channels if channels is not None else variable_int("HYPERN_SHM_CHANNELS"),
+            ring_slots=ring_slots if ring_slots is not None else variable_int("HYPERN_SHM_RING_SLOTS"),
+            members=members if members is not None else variable_int("HYPERN_SHM_MEMBERS"),
+            clients=clients if clients is not None else variable_int("HYPERN_SHM_CLIENTS"),
+        )
+
+    @classmethod
+    def attach(cls, name: str) -> Self:
+        """Attaches to the segment of this name.
+
+        Raises:
+            SegmentNotFound: there is none.
+        """
+        return cls(name, False, size=0, max_processes=1)
+
+    @classmethod
+    def private(cls, *, size: int | str = PRIVATE_SIZE) -> Self:
+        """A segment without a name, for this process and the children it forks; freed with its last handle."""
+        return cls(None, True, size=parse_size(size), max_processes=DEFAULT_MAX_PROCESSES)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = ", closed" if self.closed else ""
+        return f"Segment(name={self.name!r}, size={self.size}{state})"
+
+
+def resolve(segment: str | _engine.Segment | None) -> _engine.Segment:
+    """The segment that a manager is to use: the argument, else HYPERN_SHM_NAME, else a private one.
+
+    Raises:
+        TypeError: it is none of these.
+    """
+    _lifecycle.install()
+    if isinstance(segment, _engine.Segment):
+        return segment
+    if isinstance(segment, str):
+        return Segment.open(segment)
+    if segment is not None:
+        raise TypeError(f"segment must be a str, a Segment or None, not {type(segment).__name__!r}")
+    name = os.environ.get("HYPERN_SHM_NAME")
+    if name:
+        return Segment.open(name)
+    _servers.warn_if_alone(stacklevel=4)
+    return Segment.private()
+
+
+
+
+__all__ = ["Segment"]

@@ -1,0 +1,188 @@
+"""The demonstration as people see it: two pages on different workers, in a real browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .harness import ROOT, Server, free_port, segment_files, wait_for
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+if CHROMIUM is None and not os.environ.get("REQUIRE_BROWSER"):
+    pytest.skip("there is no chromium (Debian: apt-get install chromium)", allow_module_level=True)
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        launched = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def server(name: str, log: Path) -> Iterator[Server]:
+    """The demonstration's own script, on a port and a segment of the test's."""
+    port = free_port()
+    env = {"PORT": str(port), "WORKERS": "4", "PYTHON": sys.executable, "HYPERN_SHM_NAME": name}
+    with Server([str(ROOT / "examples/chat/run.sh"), "--no-control-socket"], port, log, env) as started:
+        started.ready("/state?room=lobby")
+        yield started
+
+
+class Page:
+    """One person's page, which must log no error; ``stream`` is the worker its stream is on."""
+
+    def __init__(self, browser: Any, server: Server, person: str, **options: Any) -> None:
+        self.person = person
+        self.context = browser.new_context(**options)
+        self.page = self.context.new_page()
+        self.errors: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.goto(f"http://127.0.0.1:{server.port}/?room=lobby&name={person}")
+        self.stream = self.live()
+
+    def live(self) -> int:
+        """Wait for the stream; the pid of its worker."""
+        return int(self.page.wait_for_selector("#status .worker", timeout=10_000).inner_text())
+
+    def say(self, text: str) -> int:
+        """Say it; the pid of the worker that took it."""
+        self.page.evaluate("() => document.getElementById('sent').replaceChildren()")
+        self.page.fill("#text", text)
+        self.page.press("#text", "Enter")
+        return int(self.page.wait_for_selector("#sent .worker", timeout=5_000).inner_text())
+
+    def members(self) -> dict[str, int]:
+        """Who the page says is online, and on which worker."""
+        found = {}
+        for line in self.page.query_selector_all("#members li"):
+            found[line.query_selector(".who").inner_text()] = int(line.query_selector(".worker").inner_text())
+        return found
+
+    def messages(self) -> list[tuple[str, str, int]]:
+        """(who, text, worker) of every message on the page."""
+        return [
+            (
+                line.query_selector(".who").inner_text(),
+                line.query_selector(".text").inner_text(),
+                int(line.query_selector(".worker").inner_text()),
+            )
+            for line in self.page.query_selector_all("#log li:not(.note)")
+        ]
+
+    def notes(self) -> list[str]:
+        return [line.inner_text() for line in self.page.query_selector_all("#log li.note")]
+
+    def wait_for_members(self, *people: str, timeout: float = 5.0) -> None:
+        expected = sorted(f"{person} (you)" if person == self.person else person for person in people)
+        wait_for(lambda: sorted(self.members()) == expected or self.page.wait_for_timeout(50), f"{people} online", timeout)
+
+    def close(self) -> None:
+        assert self.errors == []
+        self.context.close()
+
+
+def open_on_another_worker(browser: Any, server: Server, person: str, *taken: int, **options: Any) -> Page:
+    """The kernel chooses the worker of each stream; try until it is another one."""
+    for _ in range(30):
+        page = Page(browser, server, person, **options)
+        if page.stream not in taken:
+            return page
+        page.close()
+        time.sleep(0.1)
+    raise AssertionError(f"thirty streams in a row were on {taken}")
+
+
+def test_two_pages_on_different_workers(browser: Any, server: Server, name: str, tmp_path: Path) -> None:
+    ada = Page(browser, server, "Ada", viewport={"width": 1100, "height": 760})
+    ada.wait_for_members("Ada")
+    bob = open_on_another_worker(
+        browser, server, "Bob", ada.stream, viewport={"width": 390, "height": 844}, color_scheme="dark"
+    )
+    assert ada.stream != bob.stream
+
+    # They see each other join, each on its worker.
+    ada.wait_for_members("Ada", "Bob")
+    bob.wait_for_members("Ada", "Bob")
+    assert ada.members()["Bob"] == bob.members()["Bob (you)"] == bob.stream
+    assert bob.members()["Ada"] == ada.members()["Ada (you)"] == ada.stream
+    assert f"Bob joined on {bob.stream}" in ada.notes()
+
+    # They see each other speak, in the same order, whoever took it; markup is only text.
+    said = []
+    for number in range(12):
+        page, text = (ada, f"message {number}") if number % 2 else (bob, f"<b onclick='x'>{number}</b> & <script>1</script>")
+        said.append((page.person, text, page.say(text)))
+    for page in (ada, bob):
+        wait_for(lambda page=page: len(page.messages()) >= len(said) or page.page.wait_for_timeout(50), "all arrived", 5)
+        assert page.messages() == said
+        assert page.page.query_selector("#log b, #log script") is None
+    assert len({pid for _, _, pid in said}) > 1, "one worker took every message"
+    tally = [int(count) for count in re.findall(r"× (\d+)", ada.page.inner_text("#tally"))]
+    assert sum(tally) == len(said) and len(tally) > 1
+
+    ada.page.screenshot(path=tmp_path / "ada-light.png")
+    bob.page.screenshot(path=tmp_path / "bob-dark-phone.png", full_page=True)
+    assert bob.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "a phone must not scroll sideways"
+
+    # By keyboard alone: the skip link is the first stop, and leads to the message field.
+    ada.page.reload()
+    ada.live()
+    ada.page.keyboard.press("Tab")
+    assert ada.page.evaluate("document.activeElement.className") == "skip"
+    ada.page.keyboard.press("Enter")
+    ada.page.keyboard.type("typed")
+    ada.page.keyboard.press("Enter")
+    wait_for(lambda: bob.messages()[-1][1] == "typed" or bob.page.wait_for_timeout(50), "it arrived", 5)
+    bob.wait_for_members("Ada", "Bob")
+
+    # Another room is another room.
+    ada.page.fill("#new-room", "quiet")
+    ada.page.press("#new-room", "Enter")
+    ada.live()
+    ada.wait_for_members("Ada")
+    bob.wait_for_members("Bob")
+    ada.say("nobody hears this")
+    ada.page.click("#rooms button[data-room=lobby]")
+    ada.live()
+    bob.wait_for_members("Ada", "Bob")
+    assert bob.messages()[-1][1] == "typed"
+
+    # They see each other leave.
+    bob.close()
+    ada.wait_for_members("Ada")
+    assert any(note.startswith("Bob left") for note in ada.notes())
+    ada.close()
+    server.stop()
+    assert not segment_files(name)
+    assert "Traceback" not in server.output()
+
+
+def test_a_killed_worker_takes_only_its_own_pages_and_they_come_back(browser: Any, server: Server) -> None:
+    ada = Page(browser, server, "Ada")
+    bob = open_on_another_worker(browser, server, "Bob", ada.stream)
+    ada.wait_for_members("Ada", "Bob")
+
+    os.kill(bob.stream, signal.SIGKILL)
+    wait_for(lambda: any(n.startswith("Bob left") for n in ada.notes()) or ada.page.wait_for_timeout(20), "Bob is gone", 2)
+    wait_for(lambda: ada.members().get("Bob", bob.stream) != bob.stream or ada.page.wait_for_timeout(50), "Bob is back", 8)
+    assert ada.members()["Ada (you)"] == ada.stream
+    wait_for(lambda: bob.live() == ada.members()["Bob"] or bob.page.wait_for_timeout(50), "his page says where", 5)
+    ada.say("welcome back")
+    wait_for(lambda: bob.messages() or bob.page.wait_for_timeout(50), "Bob hears again", 5)
+    assert bob.messages()[0][:2] == ("Ada", "welcome back")
+    ada.close()
+    bob.close()
+    server.stop()
