@@ -34,17 +34,13 @@ async def send_message(req, res):
     body = req.json()
     user_id = body["user_id"]
     message = body["message"]
-    hub.publish_json("chat:main", {
-        "type": "message",
-        "from": user_id,
-        "text": message,
-    })
+    hub.publish_json("chat:main", {"type": "message", "from": user_id, "text": message})
     res.json({"status": "sent"})
     res.finish()
 
 
 @app.get("/chat/members")
-async def get_members(req, res):
+async def get_members(req, res):  # noqa: ARG001
     members = hub.presence.list_as_dicts("chat:main")
     res.json({"members": members})
     res.finish()

@@ -15,11 +15,7 @@ from hypern import Hypern
 from hypern_realtime_shm import HeartbeatConfig, HeartbeatMonitor
 
 app = Hypern()
-monitor = HeartbeatMonitor(HeartbeatConfig(
-    interval_secs=15,
-    timeout_secs=45,
-    sse_retry_ms=3000,
-))
+monitor = HeartbeatMonitor(HeartbeatConfig(interval_secs=15, timeout_secs=45, sse_retry_ms=3000))
 
 
 @app.get("/events")
@@ -39,18 +35,14 @@ async def sse_endpoint(req, res):
         pass
 
     # Add the retry field so client auto-reconnects
-    events.append(monitor.make_sse_event(
-        data="connected",
-        event="connect",
-        id=f"evt-{client_id}-0",
-    ))
+    events.append(monitor.make_sse_event(data="connected", event="connect", id=f"evt-{client_id}-0"))
 
     res.sse(events)
     res.finish()
 
 
 @app.get("/clients")
-async def get_clients(req, res):
+async def get_clients(req, res):  # noqa: ARG001
     """Not in the original: who is monitored, the same on every worker."""
     res.json({client: monitor.get_last_event_id(client) for client in sorted(monitor.client_ids())})
     res.finish()

@@ -29,11 +29,14 @@ when its last process is gone. Give a name of your own (``HYPERN_SHM_NAME=chat``
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import secrets
 from collections.abc import Callable, MutableMapping
 from functools import wraps
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from .segment import Segment
@@ -45,6 +48,8 @@ _Hook = Callable[..., Any]
 
 _NAME = "HYPERN_SHM_NAME"
 _UNLINK = "HYPERN_SHM_UNLINK_WHEN_UNUSED"
+# The file of a segment with a default name.
+_DEFAULT = re.compile(r"hypern-rt\.(?P<user>\d+)\.v\d+\.(?P<name>gunicorn-\d+-[0-9a-f]{8})")
 
 # What this master holds open. Names that a reload has replaced stay: a preloaded application may still use them.
 _held: dict[str, Segment] = {}
@@ -69,6 +74,20 @@ def _hand_on(server: Any) -> None:
             server.cfg.env_orig[key] = os.environ[key]
 
 
+def _clear_away() -> None:
+    """Remove what servers left that were killed with all their processes: nobody will use these names again.
+
+    Attaching and leaving does it: who leaves a segment as its last process unlinks it. Where others are attached,
+    they notice nothing.
+    """
+    with contextlib.suppress(OSError):
+        for path in Path("/dev/shm").iterdir():
+            found = _DEFAULT.fullmatch(path.name)
+            if found and int(found["user"]) == os.geteuid() and found["name"] not in _held:
+                with contextlib.suppress(Exception):  # another one's trouble is no reason not to start
+                    Segment.attach(found["name"]).close()
+
+
 def _hold(server: Any) -> None:
     """Create the segment, or attach to it where it is there already, and keep it for the master's lifetime."""
     name = _settle()
@@ -81,6 +100,7 @@ def _hold(server: Any) -> None:
         return
     _held[name] = Segment.open(name)
     server.log.info("Workers share the segment %r", name)
+    _clear_away()
 
 
 def on_starting(server: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from types import TracebackType
 
-
 from typing_extensions import Self
 
 from . import _engine, _lifecycle, _servers
@@ -123,8 +122,6 @@ def resolve(segment: str | _engine.Segment | None) -> _engine.Segment:
         return Segment.open(name)
     _servers.warn_if_alone(stacklevel=4)
     return Segment.private()
-
-
 
 
 __all__ = ["Segment"]

@@ -43,7 +43,7 @@ def publish(query: dict[str, str]) -> dict[str, Any]:
     return {"count": hub.publish(query.get("channel", "room"), query["text"])}
 
 
-def drain(query: dict[str, str]) -> dict[str, Any]:
+def drain(_query: dict[str, str]) -> dict[str, Any]:
     with draining:  # two at once would each get a part; the number says which of two answers came first
         received = {client: subscriber.drain() for client, subscriber in list(held.items())}
         return {"number": next(drains), "received": received}
@@ -68,7 +68,7 @@ def report(query: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def environment(query: dict[str, str]) -> dict[str, Any]:
+def environment(_query: dict[str, str]) -> dict[str, Any]:
     return {"name": os.environ.get("HYPERN_SHM_NAME"), "threads": threading.active_count(), "ppid": os.getppid()}
 
 
@@ -83,7 +83,7 @@ ROUTES: dict[str, Callable[[dict[str, str]], dict[str, Any]]] = {
     f"/{function.__name__}": function
     for function in (join, leave, disconnect, publish, drain, diff, report, environment, dirty)
 }
-ROUTES["/pid"] = lambda query: {}
+ROUTES["/pid"] = lambda _query: {}
 
 
 def answer(path: str, query_string: str) -> tuple[int, bytes]:

@@ -17,4 +17,8 @@ class Dirty(DirtyApp):
     def join_and_report(self, client: str) -> dict[str, Any]:
         self.hub.join("room", client, {"pid": str(os.getpid())})
         count = self.hub.publish("room", f"from {client}")
-        return {"dirty_pid": os.getpid(), "members": sorted(m.client_id for m in self.hub.get_presence("room")), "count": count}
+        return {
+            "dirty_pid": os.getpid(),
+            "members": sorted(m.client_id for m in self.hub.get_presence("room")),
+            "count": count,
+        }

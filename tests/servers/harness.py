@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import http.client
 import json
 import os
@@ -16,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.parse import urlencode
 
@@ -39,7 +37,7 @@ def segment_name() -> str:
 
 def segment_files(name: str) -> list[str]:
     """What there is of a segment in shared memory: its file, its bells."""
-    return sorted(glob.glob(f"/dev/shm/*{glob.escape(name)}*"))
+    return sorted(str(path) for path in Path("/dev/shm").iterdir() if name in path.name)
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout: float = 15.0, pause: float = 0.02) -> Any:
@@ -56,12 +54,12 @@ def wait_for(condition: Callable[[], Any], what: str, timeout: float = 15.0, pau
 
 def processes() -> Iterator[tuple[int, int, int, str]]:
     """(pid, parent, session, state) of every process."""
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                stat = Path("/proc", entry, "stat").read_text()
+                stat = (entry / "stat").read_text()
                 state, parent, _group, session = stat.rpartition(")")[2].split()[:4]
-                yield int(entry), int(parent), int(session), state
+                yield int(entry.name), int(parent), int(session), state
 
 
 def alive(pid: int) -> bool:
@@ -91,7 +89,7 @@ class Server:
     def __enter__(self) -> Server:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.kill()
         if kind is not None:
             print(f"---- {self.log}\n{self.output()}")
@@ -131,7 +129,9 @@ class Server:
 
     # ---- HTTP, each request on a connection of its own
 
-    def request(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
+    def request(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes]:
         """One request: status and body."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
@@ -188,7 +188,8 @@ class Server:
         deadline = time.monotonic() + timeout
         with ThreadPoolExecutor(8) as pool:
             while not all(answers.values()):
-                assert time.monotonic() < deadline, f"these did not answer {path}: {[p for p in answers if not answers[p]]}"
+                silent = [pid for pid, given in answers.items() if not given]
+                assert time.monotonic() < deadline, f"these did not answer {path}: {silent}"
                 for answer in pool.map(lambda _: self.get(path, spin=SPIN, **query), range(4 * len(answers))):
                     answers.setdefault(answer.pop("pid"), []).append(answer)
         return answers

@@ -68,24 +68,22 @@ def test_a_killed_workers_members_leave_within_a_second(hooks: bool, name: str, 
             victim = next(iter(workers))
             rest = {client for client, pid in taken.items() if pid != victim}
 
+            server.from_each("/diff", workers)  # what has come so far has been told
             os.kill(victim, signal.SIGKILL)
             killed = time.monotonic()
             wait_for(lambda rest=rest: set(members_of(server)) <= rest, "the victim's members have left", SETTLED)
             took = time.monotonic() - killed
             print(f"round {round_}: gone after {took:.3f} s")
 
-            workers = wait_for(lambda v=victim: len(found := server.pids(3)) == 3 and v not in found and found, "respawn")
+            workers = new_workers(server, {victim}, 3)
             report = server.one_report(workers)
             assert set(report["members"]) == rest, "everyone else stays"
             assert set(report["heartbeats"]) == set(report["subscribers"]) == rest
             assert server.get("/publish", text=f"after {round_}")["count"] == len(rest)
-            leaves = [diff["leaves"] for diffs in server.from_each("/diff", workers).values() for diff in diffs]
-            assert set(taken) - rest == {client for each in leaves for client in each}, "and a diff says so, once"
-            for client in set(taken) - rest:  # they come back, through whatever worker answers
-                taken[client] = server.get("/join", client=client, spin=0.004)["pid"]
-            server.from_each("/diff", workers)
-            if victim in set(taken.values()) or len(set(taken.values()) & workers) < 2:
-                break
+            told = [diff for diffs in server.from_each("/diff", workers).values() for diff in diffs]
+            left = sorted(client for diff in told for client in diff["leaves"])
+            assert left == sorted(set(taken) - rest), "and a diff says so, once"
+            taken |= server.join(left)  # they come back, through whatever worker answers
         server.stop()
     # Without hooks nobody has asked for the segment's removal with its last process.
     assert bool(segment_files(name)) is not hooks
@@ -147,7 +145,7 @@ def test_upgrade_by_usr2(preload: bool, named: bool, name: str, log: Path) -> No
         assert server.get("/publish", text="now")["count"] == 1
 
         os.kill(master, signal.SIGHUP)
-        newer = wait_for(lambda: len(found := server.pids(2)) == 2 and not found & new and found, "a reload after the upgrade")
+        newer = new_workers(server, new, 2)
         assert set(server.one_report(newer)["members"]) == {*CLIENTS, "late"}
 
         os.kill(master, signal.SIGTERM)
@@ -267,10 +265,11 @@ def test_the_hooks_set_nothing_but_hooks() -> None:
 
     import hypern_realtime_shm.gunicorn as hooks
 
-    assert {key for key in vars(hooks) if key in Config().settings} == {"on_starting", "on_reload", "pre_exec", "child_exit"}
+    names = {"on_starting", "on_reload", "pre_exec", "child_exit"}
+    assert {key for key in vars(hooks) if key in Config().settings} == names
     configuration: dict[str, object] = {}
     hooks.install(configuration)
-    assert set(configuration) == {"on_starting", "on_reload", "pre_exec", "child_exit"}
+    assert set(configuration) == names
     for key, value in configuration.items():
         Config().set(key, value)
 
@@ -350,7 +349,7 @@ def test_workers_without_a_segment_are_warned_once(log: Path) -> None:
         server.stop()
 
 
-def test_one_worker_or_a_configured_segment_is_no_cause_for_a_warning(name: str, log: Path, tmp_path: Path) -> None:
+def test_one_worker_or_a_configured_segment_is_no_cause_for_a_warning(name: str, log: Path) -> None:
     with gunicorn(log, workers=2, env={"HYPERN_SHM_NAME": name}) as server:
         server.ready().pids(2)
         server.stop()

@@ -18,8 +18,8 @@ SETTLED = 1.0  # seconds within which a dead worker's members are gone
 def uvicorn(log: Path, name: str) -> Server:
     """Its workers are spawned: each imports the application for itself."""
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "--log-level", "warning", "--workers", "3", "--port", str(port), "--app-dir", str(HERE)]
-    return Server([*command, "apps:app"], port, log, {"PROBE_SEGMENT": name})
+    command = [sys.executable, "-m", "uvicorn", "--workers", "3", "--port", str(port), "--app-dir", str(HERE)]
+    return Server([*command, "--log-level", "warning", "apps:app"], port, log, {"PROBE_SEGMENT": name})
 
 
 def granian(log: Path, name: str, interface: str) -> Server:
