@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -73,12 +74,13 @@ class Server:
     def __init__(self, command: Sequence[str], port: int, log: Path, env: dict[str, str], cwd: Path = ROOT) -> None:
         self.port = port
         self.log = log
+        self.scratch = tempfile.TemporaryDirectory(prefix="rt-")  # a short path: gunicorn puts sockets there
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("HYPERN_SHM_")}
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 command,
                 cwd=cwd,
-                env=inherited | {"PYTHONUNBUFFERED": "1"} | env,
+                env=inherited | {"PYTHONUNBUFFERED": "1", "TMPDIR": self.scratch.name} | env,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -119,6 +121,7 @@ class Server:
             self.process.poll()
             time.sleep(0.02)
         self.process.wait(timeout=10)
+        self.scratch.cleanup()
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 20.0) -> None:
         """Stop it in order: it must end by itself, with status 0, and leave no process."""
@@ -235,4 +238,4 @@ def gunicorn(
     command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", str(workers)]
     command += ["--pythonpath", str(HERE), "--no-control-socket", "--keep-alive", "0", "--graceful-timeout", "8"]
     command += ["--name", log.stem + secrets.token_hex(3), *(["--config", config] if config else []), *arguments, app]
-    return Server(command, port, log, {"TMPDIR": str(log.parent), **(env or {})})
+    return Server(command, port, log, env or {})

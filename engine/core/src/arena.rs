@@ -104,12 +104,7 @@ impl Context<'_> {
         // SYNC arena.fill (W): pairs with the acquire fence before every re-check: whoever reads a
         // byte written below also sees that the block had moved on.
         fence(Ordering::Release);
-        Some(Held {
-            block,
-            word: held,
-            at,
-            class,
-        })
+        Some(Held { block, word: held, at, class })
     }
 
     /// Remembers a freed block: in the private hints, else in the shared bitmap.
@@ -224,12 +219,7 @@ impl Context<'_> {
             }
         }
         let capacity = u64::from(self.space.geometry.total_blocks());
-        Err(Error::Full {
-            what: "the arena's blocks are",
-            used: capacity - self.free_blocks(),
-            capacity,
-            setting: "size",
-        })
+        Err(Error::Full { what: "the arena's blocks are", used: capacity - self.free_blocks(), capacity, setting: "size" })
     }
 
     /// How many blocks are free now.

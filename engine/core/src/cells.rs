@@ -47,11 +47,7 @@ impl Cell {
     /// The cell a directory entry names, if there is such a cell.
     pub fn of(cx: Context<'_>, number: u64, generation: u64) -> Option<Cell> {
         let number = u32::try_from(number).ok()?;
-        Some(Cell {
-            number,
-            at: cx.space.geometry.cell(number)?,
-            generation,
-        })
+        Some(Cell { number, at: cx.space.geometry.cell(number)?, generation })
     }
 
     /// Its state, if it is still this life.
@@ -208,11 +204,7 @@ impl Context<'_> {
             for &root in roots_of(kind) {
                 self.word(at + root).store(self.space.fresh_empty(), Ordering::Release);
             }
-            return Ok(Cell {
-                number,
-                at,
-                generation,
-            });
+            return Ok(Cell { number, at, generation });
         }
         Err(Error::Full {
             what: "the named things (channels, broadcasts, channels with members, namespaces) are",
@@ -273,8 +265,7 @@ impl Context<'_> {
             let word = self.word(at(unit));
             let free = word.load(Ordering::Relaxed);
             let held = state::pack(state::generation(free).wrapping_add(1), u64::from(self.actor.slot), state::HELD);
-            let claimed = state::of(free) == state::FREE
-                && word.compare_exchange(free, held, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+            let claimed = state::of(free) == state::FREE && word.compare_exchange(free, held, Ordering::AcqRel, Ordering::Relaxed).is_ok();
             if !claimed {
                 for back in first..unit {
                     let word = self.word(at(back));

@@ -129,12 +129,7 @@ pub struct Channels(Arc<Inner>);
 impl Channels {
     /// The channels or broadcasts of `world`.
     pub fn new(world: &World, kind: ChannelKind) -> Channels {
-        Channels(Arc::new(Inner {
-            world: world.clone(),
-            kind,
-            bound: Mutex::default(),
-            matches: Mutex::default(),
-        }))
+        Channels(Arc::new(Inner { world: world.clone(), kind, bound: Mutex::default(), matches: Mutex::default() }))
     }
 
     /// The world they are in.
@@ -176,11 +171,7 @@ impl Channels {
     pub fn create(&self, name: &str, spec: &ChannelSpec) -> Result<bool> {
         check_length("name", name)?;
         if !spec.buffer_size.is_power_of_two() || spec.buffer_size > 1 << MAX_RING_LOG2 {
-            return Err(Error::invalid(
-                "buffer_size",
-                spec.buffer_size,
-                format!("a power of two up to {}", 1 << MAX_RING_LOG2),
-            ));
+            return Err(Error::invalid("buffer_size", spec.buffer_size, format!("a power of two up to {}", 1 << MAX_RING_LOG2)));
         }
         let cx = self.0.world.cx()?;
         let mut extra = Vec::new();
@@ -437,12 +428,7 @@ fn stats_of(cx: Context<'_>, found: &Found) -> Result<ChannelStats> {
 
 fn bound_of(cx: Context<'_>, cell: Cell) -> Result<Bound> {
     let config = cx.view().get(cell.at + Channel::config);
-    Ok(Bound {
-        cell,
-        ring: cell.ring(cx)?,
-        flags: config >> 8 & 0xff,
-        window: cx.view().get(cell.at + Channel::window),
-    })
+    Ok(Bound { cell, ring: cell.ring(cx)?, flags: config >> 8 & 0xff, window: cx.view().get(cell.at + Channel::window) })
 }
 
 #[derive(PartialEq, Eq)]
@@ -482,9 +468,7 @@ impl From<Stop> for Error {
     fn from(stop: Stop) -> Error {
         match stop {
             Stop::Failed(error) => error,
-            Stop::Moved => Error::Corrupt {
-                what: "an entry moved while nothing changed",
-            },
+            Stop::Moved => Error::Corrupt { what: "an entry moved while nothing changed" },
         }
     }
 }

@@ -32,10 +32,7 @@ impl Mark {
     /// The mark of an id.
     pub fn of(cx: Context<'_>, id: &str) -> Mark {
         let hash = cx.space.hash(id.as_bytes());
-        Mark {
-            place: hash.place(),
-            tag: hash.low >> (ORDINAL_BITS + 1) << ORDINAL_BITS,
-        }
+        Mark { place: hash.place(), tag: hash.low >> (ORDINAL_BITS + 1) << ORDINAL_BITS }
     }
 
     /// The words that a message carries.

@@ -37,9 +37,7 @@ pub fn cell_of(cx: Context<'_>, record: &Record) -> Option<Cell> {
 impl<'a> Directory<'a> {
     /// The directory at a root.
     pub fn new(cx: Context<'a>, root: usize) -> Directory<'a> {
-        Directory {
-            trie: Trie::new(cx, root),
-        }
+        Directory { trie: Trie::new(cx, root) }
     }
 
     /// The open thing of this name.

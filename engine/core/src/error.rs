@@ -94,10 +94,6 @@ pub enum Error {
 impl Error {
     /// An argument out of its bound.
     pub fn invalid(argument: &'static str, value: impl std::fmt::Display, bound: impl Into<String>) -> Error {
-        Error::Invalid {
-            argument,
-            value: value.to_string(),
-            bound: bound.into(),
-        }
+        Error::Invalid { argument, value: value.to_string(), bound: bound.into() }
     }
 }

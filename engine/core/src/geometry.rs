@@ -2,10 +2,7 @@
 //! Promise: a geometry that `check` accepts never points outside the segment.
 
 use crate::error::{Error, Result};
-use crate::layout::{
-    BLOCK_HEADER_WORDS, CELL_WORDS, CLASS_BYTES, Header, MAX_PROCESSES, Slot, UNIT_DESCRIPTORS, Unit,
-    reference,
-};
+use crate::layout::{BLOCK_HEADER_WORDS, CELL_WORDS, CLASS_BYTES, Header, MAX_PROCESSES, Slot, UNIT_DESCRIPTORS, Unit, reference};
 
 /// Capacities of a segment and the word index where each region starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,44 +98,23 @@ impl Geometry {
             blocks_at[class] = at;
             at += blocks[class] as usize * (CLASS_BYTES[class] / 8);
         }
-        Geometry {
-            size,
-            slots,
-            cells,
-            units,
-            blocks,
-            slots_at,
-            cells_at,
-            units_at,
-            descriptors_at,
-            bits_at,
-            blocks_at,
-            words: at,
-        }
+        Geometry { size, slots, cells, units, blocks, slots_at, cells_at, units_at, descriptors_at, bits_at, blocks_at, words: at }
     }
 
     /// The geometry of raw numbers, if it is sound: for headers found and for tests.
     pub fn check(size: u64, slots: u64, cells: u64, units: u64, blocks: [u64; 3]) -> Result<Geometry> {
-        let corrupt = Error::Corrupt {
-            what: "the header's capacities do not fit its size",
-        };
+        let corrupt = Error::Corrupt { what: "the header's capacities do not fit its size" };
         let total = blocks.iter().try_fold(0_u64, |sum, &n| sum.checked_add(n));
         let sound = size <= MAX_SIZE
             && (1..=u64::from(MAX_PROCESSES)).contains(&slots)
-            && cells >= 1
-            && cells < 1 << 24
+            && (1..1 << 24).contains(&cells)
             && units < 1 << 26
-            && total.is_some_and(|n| n >= 1 && n < reference::SEALED);
+            && total.is_some_and(|n| (1..reference::SEALED).contains(&n));
         if !sound {
             return Err(corrupt);
         }
-        let geometry = Geometry::place(
-            size,
-            slots as u32,
-            cells as u32,
-            units as u32,
-            [blocks[0] as u32, blocks[1] as u32, blocks[2] as u32],
-        );
+        let geometry =
+            Geometry::place(size, slots as u32, cells as u32, units as u32, [blocks[0] as u32, blocks[1] as u32, blocks[2] as u32]);
         if geometry.words as u64 * 8 > size { Err(corrupt) } else { Ok(geometry) }
     }
 
@@ -147,19 +123,11 @@ impl Geometry {
     pub fn divide(options: &Options) -> Result<Geometry> {
         let size = options.size;
         if !(MIN_SIZE..=MAX_SIZE).contains(&size) {
-            return Err(Error::invalid(
-                "size",
-                size,
-                format!("between {MIN_SIZE} and {MAX_SIZE} bytes"),
-            ));
+            return Err(Error::invalid("size", size, format!("between {MIN_SIZE} and {MAX_SIZE} bytes")));
         }
         let slots = options.max_processes;
         if !(1..=MAX_PROCESSES).contains(&slots) {
-            return Err(Error::invalid(
-                "max_processes",
-                slots,
-                format!("between 1 and {MAX_PROCESSES}"),
-            ));
+            return Err(Error::invalid("max_processes", slots, format!("between 1 and {MAX_PROCESSES}")));
         }
         let size = size / 4096 * 4096;
         let cells = match options.channels {
@@ -178,22 +146,17 @@ impl Geometry {
         if units >= 1 << 26 {
             return Err(Error::invalid("ring_slots", options.ring_slots.unwrap_or(0), "below 2^30"));
         }
-        let fixed = Header::WORDS as u64 * 8
-            + u64::from(slots) * Slot::WORDS as u64 * 8
-            + cells * CELL_WORDS as u64 * 8
-            + units * unit_bytes;
-        let wanted = u64::from(options.members.unwrap_or(0)) * BLOCKS_PER_MEMBER
-            + u64::from(options.clients.unwrap_or(0)) * BLOCKS_PER_CLIENT;
+        let fixed =
+            Header::WORDS as u64 * 8 + u64::from(slots) * Slot::WORDS as u64 * 8 + cells * CELL_WORDS as u64 * 8 + units * unit_bytes;
+        let wanted =
+            u64::from(options.members.unwrap_or(0)) * BLOCKS_PER_MEMBER + u64::from(options.clients.unwrap_or(0)) * BLOCKS_PER_CLIENT;
         let slack = 16 << 10;
         let floor = fixed + wanted * CLASS_BYTES[0] as u64 + 4 * CLASS_BYTES[2] as u64 + 8 * CLASS_BYTES[1] as u64 + slack;
         if floor + 64 * CLASS_BYTES[0] as u64 > size {
             return Err(Error::invalid(
                 "size",
                 options.size,
-                format!(
-                    "at least {} bytes for the capacities asked for",
-                    floor + 64 * CLASS_BYTES[0] as u64
-                ),
+                format!("at least {} bytes for the capacities asked for", floor + 64 * CLASS_BYTES[0] as u64),
             ));
         }
         // a block's bit in the bitmap rounds to 1/64 of a word: below the slack for any size
@@ -203,22 +166,14 @@ impl Geometry {
         let rest = arena.saturating_sub(small * CLASS_BYTES[0] as u64);
         let medium = rest / 2 / CLASS_BYTES[1] as u64;
         let large = (rest - medium * CLASS_BYTES[1] as u64) / CLASS_BYTES[2] as u64;
-        Geometry::check(size, u64::from(slots), cells, units, [small, medium, large]).map_err(|_| {
-            Error::invalid(
-                "size",
-                options.size,
-                "large enough for the capacities asked for".to_owned(),
-            )
-        })
+        Geometry::check(size, u64::from(slots), cells, units, [small, medium, large])
+            .map_err(|_| Error::invalid("size", options.size, "large enough for the capacities asked for".to_owned()))
     }
 
     /// A very small segment on the heap, for tests and model checking.
     pub fn tiny(slots: u32, cells: u32, units: u32, blocks: [u32; 3]) -> Geometry {
         let geometry = Geometry::place(0, slots, cells, units, blocks);
-        Geometry {
-            size: geometry.words as u64 * 8,
-            ..geometry
-        }
+        Geometry { size: geometry.words as u64 * 8, ..geometry }
     }
 
     /// How many blocks there are in all.
@@ -230,9 +185,9 @@ impl Geometry {
     #[inline(always)]
     pub fn block(&self, block: u32) -> Option<(usize, usize)> {
         let mut index = block;
-        for class in 0..3 {
+        for (class, bytes) in CLASS_BYTES.into_iter().enumerate() {
             if index < self.blocks[class] {
-                return Some((class, self.blocks_at[class] + index as usize * (CLASS_BYTES[class] / 8)));
+                return Some((class, self.blocks_at[class] + index as usize * (bytes / 8)));
             }
             index -= self.blocks[class];
         }

@@ -329,9 +329,7 @@ impl Heartbeats {
         let clients = self.clients(cx);
         let place = cx.space.hash(orphan.key()).place();
         let adopted = clients.change_record(place, orphan.key(), |found| match found {
-            Some((entry, record)) if !has_owner(cx, &record) => {
-                Ok((replaced(&clients, &entry, &record, &[cx.actor.owner])?, true))
-            }
+            Some((entry, record)) if !has_owner(cx, &record) => Ok((replaced(&clients, &entry, &record, &[cx.actor.owner])?, true)),
             _ => Ok((Change::Keep, false)),
         })?;
         Ok(adopted.unwrap_or(false))
@@ -443,21 +441,13 @@ mod tests {
 
     #[test]
     fn timeouts_go_by_time() {
-        let beat = Beat {
-            interval_secs: 10.0,
-            timeout_secs: 45.0,
-            max_retries: 3,
-        };
+        let beat = Beat { interval_secs: 10.0, timeout_secs: 45.0, max_retries: 3 };
         assert_eq!(beat.timeouts(44.9), 0);
         assert_eq!(beat.timeouts(45.0), 1);
         assert_eq!(beat.timeouts(54.9), 1);
         assert_eq!(beat.timeouts(55.0), 2);
         assert!(!beat.is_dead(2) && beat.is_dead(3));
-        let hasty = Beat {
-            interval_secs: 0.0,
-            max_retries: 0,
-            ..beat
-        };
+        let hasty = Beat { interval_secs: 0.0, max_retries: 0, ..beat };
         assert_eq!(hasty.timeouts(46.0), u32::MAX);
         assert!(hasty.is_dead(1) && !hasty.is_dead(0));
     }

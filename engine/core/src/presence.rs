@@ -103,11 +103,7 @@ struct Hint<'a> {
 impl<'a> Hint<'a> {
     fn new(trie: Trie<'a>, client: &str, channel: &str) -> Hint<'a> {
         let hash = |text: &str| trie.cx.space.hash(text.as_bytes());
-        Hint {
-            trie,
-            place: hash(client).pair(hash(channel)),
-            key: pair_key(client, channel),
-        }
+        Hint { trie, place: hash(client).pair(hash(channel)), key: pair_key(client, channel) }
     }
 
     fn write(&self) -> Result<()> {
@@ -126,9 +122,7 @@ impl<'a> Hint<'a> {
     }
 
     fn remove(&self) -> Result<()> {
-        self.trie.change_record(self.place, &self.key, |found| {
-            Ok((if found.is_some() { Change::Remove } else { Change::Keep }, ()))
-        })?;
+        self.trie.change_record(self.place, &self.key, |found| Ok((if found.is_some() { Change::Remove } else { Change::Keep }, ())))?;
         Ok(())
     }
 }
@@ -176,9 +170,7 @@ impl Presence {
                 Err(error) => return Err(error),
             }
         }
-        Err(Error::Corrupt {
-            what: "a channel's members cannot be found after they were made",
-        })
+        Err(Error::Corrupt { what: "a channel's members cannot be found after they were made" })
     }
 
     /// Gives back the groups in which nobody is and nothing is left to flush.
@@ -247,9 +239,7 @@ impl Presence {
                 });
             }
         }
-        Err(Error::Corrupt {
-            what: "a channel's members stay sealed",
-        })
+        Err(Error::Corrupt { what: "a channel's members stay sealed" })
     }
 
     /// Removes a member from a channel, whoever tracks it. False: it was not there.
@@ -569,9 +559,11 @@ pub(crate) fn prune_whereabouts(cx: Context<'_>, world: Cell) -> Result<u64> {
         if present(&key)? {
             continue;
         }
-        let removed = whereabouts.change(entry.place(), |value| Some(value == entry.value), |found| {
-            Ok((if found.is_some() { Change::Remove } else { Change::Keep }, found.is_some()))
-        })?;
+        let removed = whereabouts.change(
+            entry.place(),
+            |value| Some(value == entry.value),
+            |found| Ok((if found.is_some() { Change::Remove } else { Change::Keep }, found.is_some())),
+        )?;
         pruned += u64::from(removed == Some(true));
         // Its client may have joined between the look and the removal.
         if present(&key)?

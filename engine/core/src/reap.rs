@@ -15,7 +15,7 @@ use crate::record::{Record, encode};
 use crate::ring::units_of;
 use crate::space::Context;
 use crate::sync::Ordering;
-use crate::trie::{Change, Entry, Stop, Trie};
+use crate::trie::{Attempt, Change, Entry, Stop, Trie};
 
 /// How a process went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,11 +55,7 @@ pub fn each_cell(cx: Context<'_>, mut see: impl FnMut(Cell, u64) -> Result<()>) 
         };
         let word = cx.word(at).load(Ordering::Acquire);
         if state::of(word) != state::FREE {
-            let cell = Cell {
-                number,
-                at,
-                generation: state::generation(word),
-            };
+            let cell = Cell { number, at, generation: state::generation(word) };
             see(cell, cx.view().get(at + Channel::back) & 0xff)?;
         }
     }
@@ -107,7 +103,7 @@ fn sweep_owned(trie: &Trie<'_>, dead: &Dead<'_>) -> Result<()> {
 }
 
 /// The same entry with other owners.
-pub fn replaced(trie: &Trie<'_>, entry: &Entry, record: &Record, owners: &[u64]) -> std::result::Result<Change, Stop> {
+pub fn replaced(trie: &Trie<'_>, entry: &Entry, record: &Record, owners: &[u64]) -> Attempt<Change> {
     let content = encode(owners, record.key(), record.value());
     let held = trie.cx.new_record(trie.root, entry.place(), &content)?;
     presence::carry_hot(trie.cx, record, &held);
@@ -292,7 +288,11 @@ fn is_referenced(cx: Context<'_>, reference: u64, at: usize) -> Result<bool> {
                 return Ok(false);
             }
             let trie = Trie::new(cx, root);
-            if info.kind() == kind::RECORD { trie.has_value(ident & !0xf, reference) } else { trie.has_page(reference, (back & 0xff) as u32, ident) }
+            if info.kind() == kind::RECORD {
+                trie.has_value(ident & !0xf, reference)
+            } else {
+                trie.has_page(reference, (back & 0xff) as u32, ident)
+            }
         }
         _ => Ok(false),
     }

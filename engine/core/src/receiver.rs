@@ -89,9 +89,11 @@ pub(crate) fn end_handles(cx: Context<'_>, bound: &Bound, client: &str) -> Resul
         cx.set_hot(record.reference, record.at, Block::hot0, |value| (value == OPEN).then_some(end.min(OPEN - 1)));
         // Not live any more, so not counted by publishers, but there until its owner closes it: it
         // keeps what is left to drain.
-        trie.change(entry.place(), |value| Some(value == entry.value), |found| {
-            Ok((if found.is_some() { Change::Mark(GONE) } else { Change::Keep }, ()))
-        })?;
+        trie.change(
+            entry.place(),
+            |value| Some(value == entry.value),
+            |found| Ok((if found.is_some() { Change::Mark(GONE) } else { Change::Keep }, ())),
+        )?;
     }
     Ok(())
 }
@@ -111,18 +113,17 @@ fn anchor(cx: Context<'_>, cell: Cell, client: &str, attachment: u64) -> Result<
     let place = cx.space.hash(client.as_bytes()).pair(cx.space.hash(&key));
     let content = encode(&[cx.actor.owner], &key, &[]);
     let mut made: Option<Held> = None;
-    let added = trie.change(place, |_| Some(false), |_| {
-        let held = cx.new_record(trie.root, place, &content)?;
-        cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), OPEN));
-        made = Some(held);
-        Ok((Change::Put(0, held), ()))
-    })?;
-    Ok(added.and(made).map(|held| Anchor {
-        reference: held.reference(),
-        at: held.at,
+    let added = trie.change(
         place,
-        attachment,
-    }))
+        |_| Some(false),
+        |_| {
+            let held = cx.new_record(trie.root, place, &content)?;
+            cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), OPEN));
+            made = Some(held);
+            Ok((Change::Put(0, held), ()))
+        },
+    )?;
+    Ok(added.and(made).map(|held| Anchor { reference: held.reference(), at: held.at, place, attachment }))
 }
 
 impl Receiver {
@@ -141,11 +142,7 @@ impl Receiver {
             channel: channel.to_owned(),
             client: client.to_owned(),
             registered,
-            position: Mutex::new(Position {
-                anchor,
-                cursor,
-                closed: false,
-            }),
+            position: Mutex::new(Position { anchor, cursor, closed: false }),
             received: PrivateU64::new(0),
             missed: PrivateU64::new(0),
         }))
@@ -315,9 +312,11 @@ impl Receiver {
             return Ok(());
         }
         let trie = self.cell.trie(cx, Channel::handles);
-        trie.change(anchor.place, |value| Some(value == anchor.reference), |found| {
-            Ok((if found.is_some() { Change::Remove } else { Change::Keep }, ()))
-        })?;
+        trie.change(
+            anchor.place,
+            |value| Some(value == anchor.reference),
+            |found| Ok((if found.is_some() { Change::Remove } else { Change::Keep }, ())),
+        )?;
         self.cell.clear_if_unused(cx)
     }
 }

@@ -68,14 +68,7 @@ fn decode(reference: u64, at: usize, bytes: Vec<u8>) -> Option<Record> {
         word.copy_from_slice(chunk);
         u64::from_le_bytes(word)
     });
-    Some(Record {
-        reference,
-        at,
-        owners: owners.collect(),
-        bytes,
-        key,
-        value,
-    })
+    Some(Record { reference, at, owners: owners.collect(), bytes, key, value })
 }
 
 impl Context<'_> {
@@ -98,13 +91,7 @@ impl Context<'_> {
 
     /// Writes a record into held blocks. `root` and `place` say where it will be found.
     pub fn new_record(self, root: usize, place: u64, content: &[u8]) -> Result<Held> {
-        self.store(
-            Info::new(kind::RECORD, 0, 0, 0),
-            (root as u64) << 8 | 0xff,
-            place,
-            &[],
-            content,
-        )
+        self.store(Info::new(kind::RECORD, 0, 0, 0), (root as u64) << 8 | 0xff, place, &[], content)
     }
 }
 

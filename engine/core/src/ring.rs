@@ -58,15 +58,10 @@ impl Ring {
         let units = units_of(log2.min(MAX_RING_LOG2));
         let geometry = &cx.space.geometry;
         match geometry.cell(cell) {
-            Some(cell_at) if log2 <= MAX_RING_LOG2 && unit + units <= u64::from(geometry.units) => Ok(Ring {
-                cell_at,
-                cell,
-                slots_at: geometry.descriptors_at + unit as usize * UNIT_DESCRIPTORS,
-                log2,
-            }),
-            _ => Err(Error::Corrupt {
-                what: "a channel's ring lies outside the segment",
-            }),
+            Some(cell_at) if log2 <= MAX_RING_LOG2 && unit + units <= u64::from(geometry.units) => {
+                Ok(Ring { cell_at, cell, slots_at: geometry.descriptors_at + unit as usize * UNIT_DESCRIPTORS, log2 })
+            }
+            _ => Err(Error::Corrupt { what: "a channel's ring lies outside the segment" }),
         }
     }
 
@@ -146,9 +141,7 @@ impl Ring {
                 return Ok(Some(h));
             }
         }
-        Err(Error::Corrupt {
-            what: "a channel's head and ring disagree",
-        })
+        Err(Error::Corrupt { what: "a channel's head and ring disagree" })
     }
 
     /// The life of the block that a descriptor names, as a ref.

@@ -198,10 +198,7 @@ impl Segment {
     #[inline(always)]
     pub(crate) fn attached(&self) -> Result<(Context<'_>, u64)> {
         let membership = self.0.membership()?;
-        let cx = Context {
-            space: &self.0.space,
-            actor: &membership.actor,
-        };
+        let cx = Context { space: &self.0.space, actor: &membership.actor };
         Ok((cx, membership.attachment))
     }
 
@@ -590,24 +587,15 @@ fn open_space(name: &str, file: &File) -> Result<Space> {
     let length = shm::size(file)?;
     let view = View::mapped(shm::Mapping::new(file, length as usize, true)?);
     if view.get(Header::magic) != MAGIC {
-        return Err(Error::Refused {
-            path: shm::path(name, LAYOUT_VERSION)?,
-            why: "it is not a segment of this library".to_owned(),
-        });
+        return Err(Error::Refused { path: shm::path(name, LAYOUT_VERSION)?, why: "it is not a segment of this library".to_owned() });
     }
     let found = view.word(Header::version).load(Ordering::Acquire);
     if found != u64::from(LAYOUT_VERSION) || view.get(Header::fingerprint) != fingerprint() {
-        return Err(Error::Version {
-            name: name.to_owned(),
-            found,
-            expected: u64::from(LAYOUT_VERSION),
-        });
+        return Err(Error::Version { name: name.to_owned(), found, expected: u64::from(LAYOUT_VERSION) });
     }
     let size = view.get(Header::size);
     if size > length {
-        return Err(Error::Corrupt {
-            what: "the header says more bytes than the file has",
-        });
+        return Err(Error::Corrupt { what: "the header says more bytes than the file has" });
     }
     let word = |index| view.get(index);
     let blocks = [word(Header::small), word(Header::medium), word(Header::large)];

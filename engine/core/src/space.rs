@@ -136,10 +136,7 @@ impl Space {
     #[inline]
     pub fn hash(&self, bytes: &[u8]) -> Hash {
         let hash = SipHasher24::new_with_keys(self.key.0, self.key.1).hash(bytes);
-        Hash {
-            high: hash.h1,
-            low: hash.h2,
-        }
+        Hash { high: hash.h1, low: hash.h2 }
     }
 
     /// The first word of a slot.

@@ -73,11 +73,7 @@ struct Compiled {
 
 impl Compiled {
     fn new(root: u64, pairs: Vec<(String, String)>) -> Compiled {
-        let mut compiled = Compiled {
-            root,
-            nodes: vec![Node::default()],
-            patterns: HashMap::new(),
-        };
+        let mut compiled = Compiled { root, nodes: vec![Node::default()], patterns: HashMap::new() };
         for (pattern, client) in pairs {
             let client: Arc<str> = client.into();
             let mut at = 0;
@@ -199,9 +195,9 @@ impl Topics {
     pub fn unsubscribe(&self, pattern: &str, client: &str) -> Result<bool> {
         let cx = self.world.cx()?;
         let (place, key) = entry_of(cx, pattern, client);
-        let removed = self.trie(cx).change_record(place, &key, |found| {
-            Ok((if found.is_some() { Change::Remove } else { Change::Keep }, found.is_some()))
-        })?;
+        let removed = self
+            .trie(cx)
+            .change_record(place, &key, |found| Ok((if found.is_some() { Change::Remove } else { Change::Keep }, found.is_some())))?;
         Ok(removed.unwrap_or(false))
     }
 

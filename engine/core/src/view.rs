@@ -47,21 +47,13 @@ impl View {
         let base = mapping.base().as_ptr().cast::<AtomicU64>().cast_const();
         let words = mapping.len() / 8;
         assert!(words >= Header::WORDS, "a mapping smaller than a header");
-        View {
-            base,
-            words,
-            backing: Backing::Mapped(mapping),
-        }
+        View { base, words, backing: Backing::Mapped(mapping) }
     }
 
     /// Zeroed words on this process's heap, for tests and for the model checker.
     pub fn boxed(words: usize) -> View {
         let boxed: Box<[AtomicU64]> = (0..words.max(64)).map(|_| AtomicU64::new(0)).collect();
-        View {
-            base: boxed.as_ptr(),
-            words: boxed.len(),
-            backing: Backing::Boxed(boxed),
-        }
+        View { base: boxed.as_ptr(), words: boxed.len(), backing: Backing::Boxed(boxed) }
     }
 
     /// How many words there are.

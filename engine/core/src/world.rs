@@ -13,11 +13,7 @@ pub const MAX_NAME: usize = 4096;
 /// Refuses names longer than any sane one, before they fill the arena.
 pub(crate) fn check_length(argument: &'static str, name: &str) -> Result<()> {
     if name.len() > MAX_NAME {
-        return Err(Error::invalid(
-            argument,
-            format!("{} bytes long", name.len()),
-            format!("at most {MAX_NAME} bytes"),
-        ));
+        return Err(Error::invalid(argument, format!("{} bytes long", name.len()), format!("at most {MAX_NAME} bytes")));
     }
     Ok(())
 }
@@ -39,16 +35,11 @@ impl World {
         let directory = Directory::new(cx, Header::worlds);
         for _ in 0..64 {
             if let Some(found) = directory.find(namespace)? {
-                return Ok(World {
-                    segment: segment.clone(),
-                    cell: found.cell,
-                });
+                return Ok(World { segment: segment.clone(), cell: found.cell });
             }
             directory.insert(namespace, &[], |ident| cx.new_cell(cell_kind::WORLD, Header::worlds, ident))?;
         }
-        Err(Error::Corrupt {
-            what: "a namespace cannot be found after it was made",
-        })
+        Err(Error::Corrupt { what: "a namespace cannot be found after it was made" })
     }
 
     /// The segment it is in.

@@ -3,20 +3,11 @@
 use hypern_shm_core::*;
 
 fn segment() -> Segment {
-    Segment::private(&Options {
-        size: 2 << 20,
-        ..Options::default()
-    })
-    .unwrap()
+    Segment::private(&Options { size: 2 << 20, ..Options::default() }).unwrap()
 }
 
 fn spec(buffer_size: u64) -> ChannelSpec {
-    ChannelSpec {
-        buffer_size,
-        metadata: vec![("k".into(), "v".into())],
-        fail_when_unheard: false,
-        dedup_window: None,
-    }
+    ChannelSpec { buffer_size, metadata: vec![("k".into(), "v".into())], fail_when_unheard: false, dedup_window: None }
 }
 
 fn world(segment: &Segment) -> World {
@@ -113,11 +104,7 @@ fn every_length_comes_back_as_it_went_in() {
 
 #[test]
 fn a_full_arena_gives_up_history_and_publishing_goes_on() {
-    let segment = Segment::private(&Options {
-        size: 512 << 10,
-        ..Options::default()
-    })
-    .unwrap();
+    let segment = Segment::private(&Options { size: 512 << 10, ..Options::default() }).unwrap();
     let channels = channels(&segment);
     let mut receivers = Vec::new();
     for name in ["a", "b", "c"] {
@@ -146,10 +133,7 @@ fn a_full_arena_gives_up_history_and_publishing_goes_on() {
 fn broadcast_dedup_and_policy() {
     let segment = segment();
     let broadcasts = Channels::new(&world(&segment), ChannelKind::Broadcast);
-    let dedup = ChannelSpec {
-        dedup_window: Some(2),
-        ..spec(16)
-    };
+    let dedup = ChannelSpec { dedup_window: Some(2), ..spec(16) };
     broadcasts.create("d", &dedup).unwrap();
     let receiver = broadcasts.open_handle("d").unwrap().unwrap();
     let send = |text: &str, id| broadcasts.send("d", text.as_bytes(), Form::Text, id).unwrap();
@@ -179,9 +163,11 @@ fn threads_with_one_id_publish_it_once() {
     broadcasts.create("d", &ChannelSpec { dedup_window: Some(10_000), ..spec(4096) }).unwrap();
     let delivered: usize = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..4)
-            .map(|_| scope.spawn(|| (0..500).filter(|i| {
-                broadcasts.send("d", b"x", Form::Text, Some(&i.to_string())).unwrap() != Sent::Duplicate
-            }).count()))
+            .map(|_| {
+                scope.spawn(|| {
+                    (0..500).filter(|i| broadcasts.send("d", b"x", Form::Text, Some(&i.to_string())).unwrap() != Sent::Duplicate).count()
+                })
+            })
             .collect();
         workers.into_iter().map(|worker| worker.join().unwrap()).sum()
     });
@@ -253,11 +239,7 @@ fn a_thousand_members_and_a_hundred_thousand_rooms() {
 fn heartbeats() {
     let segment = segment();
     let heartbeats = Heartbeats::new(&world(&segment));
-    let beat = Beat {
-        interval_secs: 0.02,
-        timeout_secs: 0.02,
-        max_retries: 1000,
-    };
+    let beat = Beat { interval_secs: 0.02, timeout_secs: 0.02, max_retries: 1000 };
     heartbeats.register("a", Some("5")).unwrap();
     assert!(heartbeats.is_alive("a", &Beat { timeout_secs: 60.0, ..beat }).unwrap());
     assert!(!heartbeats.is_alive("zz", &beat).unwrap() && heartbeats.is_timed_out("zz", &beat).unwrap());

@@ -21,9 +21,7 @@ pub struct RealtimeBroadcast {
 impl RealtimeBroadcast {
     #[new]
     fn new(segment: &Bound<'_, Segment>, namespace: &str) -> PyResult<RealtimeBroadcast> {
-        Ok(RealtimeBroadcast {
-            channels: core::Channels::new(&world(segment, namespace)?, core::ChannelKind::Broadcast),
-        })
+        Ok(RealtimeBroadcast { channels: core::Channels::new(&world(segment, namespace)?, core::ChannelKind::Broadcast) })
     }
 
     /// Creates a broadcast channel. False: there is one of this name, and it is kept as it is.

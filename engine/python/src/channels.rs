@@ -39,12 +39,7 @@ impl ChannelManager {
             Some(size) => crate::convert::buffer_size("buffer_size", size)?,
             None => self.default_buffer_size,
         };
-        let spec = core::ChannelSpec {
-            buffer_size: size,
-            metadata: pairs(metadata)?,
-            fail_when_unheard: false,
-            dedup_window: None,
-        };
+        let spec = core::ChannelSpec { buffer_size: size, metadata: pairs(metadata)?, fail_when_unheard: false, dedup_window: None };
         self.channels.create(name, &spec).map_err(raise)
     }
 

@@ -35,12 +35,7 @@ pub struct BroadcastConfig {
 
 impl BroadcastConfig {
     pub fn standard() -> BroadcastConfig {
-        BroadcastConfig {
-            buffer_size: 256,
-            policy: BackpressurePolicy::DropOldest,
-            dedup_enabled: false,
-            dedup_window: 1000,
-        }
+        BroadcastConfig { buffer_size: 256, policy: BackpressurePolicy::DropOldest, dedup_enabled: false, dedup_window: 1000 }
     }
 }
 
@@ -50,12 +45,7 @@ impl BroadcastConfig {
     #[pyo3(signature = (buffer_size=256, policy=BackpressurePolicy::DropOldest, dedup_enabled=false, dedup_window=1000))]
     fn new(buffer_size: i64, policy: BackpressurePolicy, dedup_enabled: bool, dedup_window: u32) -> PyResult<BroadcastConfig> {
         crate::config::buffer_size("buffer_size", buffer_size)?;
-        Ok(BroadcastConfig {
-            buffer_size,
-            policy,
-            dedup_enabled,
-            dedup_window,
-        })
+        Ok(BroadcastConfig { buffer_size, policy, dedup_enabled, dedup_window })
     }
 
     fn __repr__(&self) -> String {
@@ -92,19 +82,19 @@ pub struct HeartbeatConfig {
 impl HeartbeatConfig {
     #[new]
     #[pyo3(signature = (interval_secs=30.0, timeout_secs=90.0, max_retries=5, sse_retry_ms=3000, send_keepalive=true))]
-    pub fn new(interval_secs: f64, timeout_secs: f64, max_retries: u32, sse_retry_ms: u64, send_keepalive: bool) -> PyResult<HeartbeatConfig> {
+    pub fn new(
+        interval_secs: f64,
+        timeout_secs: f64,
+        max_retries: u32,
+        sse_retry_ms: u64,
+        send_keepalive: bool,
+    ) -> PyResult<HeartbeatConfig> {
         for (argument, seconds) in [("interval_secs", interval_secs), ("timeout_secs", timeout_secs)] {
             if seconds.is_nan() || seconds < 0.0 {
                 return Err(PyValueError::new_err(format!("{argument} is {seconds}; it must be 0 or more seconds")));
             }
         }
-        Ok(HeartbeatConfig {
-            interval_secs,
-            timeout_secs,
-            max_retries,
-            sse_retry_ms,
-            send_keepalive,
-        })
+        Ok(HeartbeatConfig { interval_secs, timeout_secs, max_retries, sse_retry_ms, send_keepalive })
     }
 
     fn __repr__(&self) -> String {

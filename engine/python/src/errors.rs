@@ -6,8 +6,15 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 /// An instance of one of the package's own exceptions.
-fn own<'py>(py: Python<'py>, class: &str, args: impl IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>, Error = PyErr>) -> PyErr {
-    let made = py.import("hypern_realtime_shm.errors").and_then(|module| module.getattr(class)).and_then(|class| class.call1(args.into_pyobject(py)?));
+fn own<'py>(
+    py: Python<'py>,
+    class: &str,
+    args: impl IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>, Error = PyErr>,
+) -> PyErr {
+    let made = py
+        .import("hypern_realtime_shm.errors")
+        .and_then(|module| module.getattr(class))
+        .and_then(|class| class.call1(args.into_pyobject(py)?));
     match made {
         Ok(exception) => PyErr::from_value(exception),
         Err(error) => error,

@@ -33,10 +33,7 @@ impl HeartbeatMonitor {
             Some(config) => config,
             None => HeartbeatConfig::new(30.0, 90.0, 5, 3000, true)?,
         };
-        Ok(HeartbeatMonitor {
-            heartbeats: core::Heartbeats::new(&world(segment, namespace)?),
-            config,
-        })
+        Ok(HeartbeatMonitor { heartbeats: core::Heartbeats::new(&world(segment, namespace)?), config })
     }
 
     /// Starts to watch a client, or starts again.
@@ -138,9 +135,7 @@ impl HeartbeatMonitor {
 
     /// Sums over all clients.
     fn stats(&self) -> PyResult<HeartbeatStats> {
-        Ok(HeartbeatStats {
-            stats: self.heartbeats.stats(&self.beat()).map_err(raise)?,
-        })
+        Ok(HeartbeatStats { stats: self.heartbeats.stats(&self.beat()).map_err(raise)? })
     }
 
     /// Stops watching everybody.

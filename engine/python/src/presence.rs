@@ -20,9 +20,7 @@ pub struct PresenceTracker {
 impl PresenceTracker {
     #[new]
     fn new(segment: &Bound<'_, Segment>, namespace: &str) -> PyResult<PresenceTracker> {
-        Ok(PresenceTracker {
-            presence: core::Presence::new(&world(segment, namespace)?),
-        })
+        Ok(PresenceTracker { presence: core::Presence::new(&world(segment, namespace)?) })
     }
 
     /// Adds a member, or replaces its metadata, keeping when it joined.
@@ -71,9 +69,7 @@ impl PresenceTracker {
 
     /// Takes the net change since the last take; each change goes to one taker.
     fn flush_diff(&self, channel: &str) -> PyResult<PresenceDiff> {
-        Ok(PresenceDiff {
-            diff: self.presence.flush_diff(channel).map_err(raise)?,
-        })
+        Ok(PresenceDiff { diff: self.presence.flush_diff(channel).map_err(raise)? })
     }
 
     /// The channels a client is in.
@@ -102,11 +98,7 @@ impl PresenceTracker {
     }
 
     fn __repr__(&self) -> PyResult<String> {
-        Ok(format!(
-            "PresenceTracker(channels={}, clients={})",
-            self.active_channels()?.len(),
-            self.total_clients()?
-        ))
+        Ok(format!("PresenceTracker(channels={}, clients={})", self.active_channels()?.len(), self.total_clients()?))
     }
 }
 
@@ -123,15 +115,7 @@ impl PresenceInfo {
     #[pyo3(signature = (client_id, channel, metadata=None))]
     fn new(client_id: String, channel: String, metadata: Option<&Bound<'_, PyDict>>) -> PyResult<PresenceInfo> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
-        Ok(PresenceInfo {
-            member: core::Member {
-                client: client_id,
-                channel,
-                metadata: pairs(metadata)?,
-                joined_at: now,
-                last_seen: now,
-            },
-        })
+        Ok(PresenceInfo { member: core::Member { client: client_id, channel, metadata: pairs(metadata)?, joined_at: now, last_seen: now } })
     }
 
     /// The client's id.
@@ -180,9 +164,7 @@ pub struct PresenceDiff {
 impl PresenceDiff {
     #[new]
     fn new() -> PresenceDiff {
-        PresenceDiff {
-            diff: core::Diff::default(),
-        }
+        PresenceDiff { diff: core::Diff::default() }
     }
 
     /// Who joined and is there.

@@ -30,24 +30,14 @@ impl Segment {
         members: Option<u32>,
         clients: Option<u32>,
     ) -> PyResult<Segment> {
-        let options = core::Options {
-            size,
-            max_processes,
-            unlink_when_unused,
-            channels,
-            ring_slots,
-            members,
-            clients,
-        };
+        let options = core::Options { size, max_processes, unlink_when_unused, channels, ring_slots, members, clients };
         // May wait for another process that is just attaching.
         let opened = py.detach(|| match (&name, create) {
             (None, _) => core::Segment::private(&options),
             (Some(name), true) => core::Segment::open(name, &options),
             (Some(name), false) => core::Segment::attach(name),
         });
-        Ok(Segment {
-            inner: opened.map_err(raise)?,
-        })
+        Ok(Segment { inner: opened.map_err(raise)? })
     }
 
     /// The name; None: private.

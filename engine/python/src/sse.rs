@@ -25,9 +25,7 @@ pub struct SSEEvent {
 /// Refuses what would end the field's line, or make the client ignore it.
 fn one_line(argument: &str, value: Option<&str>) -> PyResult<()> {
     match value.and_then(|value| value.chars().find(|c| matches!(c, '\r' | '\n' | '\0'))) {
-        Some(found) => Err(PyValueError::new_err(format!(
-            "{argument} holds {found:?}; it must be one line without CR, LF and NUL"
-        ))),
+        Some(found) => Err(PyValueError::new_err(format!("{argument} holds {found:?}; it must be one line without CR, LF and NUL"))),
         None => Ok(()),
     }
 }

@@ -32,11 +32,7 @@ fn control(file: &File, command: libc::c_int, mut range: libc::flock) -> std::re
 }
 
 fn failed(operation: &'static str, offset: u64, errno: i32) -> Error {
-    Error::Os {
-        operation,
-        subject: format!("byte {offset} of the segment"),
-        errno,
-    }
+    Error::Os { operation, subject: format!("byte {offset} of the segment"), errno }
 }
 
 /// Locks one byte exclusively, without waiting. False: somebody else has it.

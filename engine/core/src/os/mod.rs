@@ -12,9 +12,5 @@ use crate::error::Error;
 
 /// An error from an error number of rustix.
 pub(crate) fn failed(operation: &'static str, subject: impl std::fmt::Display, errno: rustix::io::Errno) -> Error {
-    Error::Os {
-        operation,
-        subject: subject.to_string(),
-        errno: errno.raw_os_error(),
-    }
+    Error::Os { operation, subject: subject.to_string(), errno: errno.raw_os_error() }
 }

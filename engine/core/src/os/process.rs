@@ -39,11 +39,7 @@ fn parse(stat: &str) -> Option<(char, u64)> {
 /// This process.
 pub fn current() -> Identity {
     let start = std::fs::read_to_string("/proc/self/stat").ok().and_then(|stat| parse(&stat));
-    Identity {
-        pid: std::process::id(),
-        start_time: start.map_or(0, |(_, start)| start),
-        pid_namespace: namespace(),
-    }
+    Identity { pid: std::process::id(), start_time: start.map_or(0, |(_, start)| start), pid_namespace: namespace() }
 }
 
 /// Is any other thread of a process whose first thread has ended still there?
@@ -97,11 +93,7 @@ mod tests {
         assert_eq!(visible(&Identity { pid_namespace: me.pid_namespace + 1, ..me }), Visible::Unknown);
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
-        let identity = Identity {
-            pid: child.id(),
-            start_time: parse(&stat).unwrap().1,
-            ..me
-        };
+        let identity = Identity { pid: child.id(), start_time: parse(&stat).unwrap().1, ..me };
         assert_eq!(visible(&identity), Visible::Running);
         child.kill().unwrap();
         for _ in 0..1000 {

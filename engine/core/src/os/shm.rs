@@ -58,10 +58,7 @@ pub fn path(name: &str, layout: u32) -> Result<PathBuf> {
 }
 
 fn refused(path: &Path, why: impl Into<String>) -> Error {
-    Error::Refused {
-        path: path.to_owned(),
-        why: why.into(),
-    }
+    Error::Refused { path: path.to_owned(), why: why.into() }
 }
 
 /// Regular file, our user's, nobody else's to touch.
@@ -143,11 +140,7 @@ pub fn reserve(file: &File, size: u64, subject: &str) -> Result<()> {
             libc::EINTR => {}
             libc::ENOSPC => return Err(no_space()),
             errno => {
-                return Err(Error::Os {
-                    operation: "reserving memory for",
-                    subject: subject.to_owned(),
-                    errno,
-                });
+                return Err(Error::Os { operation: "reserving memory for", subject: subject.to_owned(), errno });
             }
         }
     }
@@ -222,9 +215,7 @@ impl Mapping {
     pub fn new(file: &File, len: usize, writable: bool) -> Result<Mapping> {
         use rustix::mm::{MapFlags, ProtFlags};
         if len == 0 || size(file)? < len as u64 {
-            return Err(Error::Corrupt {
-                what: "the file is shorter than a segment",
-            });
+            return Err(Error::Corrupt { what: "the file is shorter than a segment" });
         }
         let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours. The

@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::page::{COLLAPSE, Counts, DEPTH_MAX, Entries, Entry, Inner, LEAF_MAX, Page, collision, last_below, nibble};
-use super::{Root, Stop, Trie, root_of, with_patience};
+use super::{Attempt, Root, Stop, Trie, root_of, with_patience};
 use crate::arena::Held;
 use crate::error::Result;
 use crate::record::Record;
@@ -35,11 +35,13 @@ struct Edited {
 
 /// Blocks made and blocks replaced by one attempt.
 #[derive(Default)]
-struct Attempt {
+struct Draft {
     new: SmallVec<[Held; 12]>,
     old: SmallVec<[u64; 12]>,
     old_values: SmallVec<[u64; 4]>,
 }
+
+type Decide<'f, T> = &'f mut dyn FnMut(&Entry, &mut Vec<T>) -> Attempt<Verdict>;
 
 /// A sweep over many leaves.
 struct Sweep<'f, T> {
@@ -48,7 +50,7 @@ struct Sweep<'f, T> {
     budget: u32,
     next: Option<u64>,
     taken: Vec<T>,
-    decide: &'f mut dyn FnMut(&Entry, &mut Vec<T>) -> std::result::Result<Verdict, Stop>,
+    decide: Decide<'f, T>,
 }
 
 /// Leaves that a sweep changes with one swap of the root.
@@ -62,7 +64,7 @@ impl<'a> Trie<'a> {
         &self,
         place: u64,
         same: impl Fn(u64) -> Option<bool>,
-        mut decide: impl FnMut(Option<Entry>) -> std::result::Result<(Change, R), Stop>,
+        mut decide: impl FnMut(Option<Entry>) -> Attempt<(Change, R)>,
     ) -> Result<Option<R>> {
         with_patience(self, |word| {
             let root = match root_of(word) {
@@ -70,14 +72,21 @@ impl<'a> Trie<'a> {
                 Root::Empty => None,
                 Root::Page(reference) => Some(reference),
             };
-            let mut attempt = Attempt::default();
+            let mut draft = Draft::default();
             let mut result = None;
-            let outcome = self.edit(root, 0, place, &same, &mut |entry| {
-                let (change, value) = decide(entry)?;
-                result = Some(value);
-                Ok(change)
-            }, &mut attempt);
-            if self.commit(word, outcome, attempt)? { result.ok_or(Stop::Moved).map(Some) } else { Err(Stop::Moved) }
+            let outcome = self.edit(
+                root,
+                0,
+                place,
+                &same,
+                &mut |entry| {
+                    let (change, value) = decide(entry)?;
+                    result = Some(value);
+                    Ok(change)
+                },
+                &mut draft,
+            );
+            if self.commit(word, outcome, draft)? { result.ok_or(Stop::Moved).map(Some) } else { Err(Stop::Moved) }
         })
     }
 
@@ -86,7 +95,7 @@ impl<'a> Trie<'a> {
         &self,
         place: u64,
         key: &[u8],
-        mut decide: impl FnMut(Option<(Entry, Record)>) -> std::result::Result<(Change, R), Stop>,
+        mut decide: impl FnMut(Option<(Entry, Record)>) -> Attempt<(Change, R)>,
     ) -> Result<Option<R>> {
         self.change(
             place,
@@ -108,42 +117,35 @@ impl<'a> Trie<'a> {
         &self,
         from: u64,
         only_marked: bool,
-        mut decide: impl FnMut(&Entry, &mut Vec<T>) -> std::result::Result<Verdict, Stop>,
+        mut decide: impl FnMut(&Entry, &mut Vec<T>) -> Attempt<Verdict>,
     ) -> Result<(Vec<T>, Option<u64>)> {
         with_patience(self, |word| {
             let Root::Page(root) = root_of(word) else {
                 return Ok((Vec::new(), None));
             };
-            let mut sweep = Sweep {
-                from,
-                only_marked,
-                budget: BATCH,
-                next: None,
-                taken: Vec::new(),
-                decide: &mut decide,
-            };
-            let mut attempt = Attempt::default();
-            let outcome = self.sweep_below(root, 0, 0, &mut sweep, &mut attempt);
+            let mut sweep = Sweep { from, only_marked, budget: BATCH, next: None, taken: Vec::new(), decide: &mut decide };
+            let mut draft = Draft::default();
+            let outcome = self.sweep_below(root, 0, 0, &mut sweep, &mut draft);
             let (taken, next) = (sweep.taken, sweep.next);
-            if self.commit(word, outcome, attempt)? { Ok((taken, next)) } else { Err(Stop::Moved) }
+            if self.commit(word, outcome, draft)? { Ok((taken, next)) } else { Err(Stop::Moved) }
         })
     }
 
     /// Swaps the root if there is anything to swap. True: it is done.
-    fn commit(&self, word: u64, outcome: std::result::Result<Option<Edited>, Stop>, attempt: Attempt) -> std::result::Result<bool, Stop> {
+    fn commit(&self, word: u64, outcome: Attempt<Option<Edited>>, draft: Draft) -> Attempt<bool> {
         let cx = self.cx;
-        let give_back = |attempt: &Attempt| {
-            for held in &attempt.new {
+        let give_back = |draft: &Draft| {
+            for held in &draft.new {
                 cx.free(held.reference());
             }
         };
         match outcome {
             Err(stop) => {
-                give_back(&attempt);
+                give_back(&draft);
                 Err(stop)
             }
             Ok(None) => {
-                give_back(&attempt);
+                give_back(&draft);
                 Ok(true)
             }
             Ok(Some(edited)) => {
@@ -154,16 +156,16 @@ impl<'a> Trie<'a> {
                 // SYNC trie.root (W): pages and records before the root that names them; pairs with (R)
                 // in `with_patience`.
                 if cx.word(self.root).compare_exchange(word, root, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-                    give_back(&attempt);
+                    give_back(&draft);
                     return Ok(false);
                 }
-                for held in &attempt.new {
+                for held in &draft.new {
                     cx.make_live(held);
                 }
-                for &page in &attempt.old {
+                for &page in &draft.old {
                     cx.free(page);
                 }
-                for &value in &attempt.old_values {
+                for &value in &draft.old_values {
                     self.free_value(value);
                 }
                 Ok(true)
@@ -177,16 +179,16 @@ impl<'a> Trie<'a> {
         depth: u32,
         place: u64,
         same: &impl Fn(u64) -> Option<bool>,
-        decide: &mut dyn FnMut(Option<Entry>) -> std::result::Result<Change, Stop>,
-        attempt: &mut Attempt,
-    ) -> std::result::Result<Option<Edited>, Stop> {
+        decide: &mut dyn FnMut(Option<Entry>) -> Attempt<Change>,
+        draft: &mut Draft,
+    ) -> Attempt<Option<Edited>> {
         let Some(reference) = reference else {
             let change = decide(None)?;
             let mut entries = Entries::new();
-            if !self.apply(&mut entries, None, place, change, attempt) {
+            if !self.apply(&mut entries, None, place, change, draft) {
                 return Ok(None);
             }
-            return self.rebuilt(&entries, depth, Counts::default(), attempt).map(Some);
+            return self.rebuilt(&entries, depth, Counts::default(), draft).map(Some);
         };
         match self.page(reference).ok_or(Stop::Moved)? {
             Page::Leaf(mut entries) => {
@@ -199,11 +201,11 @@ impl<'a> Trie<'a> {
                 }
                 let before = Counts::of(&entries);
                 let change = decide(found.map(|index| entries[index]))?;
-                if !self.apply(&mut entries, found, place, change, attempt) {
+                if !self.apply(&mut entries, found, place, change, draft) {
                     return Ok(None);
                 }
-                attempt.old.push(reference);
-                self.rebuilt(&entries, depth, before, attempt).map(Some)
+                draft.old.push(reference);
+                self.rebuilt(&entries, depth, before, draft).map(Some)
             }
             Page::Inner(mut inner) => {
                 if depth >= DEPTH_MAX {
@@ -211,27 +213,27 @@ impl<'a> Trie<'a> {
                 }
                 let index = nibble(place, depth);
                 let child = Some(inner.children[index]).filter(|&child| child != 0);
-                let Some(edited) = self.edit(child, depth + 1, place, same, decide, attempt)? else {
+                let Some(edited) = self.edit(child, depth + 1, place, same, decide, draft)? else {
                     return Ok(None);
                 };
                 let before = inner.counts;
                 inner.children[index] = edited.reference;
                 inner.counts = before.exchange(edited.before, edited.after);
-                attempt.old.push(reference);
-                self.inner_rebuilt(inner, place, depth, before, attempt).map(Some)
+                draft.old.push(reference);
+                self.inner_rebuilt(inner, place, depth, before, draft).map(Some)
             }
         }
     }
 
     /// Applies a change to a leaf's entries. False: nothing changes.
-    fn apply(&self, entries: &mut Entries, found: Option<usize>, place: u64, change: Change, attempt: &mut Attempt) -> bool {
+    fn apply(&self, entries: &mut Entries, found: Option<usize>, place: u64, change: Change, draft: &mut Draft) -> bool {
         let entry = match change {
             Change::Keep => return false,
             Change::Remove => {
                 let Some(index) = found else {
                     return false;
                 };
-                attempt.old_values.push(entries[index].value);
+                draft.old_values.push(entries[index].value);
                 entries.remove(index);
                 return true;
             }
@@ -244,14 +246,14 @@ impl<'a> Trie<'a> {
                 return true;
             }
             Change::Put(flags, held) => {
-                attempt.new.push(held);
+                draft.new.push(held);
                 Entry::new(place, flags, held.reference())
             }
             Change::PutInline(flags, value) => Entry::new(place, flags, value | super::VALUE_INLINE),
         };
         match found {
             Some(index) => {
-                attempt.old_values.push(entries[index].value);
+                draft.old_values.push(entries[index].value);
                 entries[index] = entry;
             }
             None => {
@@ -263,62 +265,51 @@ impl<'a> Trie<'a> {
     }
 
     /// Writes a leaf, or the subtree it splits into.
-    fn rebuilt(&self, entries: &[Entry], depth: u32, before: Counts, attempt: &mut Attempt) -> std::result::Result<Edited, Stop> {
-        let reference = if entries.is_empty() { 0 } else { self.build(entries, depth, attempt)? };
-        Ok(Edited {
-            reference,
-            before,
-            after: Counts::of(entries),
-        })
+    fn rebuilt(&self, entries: &[Entry], depth: u32, before: Counts, draft: &mut Draft) -> Attempt<Edited> {
+        let reference = if entries.is_empty() { 0 } else { self.build(entries, depth, draft)? };
+        Ok(Edited { reference, before, after: Counts::of(entries) })
     }
 
-    fn build(&self, entries: &[Entry], depth: u32, attempt: &mut Attempt) -> std::result::Result<u64, Stop> {
+    fn build(&self, entries: &[Entry], depth: u32, draft: &mut Draft) -> Attempt<u64> {
         if entries.len() <= LEAF_MAX {
             let held = self.write_leaf(entries, depth)?;
-            attempt.new.push(held);
+            draft.new.push(held);
             return Ok(held.reference());
         }
         if depth >= DEPTH_MAX {
             return Err(Stop::Failed(collision()));
         }
-        let mut inner = Inner {
-            children: [0; 16],
-            counts: Counts::of(entries),
-        };
+        let mut inner = Inner { children: [0; 16], counts: Counts::of(entries) };
         for chunk in entries.chunk_by(|a, b| nibble(a.place(), depth) == nibble(b.place(), depth)) {
-            inner.children[nibble(chunk[0].place(), depth)] = self.build(chunk, depth + 1, attempt)?;
+            inner.children[nibble(chunk[0].place(), depth)] = self.build(chunk, depth + 1, draft)?;
         }
         let held = self.write_inner(&inner, entries[0].place(), depth)?;
-        attempt.new.push(held);
+        draft.new.push(held);
         Ok(held.reference())
     }
 
     /// Writes an inner page, or the leaf it shrinks to.
-    fn inner_rebuilt(&self, inner: Inner, place: u64, depth: u32, before: Counts, attempt: &mut Attempt) -> std::result::Result<Edited, Stop> {
+    fn inner_rebuilt(&self, inner: Inner, place: u64, depth: u32, before: Counts, draft: &mut Draft) -> Attempt<Edited> {
         let after = inner.counts;
         let reference = if after.total() == 0 {
             0
         } else if after.total() <= COLLAPSE {
             let mut entries = Entries::new();
             for child in inner.children.into_iter().filter(|&child| child != 0) {
-                self.gather(child, depth + 1, &mut entries, attempt)?;
+                self.gather(child, depth + 1, &mut entries, draft)?;
             }
             // What `gather` found is the truth, whatever a damaged count said.
-            return self.rebuilt(&entries, depth, before, attempt);
+            return self.rebuilt(&entries, depth, before, draft);
         } else {
             let held = self.write_inner(&inner, place, depth)?;
-            attempt.new.push(held);
+            draft.new.push(held);
             held.reference()
         };
-        Ok(Edited {
-            reference,
-            before,
-            after,
-        })
+        Ok(Edited { reference, before, after })
     }
 
     /// Moves a subtree's entries out of its pages.
-    fn gather(&self, reference: u64, depth: u32, entries: &mut Entries, attempt: &mut Attempt) -> std::result::Result<(), Stop> {
+    fn gather(&self, reference: u64, depth: u32, entries: &mut Entries, draft: &mut Draft) -> Attempt<()> {
         if depth > DEPTH_MAX || entries.len() > 4 * LEAF_MAX {
             return Err(Stop::Moved);
         }
@@ -326,19 +317,26 @@ impl<'a> Trie<'a> {
             Page::Leaf(found) => entries.extend(found),
             Page::Inner(inner) => {
                 for child in inner.children.into_iter().filter(|&child| child != 0) {
-                    self.gather(child, depth + 1, entries, attempt)?;
+                    self.gather(child, depth + 1, entries, draft)?;
                 }
             }
         }
-        if let Some(index) = attempt.new.iter().position(|held| held.reference() == reference) {
-            self.cx.free(attempt.new.remove(index).reference());
+        if let Some(index) = draft.new.iter().position(|held| held.reference() == reference) {
+            self.cx.free(draft.new.remove(index).reference());
         } else {
-            attempt.old.push(reference);
+            draft.old.push(reference);
         }
         Ok(())
     }
 
-    fn sweep_below<T>(&self, reference: u64, depth: u32, prefix: u64, sweep: &mut Sweep<'_, T>, attempt: &mut Attempt) -> std::result::Result<Option<Edited>, Stop> {
+    fn sweep_below<T>(
+        &self,
+        reference: u64,
+        depth: u32,
+        prefix: u64,
+        sweep: &mut Sweep<'_, T>,
+        draft: &mut Draft,
+    ) -> Attempt<Option<Edited>> {
         if last_below(prefix, depth) < sweep.from {
             return Ok(None);
         }
@@ -356,21 +354,17 @@ impl<'a> Trie<'a> {
                 let mut entries = Entries::new();
                 let mut changed = false;
                 for entry in found {
-                    let change = if entry.place() < sweep.from {
-                        Change::Keep
-                    } else {
-                        (sweep.decide)(&entry, &mut sweep.taken)?
-                    };
+                    let change = if entry.place() < sweep.from { Change::Keep } else { (sweep.decide)(&entry, &mut sweep.taken)? };
                     entries.push(entry);
                     let index = entries.len() - 1;
-                    changed |= self.apply(&mut entries, Some(index), entry.place(), change, attempt);
+                    changed |= self.apply(&mut entries, Some(index), entry.place(), change, draft);
                 }
                 if !changed {
                     return Ok(None);
                 }
                 sweep.budget -= 1;
-                attempt.old.push(reference);
-                self.rebuilt(&entries, depth, before, attempt).map(Some)
+                draft.old.push(reference);
+                self.rebuilt(&entries, depth, before, draft).map(Some)
             }
             Page::Inner(mut inner) => {
                 if depth >= DEPTH_MAX {
@@ -382,7 +376,7 @@ impl<'a> Trie<'a> {
                         continue;
                     }
                     let below = prefix | (index as u64) << (60 - 4 * depth);
-                    if let Some(edited) = self.sweep_below(inner.children[index], depth + 1, below, sweep, attempt)? {
+                    if let Some(edited) = self.sweep_below(inner.children[index], depth + 1, below, sweep, draft)? {
                         inner.children[index] = edited.reference;
                         inner.counts = inner.counts.exchange(edited.before, edited.after);
                         changed = true;
@@ -391,8 +385,8 @@ impl<'a> Trie<'a> {
                 if !changed {
                     return Ok(None);
                 }
-                attempt.old.push(reference);
-                self.inner_rebuilt(inner, prefix, depth, before, attempt).map(Some)
+                draft.old.push(reference);
+                self.inner_rebuilt(inner, prefix, depth, before, draft).map(Some)
             }
         }
     }

@@ -2,7 +2,7 @@
 //! Promise: an entry that is there throughout is listed exactly once, however much changes meanwhile.
 
 use super::page::{DEPTH_MAX, Entries, Entry, Page, last_below, nibble};
-use super::{Root, Stop, Trie, root_of, with_patience};
+use super::{Attempt, Root, Stop, Trie, root_of, with_patience};
 use crate::error::Result;
 use crate::record::Record;
 use crate::space::PAIR_MASK;
@@ -13,14 +13,14 @@ impl Trie<'_> {
         with_patience(self, |word| self.leaf_from_root(word, from))
     }
 
-    fn leaf_from_root(&self, word: u64, from: u64) -> std::result::Result<Option<(Entries, Option<u64>)>, Stop> {
+    fn leaf_from_root(&self, word: u64, from: u64) -> Attempt<Option<(Entries, Option<u64>)>> {
         match root_of(word) {
             Root::Page(reference) => self.leaf_below(reference, 0, 0, from),
             Root::Empty | Root::Sealed => Ok(None),
         }
     }
 
-    fn leaf_below(&self, reference: u64, depth: u32, prefix: u64, from: u64) -> std::result::Result<Option<(Entries, Option<u64>)>, Stop> {
+    fn leaf_below(&self, reference: u64, depth: u32, prefix: u64, from: u64) -> Attempt<Option<(Entries, Option<u64>)>> {
         match self.page(reference).ok_or(Stop::Moved)? {
             Page::Leaf(mut entries) => {
                 entries.retain(|entry| entry.place() >= from);

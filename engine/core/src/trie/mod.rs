@@ -48,6 +48,9 @@ pub enum Stop {
     Failed(Error),
 }
 
+/// What one attempt on one root word gives.
+pub type Attempt<T> = std::result::Result<T, Stop>;
+
 impl From<Error> for Stop {
     fn from(error: Error) -> Stop {
         Stop::Failed(error)
@@ -76,7 +79,7 @@ pub fn root_of(word: u64) -> Root {
 
 /// Retries an attempt while pages move under it. A validation that fails although the root word has
 /// not changed means damage, since all pages of a published tree are there while its root is.
-pub(crate) fn with_patience<T>(trie: &Trie<'_>, mut attempt: impl FnMut(u64) -> std::result::Result<T, Stop>) -> Result<T> {
+pub(crate) fn with_patience<T>(trie: &Trie<'_>, mut attempt: impl FnMut(u64) -> Attempt<T>) -> Result<T> {
     let mut last = None;
     let mut strikes = 0;
     for _ in 0..1 << 22 {
@@ -97,9 +100,7 @@ pub(crate) fn with_patience<T>(trie: &Trie<'_>, mut attempt: impl FnMut(u64) -> 
             Err(Stop::Moved) => {}
         }
     }
-    Err(Error::Corrupt {
-        what: "a page refers to blocks that are not there",
-    })
+    Err(Error::Corrupt { what: "a page refers to blocks that are not there" })
 }
 
 impl<'a> Trie<'a> {
@@ -120,7 +121,7 @@ impl<'a> Trie<'a> {
     }
 
     #[inline]
-    fn find_from(&self, word: u64, place: u64, same: &impl Fn(u64) -> Option<bool>) -> std::result::Result<Option<Entry>, Stop> {
+    fn find_from(&self, word: u64, place: u64, same: &impl Fn(u64) -> Option<bool>) -> Attempt<Option<Entry>> {
         let Root::Page(mut reference) = root_of(word) else {
             return Ok(None);
         };

@@ -32,10 +32,7 @@ pub struct Entry {
 impl Entry {
     /// Packs an entry.
     pub const fn new(place: u64, flags: u64, value: u64) -> Entry {
-        Entry {
-            word: place & !0xf | flags & 0xf,
-            value,
-        }
+        Entry { word: place & !0xf | flags & 0xf, value }
     }
     /// Where it stands: the upper 60 bits.
     #[inline(always)]
@@ -147,10 +144,7 @@ pub const fn last_below(prefix: u64, depth: u32) -> u64 {
 #[inline(always)]
 pub fn leaf_entry(cx: Context<'_>, at: usize, index: usize) -> Entry {
     let at = at + Block::WORDS + index.min(LEAF_MAX - 1) * 2;
-    Entry {
-        word: cx.view().get(at),
-        value: cx.view().get(at + 1),
-    }
+    Entry { word: cx.view().get(at), value: cx.view().get(at + 1) }
 }
 
 impl Trie<'_> {
@@ -224,18 +218,12 @@ impl Trie<'_> {
 
 fn read_counts(cx: Context<'_>, at: usize) -> Counts {
     let marks = cx.view().get(at + Block::WORDS + 17);
-    Counts {
-        live: cx.view().get(at + Block::WORDS + 16),
-        pending: marks >> 32,
-        gone: marks & 0xffff_ffff,
-    }
+    Counts { live: cx.view().get(at + Block::WORDS + 16), pending: marks >> 32, gone: marks & 0xffff_ffff }
 }
 
 /// More entries share one place than a page holds: with a keyed 60-bit hash, only damage does that.
 pub(super) fn collision() -> Error {
-    Error::Corrupt {
-        what: "too many keys of one hash",
-    }
+    Error::Corrupt { what: "too many keys of one hash" }
 }
 
 const _: () = assert!(LEAF_MAX * 2 + Block::WORDS == 256 / 8);

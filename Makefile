@@ -1,0 +1,119 @@
+# The project's commands; `make` lists them. Each says what it does as it goes, and does only what is
+# left to do: the stamps in .venv say what is installed and whether the engine is newer than its sources.
+#
+# A fresh machine needs make, Rust and Python >= 3.10. Everything else goes into .venv and target, but
+# for a few Debian packages (a C linker, chromium, strace), which .ci/need installs where they are missing.
+
+PYTHON ?= python3
+PORT ?= 8000
+WORKERS ?= 4
+# Processes that run Python tests side by side.
+XDIST ?= 2
+# Seconds of the soak, and after which a suite of the engine's tests counts as stuck.
+SOAK ?= 60
+PATIENCE ?= 600
+
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+RUST := Cargo.toml Cargo.lock $(shell find engine -name '*.rs' -o -name Cargo.toml)
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check check-rust check-python test-core test-loom test-python bench soak clean tools
+
+# pip and maturin are those of .venv, whatever is active or set outside.
+unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME
+export CARGO_TERM_COLOR ?= auto
+
+# Passes cargo's tests through and fails when there was none to run.
+COUNTED = awk '{ print; fflush() } /^test result: ok/ { n += $$4 } \
+	END { if (!n) { print "==> no test ran"; exit 1 } print "==> " n " tests passed" }'
+
+help: ## list these targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+# ---- what everything stands on
+
+tools:
+	@command -v cargo >/dev/null || { echo "==> Rust is missing: install it with rustup (see rust-version in Cargo.toml)" >&2; exit 1; }
+	command -v $(PYTHON) >/dev/null || { echo "==> $(PYTHON) is missing: install Python 3.10 or newer" >&2; exit 1; }
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
+	  echo "==> Python 3.10 or newer is needed: make PYTHON=python3.12 …" >&2; exit 1; }
+	.ci/need cc=build-essential timeout=coreutils
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || .ci/need no-ensurepip=python3-venv
+
+$(VENV)/.base: pyproject.toml | tools
+	@echo "==> virtual environment in $(VENV) ($$($(PYTHON) --version))"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install "pip>=25.1" "maturin>=1.9.4,<2"
+	touch $@
+
+# One stamp for each use, so that the demo does not wait for browsers and type checkers.
+$(VENV)/.demo: $(VENV)/.base
+	@echo "==> installing what the demo needs"
+	$(PIP) install --group demo
+	touch $@
+
+$(VENV)/.test: $(VENV)/.base
+	@echo "==> installing what the tests and checks need"
+	$(PIP) install --group test --group check
+	touch $@
+
+$(VENV)/.engine: $(RUST) $(VENV)/.base
+	@echo "==> building the engine (release)"
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --locked
+	touch $@
+
+setup: $(VENV)/.engine $(VENV)/.test ## everything a developer needs, in .venv and target
+
+demo: $(VENV)/.engine $(VENV)/.demo ## a chat served by 4 gunicorn workers, on http://127.0.0.1:8000/
+	@echo "==> gunicorn, $(WORKERS) workers, gunicorn_conf.py; Ctrl-C stops it"
+	PYTHON=$(BIN)/python PORT=$(PORT) WORKERS=$(WORKERS) exec examples/chat/run.sh
+
+# ---- tests
+
+test: check test-core test-loom test-python ## all checks and tests, after installing what they need
+	@echo "==> all passed"
+
+check: check-rust check-python ## formatting, clippy, documentation, ruff, mypy strict, stubs against the binary
+
+check-rust: $(VENV)/.base
+	@echo "==> cargo fmt, clippy, doc"
+	export PYO3_PYTHON=$(BIN)/python
+	cargo fmt --all --check
+	cargo clippy -q --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc -q --locked --no-deps -p hypern-shm-core
+
+check-python: $(VENV)/.engine $(VENV)/.test
+	@echo "==> ruff, mypy, stubtest"
+	$(BIN)/ruff check -q .
+	$(BIN)/ruff format -q --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest hypern_realtime_shm._engine
+
+test-core: | tools ## the engine alone, without Python: unit, property and process tests
+	@echo "==> engine tests"
+	timeout $(PATIENCE) cargo test --locked -p hypern-shm-core -- -q | $(COUNTED)
+
+test-loom: | tools ## the engine's algorithms under a model checker
+	@echo "==> model checking (loom)"
+	export RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+	timeout $(PATIENCE) cargo test --locked --release -p hypern-shm-core --test loom -- -q | $(COUNTED)
+
+test-python: $(VENV)/.engine $(VENV)/.test ## real processes, real servers, a real browser
+	@.ci/need chromium=chromium strace=strace || echo "==> going on without: tests that need these are skipped"
+	echo "==> Python tests, $(XDIST) at a time"
+	$(BIN)/python -m pytest -q -n $(XDIST)
+
+bench: $(VENV)/.engine $(VENV)/.test ## benchmarks against the in-process original, as ratios of one run
+	@for script in bench/*.py; do echo "==> $$script"; $(BIN)/python $$script; done
+
+# ---- and away with it
+
+clean: ## remove everything that was built or installed here
+	rm -rf $(VENV) target hypern_realtime_shm/*.so .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,168 @@
+//! The ring, the arena and the trie under loom: every interleaving of two small threads, and every
+//! value that the memory model lets a relaxed load see. The oracle is conservation and integrity.
+//!
+//! Run with `RUSTFLAGS="--cfg loom" cargo test --release --test loom`.
+#![cfg(loom)]
+
+use hypern_shm_core::arena::Info;
+use hypern_shm_core::cells::Cell;
+use hypern_shm_core::geometry::Geometry;
+use hypern_shm_core::layout::{Header, cell_kind, kind};
+use hypern_shm_core::record::encode;
+use hypern_shm_core::ring::{Read, Ring};
+use hypern_shm_core::space::{Actor, Context, Space};
+use hypern_shm_core::trie::{Change, Trie};
+use loom::sync::Arc;
+use loom::thread;
+
+fn model(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.max_branches = 100_000;
+    builder.check(body);
+}
+
+/// A channel with a ring of 2^log2, on a segment of a few blocks.
+fn channel(log2: u32, blocks: u32) -> (Arc<Space>, Cell) {
+    let space = Space::boxed(Geometry::tiny(3, 1, 1, [blocks, 0, 0]));
+    let actor = Actor::new(2, 1);
+    let cell = Context { space: &space, actor: &actor }.new_channel(cell_kind::CHANNEL, Header::worlds, 0, log2, 0, 0).unwrap();
+    (Arc::new(space), cell)
+}
+
+fn publish(cx: Context<'_>, ring: &Ring, payload: u64) -> u64 {
+    let held = cx.store(Info::new(kind::BYTES, 0, 0, 0), u64::from(ring.cell), 0, &[], &payload.to_le_bytes()).unwrap();
+    ring.publish(cx, &held, |_| Ok(true)).unwrap().unwrap()
+}
+
+/// Reads what is there: (sequence, payload) pairs; every payload is whole.
+fn read_from(cx: Context<'_>, ring: &Ring, from: u64, upto: u64) -> Vec<(u64, u64)> {
+    let mut got = Vec::new();
+    for sequence in from..upto {
+        let mut bytes = Vec::new();
+        match ring.read(cx, sequence, &mut bytes) {
+            Read::Got(_) => got.push((sequence, u64::from_le_bytes(bytes.try_into().expect("a torn message")))),
+            Read::Empty => break,
+            Read::Lagged | Read::Evicted => {}
+        }
+    }
+    got
+}
+
+#[test]
+fn two_publishers_never_share_a_sequence() {
+    model(3, || {
+        let (space, cell) = channel(1, 4);
+        let workers: Vec<_> = (0..2_u32)
+            .map(|slot| {
+                let space = space.clone();
+                thread::spawn(move || {
+                    let actor = Actor::new(slot, 1);
+                    let cx = Context { space: &space, actor: &actor };
+                    publish(cx, &cell.ring(cx).unwrap(), 100 + u64::from(slot))
+                })
+            })
+            .collect();
+        let sequences: Vec<u64> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
+        assert_ne!(sequences[0], sequences[1]);
+        let actor = Actor::new(2, 1);
+        let cx = Context { space: &space, actor: &actor };
+        let ring = cell.ring(cx).unwrap();
+        let start = ring.oldest(cx);
+        let got = read_from(cx, &ring, start, start + 2);
+        assert_eq!(got.len(), 2, "published but not there");
+        for (slot, sequence) in sequences.into_iter().enumerate() {
+            assert!(got.contains(&(sequence, 100 + slot as u64)));
+        }
+    });
+}
+
+#[test]
+fn a_reader_sees_whole_messages_in_their_own_places() {
+    // A ring of one slot and two blocks: every publish overwrites what is being read and reuses its block.
+    model(3, || {
+        let (space, cell) = channel(0, 2);
+        let writer = {
+            let space = space.clone();
+            thread::spawn(move || {
+                let actor = Actor::new(0, 1);
+                let cx = Context { space: &space, actor: &actor };
+                let ring = cell.ring(cx).unwrap();
+                let start = ring.oldest(cx);
+                for i in 0..3 {
+                    assert_eq!(publish(cx, &ring, 100 + i), start + i);
+                }
+            })
+        };
+        let actor = Actor::new(1, 1);
+        let cx = Context { space: &space, actor: &actor };
+        let ring = cell.ring(cx).unwrap();
+        let start = ring.head(cx);
+        for (sequence, payload) in read_from(cx, &ring, start, start + 2) {
+            // The start may already be past the first; a payload belongs to its own sequence all the same.
+            let first = cx.view().get(cell.at + hypern_shm_core::layout::Channel::start);
+            assert_eq!(payload, 100 + (sequence - first));
+        }
+        writer.join().unwrap();
+    });
+}
+
+#[test]
+fn two_inserts_into_one_trie_are_both_there() {
+    model(2, || {
+        let space = Arc::new(Space::boxed(Geometry::tiny(3, 1, 1, [8, 0, 0])));
+        let workers: Vec<_> = (0..2_u32)
+            .map(|slot| {
+                let space = space.clone();
+                thread::spawn(move || {
+                    let actor = Actor::new(slot, 1);
+                    let cx = Context { space: &space, actor: &actor };
+                    let trie = Trie::new(cx, Header::worlds);
+                    let key = u64::from(slot).to_le_bytes();
+                    let place = u64::from(slot + 1) << 4;
+                    let content = encode(&[], &key, &key);
+                    trie.change_record(place, &key, |found| {
+                        assert!(found.is_none());
+                        Ok((Change::Put(0, cx.new_record(trie.root, place, &content)?), ()))
+                    })
+                    .unwrap();
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        let actor = Actor::new(2, 1);
+        let cx = Context { space: &space, actor: &actor };
+        assert_eq!(Trie::new(cx, Header::worlds).live().unwrap(), 2, "a lost update");
+        assert_eq!(cx.free_blocks(), 8 - 3, "two records and a page; nothing else is held");
+    });
+}
+
+#[test]
+fn a_listing_beside_a_replacement_sees_one_of_both() {
+    model(2, || {
+        let space = Arc::new(Space::boxed(Geometry::tiny(3, 1, 1, [6, 0, 0])));
+        let put = |cx: Context<'_>, value: u64| {
+            let trie = Trie::new(cx, Header::worlds);
+            let content = encode(&[], b"key", &value.to_le_bytes());
+            trie.change_record(16, b"key", |_| Ok((Change::Put(0, cx.new_record(trie.root, 16, &content)?), ()))).unwrap();
+        };
+        let actor = Actor::new(2, 1);
+        put(Context { space: &space, actor: &actor }, 7);
+        let writer = {
+            let space = space.clone();
+            thread::spawn(move || {
+                let actor = Actor::new(0, 1);
+                put(Context { space: &space, actor: &actor }, 8);
+                put(Context { space: &space, actor: &actor }, 9);
+            })
+        };
+        let actor = Actor::new(1, 1);
+        let trie = Trie::new(Context { space: &space, actor: &actor }, Header::worlds);
+        let (_, record) = trie.get(16, b"key").unwrap().expect("the key is always there");
+        let value = u64::from_le_bytes(record.value().try_into().expect("a torn record"));
+        assert!((7..=9).contains(&value));
+        writer.join().unwrap();
+    });
+}

@@ -1,0 +1,119 @@
+"""What holds for every test run, as a pytest plugin that conftest.py loads.
+
+- No test runs without a time-out.
+- Nothing of the run is left at its end: no segment in /dev/shm, no process.
+- The seed of everything random is printed; ``TEST_SEED=… pytest …`` runs the same again.
+- A run in which no test passed is a failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SEED = "TEST_SEED"
+RUN = "TEST_RUN"  # set for every process that the run starts, so that those it leaves behind can be told
+SHM = Path("/dev/shm")
+GRACE = 5.0  # seconds in which what a test has just killed or closed may go
+# Names that tests (unique_name) and gunicorn's hooks make up hold the pid of the process that did.
+MADE_BY = re.compile(r"\.(?:test|gunicorn)-(\d+)-[0-9a-f]{8}")
+
+_before = pytest.StashKey[set[str]]()
+_testers = pytest.StashKey[set[int]]()
+
+
+def segments() -> set[str]:
+    """The segments of this user, their files' names."""
+    return {path.name for path in SHM.glob(f"hypern-rt.{os.geteuid()}.*")}
+
+
+def processes(run: str) -> dict[int, str]:
+    """The living processes of a run: pid and command line."""
+    found = {}
+    mark = f"{RUN}={run}".encode()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:120]
+    return found
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Is this one of xdist's workers?"""
+    return hasattr(config, "workerinput")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.pluginmanager.hasplugin("timeout") or float(config.getini("timeout") or 0) <= 0:
+        raise pytest.UsageError("tests run with time-outs only: pytest-timeout must be there, and `timeout` set")
+    if is_worker(config):
+        return
+    # Workers, and whatever the tests start, inherit both.
+    os.environ.setdefault(SEED, secrets.token_hex(4))
+    os.environ[RUN] = secrets.token_hex(8)
+    config.stash[_before] = segments()
+    config.stash[_testers] = {os.getpid()}
+
+
+def pytest_report_header() -> str:
+    return f"random seed: {SEED}={os.environ[SEED]}"
+
+
+@pytest.fixture(autouse=True)
+def seeded(request: pytest.FixtureRequest) -> Iterator[None]:
+    """``random`` starts anew for each test, from the run's seed and the test's name."""
+    random.seed(f"{os.environ[SEED]} {request.node.nodeid}")
+    yield
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodeready(node: Any) -> None:
+    node.config.stash[_testers].add(node.workerinfo["pid"])
+
+
+def leaked(config: pytest.Config) -> list[str]:
+    """What this run has left behind, in words."""
+    testers = config.stash[_testers]
+    left = [f"process {pid}: {command}" for pid, command in processes(os.environ[RUN]).items() if pid not in testers]
+    for name in sorted(segments() - config.stash[_before]):
+        made_by = MADE_BY.search(name)
+        if made_by is None or int(made_by[1]) in testers:  # others belong to another run on this machine
+            left.append(f"segment {SHM / name}")
+    return left
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    config = session.config
+    if is_worker(config) or config.option.collectonly:
+        return
+    deadline = time.monotonic() + GRACE
+    while (left := leaked(config)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    config.stash[_left] = left
+    if left:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if session.exitstatus == pytest.ExitCode.OK and reporter is not None and not reporter.stats.get("passed"):
+        session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+_left = pytest.StashKey[list[str]]()
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if left := config.stash.get(_left, []):
+        terminalreporter.section("left behind by this run", red=True, bold=True)
+        for line in left:
+            terminalreporter.line(line)
+    if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
+        terminalreporter.line(f"random seed: {SEED}={os.environ[SEED]}")
