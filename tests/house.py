@@ -14,7 +14,6 @@ import random
 import re
 import secrets
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,8 @@ def processes(run: str) -> dict[int, str]:
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
-                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:120]
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                found[int(entry.name)] = " ".join(words)[:120]
     return found
 
 
@@ -64,26 +64,27 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_testers] = {os.getpid()}
 
 
-def pytest_report_header() -> str:
-    return f"random seed: {SEED}={os.environ[SEED]}"
-
-
 @pytest.fixture(autouse=True)
-def seeded(request: pytest.FixtureRequest) -> Iterator[None]:
+def seeded(request: pytest.FixtureRequest) -> None:
     """``random`` starts anew for each test, from the run's seed and the test's name."""
     random.seed(f"{os.environ[SEED]} {request.node.nodeid}")
-    yield
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_testnodeready(node: Any) -> None:
-    node.config.stash[_testers].add(node.workerinfo["pid"])
+def pytest_testnodedown(node: Any) -> None:
+    if output := getattr(node, "workeroutput", None):
+        node.config.stash[_testers].add(output["pid"])
 
 
 def leaked(config: pytest.Config) -> list[str]:
     """What this run has left behind, in words."""
     testers = config.stash[_testers]
-    left = [f"process {pid}: {command}" for pid, command in processes(os.environ[RUN]).items() if pid not in testers]
+    left = [
+        f"process {pid}: {command}"
+        for pid, command in processes(os.environ[RUN]).items()
+        # multiprocessing's tracker goes with the tester that started it
+        if pid not in testers and "multiprocessing.resource_tracker" not in command
+    ]
     for name in sorted(segments() - config.stash[_before]):
         made_by = MADE_BY.search(name)
         if made_by is None or int(made_by[1]) in testers:  # others belong to another run on this machine
@@ -94,6 +95,8 @@ def leaked(config: pytest.Config) -> list[str]:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     config = session.config
+    if is_worker(config):
+        config.workeroutput["pid"] = os.getpid()
     if is_worker(config) or config.option.collectonly:
         return
     deadline = time.monotonic() + GRACE
@@ -115,5 +118,4 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section("left behind by this run", red=True, bold=True)
         for line in left:
             terminalreporter.line(line)
-    if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
-        terminalreporter.line(f"random seed: {SEED}={os.environ[SEED]}")
+    terminalreporter.line(f"random seed: {SEED}={os.environ[SEED]}")

@@ -1,23 +1,10 @@
-"""A segment name of its own and a place for the log, for each test."""
+"""A place for each server's log."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from hypern_realtime_shm.testing import unlink_segment
-
-from .harness import segment_name
-
-
-@pytest.fixture
-def name() -> Iterator[str]:
-    """The name of a segment that no other test uses, gone afterwards."""
-    chosen = segment_name()
-    yield chosen
-    unlink_segment(chosen, missing_ok=True)
 
 
 @pytest.fixture

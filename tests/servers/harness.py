@@ -31,11 +31,6 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def segment_name() -> str:
-    """A name no other test uses."""
-    return f"test-{os.getpid()}-{secrets.token_hex(4)}"
-
-
 def segment_files(name: str) -> list[str]:
     """What there is of a segment in shared memory: its file, its bells."""
     return sorted(str(path) for path in Path("/dev/shm").iterdir() if name in path.name)

@@ -259,20 +259,6 @@ def test_other_ways_to_take_the_hooks(how: str, log: Path, tmp_path: Path) -> No
     assert not segment_files(name)
 
 
-def test_the_hooks_set_nothing_but_hooks() -> None:
-    from gunicorn.config import Config
-
-    import hypern_realtime_shm.gunicorn as hooks
-
-    names = {"on_starting", "on_reload", "pre_exec", "child_exit"}
-    assert {key for key in vars(hooks) if key in Config().settings} == names
-    configuration: dict[str, object] = {}
-    hooks.install(configuration)
-    assert set(configuration) == names
-    for key, value in configuration.items():
-        Config().set(key, value)
-
-
 def test_checking_the_configuration_creates_nothing(name: str, tmp_path: Path) -> None:
     (tmp_path / "nothing.py").write_text("def app(environ, start_response): ...\n")
     command = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn_conf.py"), "--check-config", "nothing:app"]

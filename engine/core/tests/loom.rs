@@ -7,7 +7,7 @@
 use hypern_shm_core::arena::Info;
 use hypern_shm_core::cells::Cell;
 use hypern_shm_core::geometry::Geometry;
-use hypern_shm_core::layout::{Header, cell_kind, kind};
+use hypern_shm_core::layout::{Channel, Header, cell_kind, kind};
 use hypern_shm_core::record::encode;
 use hypern_shm_core::ring::{Read, Ring};
 use hypern_shm_core::space::{Actor, Context, Space};
@@ -19,7 +19,13 @@ fn model(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.max_branches = 100_000;
-    builder.check(body);
+    let runs = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counted = runs.clone();
+    builder.check(move || {
+        counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        body();
+    });
+    println!("{} interleavings", runs.load(std::sync::atomic::Ordering::Relaxed));
 }
 
 /// A channel with a ring of 2^log2, on a segment of a few blocks.
@@ -94,16 +100,61 @@ fn a_reader_sees_whole_messages_in_their_own_places() {
                 }
             })
         };
-        let actor = Actor::new(1, 1);
+        let reader = thread::spawn(move || {
+            let actor = Actor::new(1, 1);
+            let cx = Context { space: &space, actor: &actor };
+            let ring = cell.ring(cx).unwrap();
+            let first = cx.view().get(cell.at + Channel::start);
+            for (sequence, payload) in read_from(cx, &ring, first, first + 3) {
+                assert_eq!(payload, 100 + (sequence - first));
+            }
+        });
+        reader.join().unwrap();
+        writer.join().unwrap();
+    });
+}
+
+#[test]
+fn nothing_is_missed_in_a_ring_that_is_long_enough() {
+    model(3, || {
+        let (space, cell) = channel(1, 4);
+        let writer = {
+            let space = space.clone();
+            thread::spawn(move || {
+                let actor = Actor::new(0, 1);
+                let cx = Context { space: &space, actor: &actor };
+                let ring = cell.ring(cx).unwrap();
+                publish(cx, &ring, 100);
+                publish(cx, &ring, 101);
+            })
+        };
+        let shared = space.clone();
+        let reader = thread::spawn(move || {
+            let actor = Actor::new(1, 1);
+            let cx = Context { space: &shared, actor: &actor };
+            let ring = cell.ring(cx).unwrap();
+            let start = cx.view().get(cell.at + Channel::start);
+            let mut cursor = start;
+            let mut bytes = Vec::new();
+            for _ in 0..3 {
+                bytes.clear();
+                match ring.read(cx, cursor, &mut bytes) {
+                    Read::Got(_) => {
+                        assert_eq!(bytes, (100 + (cursor - start)).to_le_bytes());
+                        cursor += 1;
+                    }
+                    Read::Empty => {}
+                    other => panic!("{other:?} of a message that nobody overwrote"),
+                }
+            }
+            (start, cursor)
+        });
+        let (start, cursor) = reader.join().unwrap();
+        writer.join().unwrap();
+        let actor = Actor::new(2, 1);
         let cx = Context { space: &space, actor: &actor };
         let ring = cell.ring(cx).unwrap();
-        let start = ring.head(cx);
-        for (sequence, payload) in read_from(cx, &ring, start, start + 2) {
-            // The start may already be past the first; a payload belongs to its own sequence all the same.
-            let first = cx.view().get(cell.at + hypern_shm_core::layout::Channel::start);
-            assert_eq!(payload, 100 + (sequence - first));
-        }
-        writer.join().unwrap();
+        assert_eq!(read_from(cx, &ring, cursor, start + 2).len() as u64, start + 2 - cursor, "received + read = published");
     });
 }
 
@@ -158,11 +209,14 @@ fn a_listing_beside_a_replacement_sees_one_of_both() {
                 put(Context { space: &space, actor: &actor }, 9);
             })
         };
-        let actor = Actor::new(1, 1);
-        let trie = Trie::new(Context { space: &space, actor: &actor }, Header::worlds);
-        let (_, record) = trie.get(16, b"key").unwrap().expect("the key is always there");
-        let value = u64::from_le_bytes(record.value().try_into().expect("a torn record"));
-        assert!((7..=9).contains(&value));
+        let reader = thread::spawn(move || {
+            let actor = Actor::new(1, 1);
+            let trie = Trie::new(Context { space: &space, actor: &actor }, Header::worlds);
+            let (_, record) = trie.get(16, b"key").unwrap().expect("the key is always there");
+            let value = u64::from_le_bytes(record.value().try_into().expect("a torn record"));
+            assert!((7..=9).contains(&value));
+        });
+        reader.join().unwrap();
         writer.join().unwrap();
     });
 }

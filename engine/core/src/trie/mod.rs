@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::layout::{Block, kind, reference};
 use crate::record::Record;
 use crate::space::Context;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, fence};
 
 use page::{DEPTH_MAX, leaf_entry, nibble};
 
@@ -97,7 +97,9 @@ pub(crate) fn with_patience<T>(trie: &Trie<'_>, mut attempt: impl FnMut(u64) -> 
         match attempt(word) {
             Ok(value) => return Ok(value),
             Err(Stop::Failed(error)) => return Err(error),
-            Err(Stop::Moved) => {}
+            // SYNC trie.moved (R): the relaxed load that showed a page of another life, with this fence, makes
+            // the swap of the root that came before the page's release visible to the next load of the root.
+            Err(Stop::Moved) => fence(Ordering::Acquire),
         }
     }
     Err(Error::Corrupt { what: "a page refers to blocks that are not there" })
