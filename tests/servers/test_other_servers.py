@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,27 +16,43 @@ CLIENTS = [f"client-{number:02}" for number in range(60)]
 SETTLED = 1.0  # seconds within which a dead worker's members are gone
 
 
-def uvicorn(log: Path, name: str) -> Server:
+def uvicorn(log: Path, name: str | None, workers: int = 3) -> Server:
     """Its workers are spawned: each imports the application for itself."""
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "--workers", "3", "--port", str(port), "--app-dir", str(HERE)]
-    return Server([*command, "--log-level", "warning", "apps:app"], port, log, {"PROBE_SEGMENT": name})
+    command = [sys.executable, "-m", "uvicorn", "--workers", str(workers), "--port", str(port), "--app-dir", str(HERE)]
+    return Server([*command, "--log-level", "warning", "apps:app"], port, log, {"PROBE_SEGMENT": name} if name else {})
 
 
-def granian(log: Path, name: str, interface: str) -> Server:
+def granian(log: Path, name: str | None, workers: int = 3, interface: str = "asgi") -> Server:
     """Its workers are processes with a Rust runtime; handlers run on its event loop or in its threads."""
     port = free_port()
-    command = [sys.executable, "-m", "granian", "--workers", "3", "--port", str(port), "--interface", interface]
+    command = [
+        sys.executable,
+        "-m",
+        "granian",
+        "--workers",
+        str(workers),
+        "--port",
+        str(port),
+        "--interface",
+        interface,
+    ]
     target = "apps:app" if interface == "asgi" else "apps:application"
     # A request holds its worker (spin) only where it has one thread for Python.
-    command += ["--respawn-failed-workers", "--no-ws", *(["--blocking-threads", "1"] if interface == "wsgi" else [])]
-    return Server([*command, target], port, log, {"PROBE_SEGMENT": name}, cwd=HERE)
+    command += [
+        "--interface",
+        interface,
+        "--respawn-failed-workers",
+        "--no-ws",
+        *(["--blocking-threads", "1"] if interface == "wsgi" else []),
+    ]
+    return Server([*command, target], port, log, {"PROBE_SEGMENT": name} if name else {}, cwd=HERE)
 
 
 SERVERS = {
     "uvicorn": uvicorn,
-    "granian-asgi": lambda log, name: granian(log, name, "asgi"),
-    "granian-wsgi": lambda log, name: granian(log, name, "wsgi"),
+    "granian-asgi": granian,
+    "granian-wsgi": partial(granian, interface="wsgi"),
 }
 
 
@@ -66,3 +83,11 @@ def test_one_world(kind: str, name: str, log: Path) -> None:
         assert set(server.one_report(again)["members"]) == rest
         server.stop()
     assert segment_files(name), "a segment that is named in the code stays until somebody unlinks it"
+
+
+@pytest.mark.parametrize(("workers", "warned"), [(2, 2), (1, 0)])
+@pytest.mark.parametrize("kind", SERVERS)
+def test_each_of_several_workers_without_a_segment_is_warned(kind: str, workers: int, warned: int, log: Path) -> None:
+    with SERVERS[kind](log, None, workers) as server:
+        server.ready().pids(workers)
+        assert server.output().count("PrivateSegmentWarning:") == warned

@@ -1,0 +1,205 @@
+"""Kills and stops at random while processes do the whole API: ``python -m tests.soak --seconds 60``.
+
+Checked as it runs: no message torn, reordered or of another channel, in any process. Checked at the end:
+everything the dead owned has left, and with everything removed no block, cell or ring slot is in use
+that was not in use at the start. Prints its seed; ``--seed`` replays the choices.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+import warnings
+from typing import Any
+
+from hypern_realtime_shm import BroadcastConfig, RealtimeHub, Segment, Subscriber
+from hypern_realtime_shm.testing import unique_name
+
+WORKERS = 6
+ROOMS = 5
+CLIENTS = 40
+
+
+class Worker:
+    """One process's endless random use of everything."""
+
+    def __init__(self, hub: RealtimeHub, seed: int) -> None:
+        self.hub = hub
+        self.random = random.Random(seed)
+        self.subs: list[Subscriber] = []
+        self.last: dict[tuple[int, str], int] = {}
+
+    def run(self) -> None:
+        actions = [getattr(self, name) for name in dir(self) if name.startswith("do_")]
+        while True:
+            room = f"room {self.random.randrange(ROOMS)}"
+            client = f"client {self.random.randrange(CLIENTS)}"
+            try:
+                self.random.choice(actions)(room, client)
+                self.check_messages()
+            except KeyError:
+                # Somebody has just removed the channel.
+                continue
+
+    def check_messages(self) -> None:
+        for sub in self.subs:
+            for message in sub.drain():
+                room, publisher, serial, rest = message.split("|")
+                assert room == sub.channel_name, f"{message[:80]} on {sub}"
+                assert rest == "x" * len(rest), "torn"
+                key = (id(sub), publisher)
+                assert int(serial) > self.last.get(key, -1), "reordered or doubled"
+                self.last[key] = int(serial)
+
+    def do_create(self, room: str, _: str) -> None:
+        self.hub.channels.create_channel(room, self.random.choice([4, 16, 64]))
+
+    def do_remove(self, room: str, _: str) -> None:
+        if self.random.random() < 0.2:
+            self.hub.channels.remove_channel(room)
+
+    def do_subscribe(self, room: str, client: str) -> None:
+        if len(self.subs) > 20:
+            gone = self.subs.pop(self.random.randrange(len(self.subs)))
+            self.last = {key: value for key, value in self.last.items() if key[0] != id(gone)}
+        self.subs.append(self.hub.channels.subscribe(room, client))
+
+    def do_unsubscribe(self, room: str, client: str) -> None:
+        self.hub.channels.unsubscribe(room, client)
+
+    def do_publish(self, room: str, _: str) -> None:
+        rest = "x" * self.random.choice([0, 10, 300, 3000, 20000])
+        self.hub.publish(room, f"{room}|{os.getpid()}|{time.monotonic_ns()}|{rest}")
+
+    do_publish_more = do_publish_again = do_publish
+
+    def do_track(self, room: str, client: str) -> None:
+        self.hub.presence.track(room, client, {"about": "x" * self.random.randrange(300)})
+
+    def do_untrack(self, room: str, client: str) -> None:
+        self.hub.presence.untrack(room, client)
+
+    def do_heartbeat(self, _: str, client: str) -> None:
+        self.hub.heartbeat.register(client)
+        self.hub.heartbeat.pong(client)
+        self.hub.heartbeat.check_timeouts()
+
+    def do_unregister(self, _: str, client: str) -> None:
+        self.hub.heartbeat.unregister(client)
+
+    def do_flush(self, room: str, client: str) -> None:
+        self.hub.presence.flush_diff(room)
+        self.hub.presence.untrack_all(client)
+
+    def do_topics(self, room: str, client: str) -> None:
+        matcher = self.hub.channels.topic_matcher
+        matcher.subscribe(f"{room}:*", client)
+        matcher.match_topic(f"{room}:x")
+        if self.random.random() < 0.5:
+            matcher.unsubscribe_all(client)
+
+    def do_broadcast(self, room: str, _: str) -> None:
+        self.hub.broadcast.create(room, BroadcastConfig(buffer_size=16, dedup_enabled=True, dedup_window=20))
+        self.hub.broadcast.send(room, "m", f"id {self.random.randrange(50)}")
+
+    def do_look(self, room: str, client: str) -> None:
+        names = [info.client_id for info in self.hub.presence.list(room)]
+        assert len(names) == len(set(names)), "listed twice"
+        self.hub.presence.total_clients()
+        self.hub.presence.client_channels(client)
+        self.hub.channels.get_stats(room)
+
+
+def soak(seconds: float, seed: int) -> dict[str, Any]:
+    """Runs it; gives the figures. Raises AssertionError at the first violation."""
+    rng = random.Random(seed)
+    name = unique_name("soak")
+    segment = Segment.open(name, size="16MiB", max_processes=64)
+    try:
+        hub = RealtimeHub(segment=segment)
+        base = segment.stats()
+        children: set[int] = set()
+        serial = 0
+
+        def spawn() -> None:
+            nonlocal serial
+            serial += 1
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                pid = os.fork()
+            if pid == 0:
+                try:
+                    Worker(hub, seed * 100_000 + serial).run()
+                except BaseException:
+                    traceback.print_exc()
+                    sys.stderr.flush()
+                    os._exit(3)
+            children.add(pid)
+
+        def kill(pid: int) -> None:
+            children.discard(pid)
+            os.kill(pid, signal.SIGKILL)
+            status = os.waitpid(pid, 0)[1]
+            assert os.WIFSIGNALED(status), f"a worker failed by itself: {status}"
+
+        kills = stops = 0
+        stopped: list[int] = []
+        try:
+            for _ in range(WORKERS):
+                spawn()
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                time.sleep(0.012)
+                pid = rng.choice(sorted(children))
+                if rng.random() < 0.35:
+                    os.kill(pid, signal.SIGSTOP)
+                    stopped.append(pid)
+                    stops += 1
+                    if len(stopped) > 2 and (first := stopped.pop(0)) in children:
+                        os.kill(first, signal.SIGCONT)
+                else:
+                    kill(pid)
+                    kills += 1
+                    spawn()
+        finally:
+            for pid in sorted(children):
+                kill(pid)
+        segment.reap()
+        assert segment.reap() == 0
+        left = hub.presence.total_clients(), hub.heartbeat.client_count(), hub.channels.topic_matcher.patterns()
+        assert left == (0, 0, []), f"left behind by the dead: {left}"
+        for room in hub.channels.list_channels():
+            assert hub.channels.get_subscribers(room) == []
+            assert hub.publish(room, "x") == 0
+        hub.channels.clear()
+        hub.broadcast.clear()
+        hub.presence.clear()
+        after = segment.stats()
+        # Empty groups of members are kept for the next join: a cell and a directory entry each.
+        groups = after["channels"] - base["channels"]
+        assert groups <= ROOMS
+        for key in ("ring_slots", "medium_blocks", "large_blocks", "processes"):
+            assert after[key] == base[key], f"{key}: {base[key]} at the start, {after[key]} at the end"
+        assert after["small_blocks"] <= base["small_blocks"] + groups + 3, (base, after)
+        return {"seed": seed, "kills": kills, "stops": stops, "reaped": after["reaped_processes"]}
+    finally:
+        segment.close()
+        segment.unlink()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}", flush=True)
+    print(soak(arguments.seconds, arguments.seed))
+
+
+if __name__ == "__main__":
+    main()
