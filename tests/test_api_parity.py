@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -130,12 +130,14 @@ STEPS: list[str | tuple[str, str, str]] = [
     ("b.global_stats()", "BroadcastStats(sent=2, dropped=2, deduped=0, subs=0, channels=2)", "dropped means dropped"),
     "sorted(b.list_channels())", "b.has_channel('q')",
     "b.create('e', BroadcastConfig(policy=BackpressurePolicy.Error))", "b.send('e', 'x')", "b.stats('e')",
-    ("b.stats('a').total_dropped", "2", "dropped means dropped, by send_many too"), "b.stats('a').channel_count", "BroadcastConfig()", "BroadcastConfig().policy",
+    ("b.stats('a').total_dropped", "2", "dropped means dropped, by send_many too"),
+    "b.stats('a').channel_count", "BroadcastConfig()", "BroadcastConfig().policy",
     "BackpressurePolicy.Error", "int(BackpressurePolicy.Error)", "int(BackpressurePolicy.DropOldest)",
     "BackpressurePolicy.Error == 1", "BackpressurePolicy()", "b.send_many(['e'], 'x')", "b.stats('e')",
     "keep('rx', b.subscribe('a'))", "rx", "b.send('a', 'm')", "rx.try_recv()", "rx.try_recv()", "rx.received_count",
     "rx.lagged_count", "rx.channel_name", "rx.drain()", "rx",
-    ("b.stats('a')", "BroadcastStats(sent=3, dropped=2, deduped=0, subs=1, channels=1)", "as above"), "b.stats('a').active_subscribers",
+    ("b.stats('a')", "BroadcastStats(sent=3, dropped=2, deduped=0, subs=1, channels=1)", "as above"),
+    "b.stats('a').active_subscribers",
     "b.send_json('a', {'x': 1})", "rx.drain()", "b.remove('a')", "rx.try_recv()", "b",
     "b.create('d', BroadcastConfig(dedup_enabled=True, dedup_window=2))", "keep('rx', b.subscribe('d'))",
     "b.send('d', '1', 'x')", "b.send('d', '1', 'x')", "b.send('d', '2', 'y')", "b.send('d', '3', message_id='z')",
@@ -212,10 +214,10 @@ def test_every_call_gives_the_same() -> None:
 
 
 @pytest.fixture
-def hub() -> Iterator[ours.RealtimeHub]:
+def hub() -> ours.RealtimeHub:
     made = ours.RealtimeHub()
     made.create_channel("c")
-    yield made
+    return made
 
 
 @pytest.mark.parametrize("size", [0, -1, 2**20 + 1])

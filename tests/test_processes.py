@@ -43,16 +43,19 @@ def test_every_message_reaches_every_process_once_and_in_order(segment: Segment)
     """
     RealtimeHub(segment=segment).channels.create_channel("c", 8192)
     env = {"PYTHONHASHSEED": "1"}
-    with Process(source, segment.name, "a", env=env) as a, Process(source, segment.name, "b", env=env) as b:
-        with Process(source, segment.name, "c", env=env) as c:
-            for process in (a, b, c):
-                assert process.hear() == "ready"
-            for process in (a, b, c):
-                process.say("go")
-            for process in (a, b, c):
-                assert process.hear() == "published"
-            orders = {process.hear() for process in (a, b, c)}
-            assert len(orders) == 1, "processes saw different orders"
+    with (
+        Process(source, segment.name, "a", env=env) as a,
+        Process(source, segment.name, "b", env=env) as b,
+        Process(source, segment.name, "c", env=env) as c,
+    ):
+        for process in (a, b, c):
+            assert process.hear() == "ready"
+        for process in (a, b, c):
+            process.say("go")
+        for process in (a, b, c):
+            assert process.hear() == "published"
+        orders = {process.hear() for process in (a, b, c)}
+        assert len(orders) == 1, "processes saw different orders"
 
 
 def test_many_processes_create_one_segment_at_once(name: str) -> None:
@@ -155,6 +158,7 @@ def test_handles_made_before_a_fork_work_in_the_child(segment: Segment, private:
         ok = sub.drain() == ["before"]
         joined = hub.join("room", "child")
         ok = ok and hub.publish("room", "from the child") == 3
+        ok = ok and joined.drain() == ["from the child"]
         ok = ok and sub.drain() == ["from the child"]
         os._exit(0 if ok else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -6,7 +6,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,25 +147,27 @@ def test_wrong_segment_argument() -> None:
         RealtimeHub(segment=3)  # type: ignore[arg-type]
 
 
+def fill(add: Callable[[int], Any]) -> None:
+    for i in range(100_000):
+        add(i)
+
+
 def test_full_says_what_is_full_and_what_raises_it(name: str) -> None:
     with Segment.open(name, size="1MiB", channels=4, ring_slots=64) as segment:
         hub = RealtimeHub(segment=segment)
         with pytest.raises(rt.SegmentFull) as rings:
-            for i in range(100):
-                hub.channels.create_channel(f"big {i}", 32)
+            fill(lambda i: hub.channels.create_channel(f"big {i}", 32))
         assert (rings.value.setting, rings.value.used, rings.value.capacity) == ("ring_slots", 64, 64)
         hub.channels.clear()
         with pytest.raises(rt.SegmentFull) as cells:
-            for i in range(100):
-                hub.presence.track(f"room {i}", "u")
+            fill(lambda i: hub.presence.track(f"room {i}", "u"))
         assert cells.value.setting == "channels"
         assert isinstance(cells.value, MemoryError)
         rooms = hub.presence.untrack_all("u")
         assert len(rooms) > 4
         hub.presence.track("room is there again", "u")
         with pytest.raises(rt.SegmentFull) as blocks:
-            for i in range(100_000):
-                hub.presence.track("room is there again", f"client {i}")
+            fill(lambda i: hub.presence.track("room is there again", f"client {i}"))
         assert blocks.value.setting == "size"
         assert hub.presence.count("room is there again") == hub.presence.total_clients()
         hub.presence.clear()
@@ -240,7 +244,9 @@ for _ in range(10_000):
 os.access("/end", os.F_OK)
 os._exit(0)
 """
-    run = subprocess.run(["strace", sys.executable, "-c", source], capture_output=True, text=True, timeout=100, check=False)
+    run = subprocess.run(
+        ["strace", sys.executable, "-c", source], capture_output=True, text=True, timeout=100, check=False
+    )
     lines = run.stderr.splitlines()
     begin = next(i for i, line in enumerate(lines) if "/begin" in line)
     end = next(i for i, line in enumerate(lines) if "/end" in line)
