@@ -61,6 +61,7 @@ class Segment(_engine.Segment):
             SegmentVersionMismatch: another version made it.
             SegmentFull: all process slots are taken.
         """
+        _lifecycle.install()
         return cls(
             name,
             True,
@@ -84,11 +85,13 @@ class Segment(_engine.Segment):
         Raises:
             SegmentNotFound: there is none.
         """
+        _lifecycle.install()
         return cls(name, False, size=0, max_processes=1)
 
     @classmethod
     def private(cls, *, size: int | str = PRIVATE_SIZE) -> Self:
         """A segment without a name, for this process and the children it forks; freed with its last handle."""
+        _lifecycle.install()
         return cls(None, True, size=parse_size(size), max_processes=DEFAULT_MAX_PROCESSES)
 
     def __enter__(self) -> Self:
@@ -110,7 +113,6 @@ def resolve(segment: str | _engine.Segment | None) -> _engine.Segment:
     Raises:
         TypeError: it is none of these.
     """
-    _lifecycle.install()
     if isinstance(segment, _engine.Segment):
         return segment
     if isinstance(segment, str):

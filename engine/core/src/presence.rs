@@ -200,6 +200,22 @@ impl Presence {
         self.world.segment().owns_something()?;
         let hint = Hint::new(self.whereabouts(cx), client, channel);
         hint.write()?;
+        match self.add(cx, channel, client, metadata) {
+            Ok(member) => {
+                // Somebody who removed the member before may have removed the hint only now.
+                hint.write()?;
+                Ok(member)
+            }
+            Err(error) => {
+                // Nothing is left half done; what this cannot remove is pruned by the scavenger.
+                self.forget(cx, channel, client)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Adds or replaces the member itself.
+    fn add(&self, cx: Context<'_>, channel: &str, client: &str, metadata: &[(String, String)]) -> Result<Member> {
         let place = cx.space.hash(client.as_bytes()).place();
         let me = cx.actor.owner;
         let mut value = vec![0; 8];
@@ -228,8 +244,6 @@ impl Presence {
                 Ok((Change::Put(flags, held), joined))
             })?;
             if let Some(joined) = joined {
-                // Somebody who removed the member before may have removed the hint only now.
-                hint.write()?;
                 return Ok(Member {
                     client: client.to_owned(),
                     channel: channel.to_owned(),
