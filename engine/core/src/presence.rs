@@ -5,6 +5,10 @@
 //! the keeper. A join nobody has flushed yet is PENDING, a leave is GONE; join and leave between two
 //! flushes cancel out.
 
+use std::sync::{Arc, Mutex};
+
+use hashbrown::HashMap;
+
 use crate::arena::{HOT_MASK, Held, hot};
 use crate::cells::Cell;
 use crate::directory::{Directory, cell_of};
@@ -23,7 +27,7 @@ pub struct Member {
     /// The client's id.
     pub client: String,
     /// The channel's name.
-    pub channel: String,
+    pub channel: Arc<str>,
     /// Text pairs.
     pub metadata: Vec<(String, String)>,
     /// Unix seconds.
@@ -45,19 +49,24 @@ pub struct Diff {
 #[derive(Clone)]
 pub struct Presence {
     world: World,
+    /// Channel → group, found once and valid while the cell's life is open.
+    groups: Arc<Mutex<HashMap<Box<str>, Cell>>>,
 }
+
+/// Names remembered before the private map is emptied.
+const REMEMBERED: usize = 16 << 10;
 
 /// Monotonic microseconds as Unix seconds, the same in every process of the segment.
 pub(crate) fn unix_seconds(cx: Context<'_>, micros: u64) -> f64 {
     cx.view().get(Header::clock_offset).wrapping_add(micros) as f64 / 1e6
 }
 
-fn member_of(cx: Context<'_>, channel: &str, record: &Record) -> Member {
+fn member_of(cx: Context<'_>, channel: &Arc<str>, record: &Record) -> Member {
     let joined = record.value().first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
     let seen = cx.hot(record.reference, record.at, Block::hot0).unwrap_or(joined);
     Member {
         client: record.name(),
-        channel: channel.to_owned(),
+        channel: channel.clone(),
         metadata: decode_pairs(record.value().get(8..).unwrap_or(&[])),
         joined_at: unix_seconds(cx, joined),
         last_seen: unix_seconds(cx, seen),
@@ -130,7 +139,7 @@ impl<'a> Hint<'a> {
 impl Presence {
     /// The presence of `world`.
     pub fn new(world: &World) -> Presence {
-        Presence { world: world.clone() }
+        Presence { world: world.clone(), groups: Arc::default() }
     }
 
     fn directory<'a>(&self, cx: Context<'a>) -> Directory<'a> {
@@ -142,8 +151,22 @@ impl Presence {
     }
 
     fn members<'a>(&self, cx: Context<'a>, channel: &str) -> Result<Option<(Cell, Trie<'a>)>> {
-        let found = self.directory(cx).find(channel)?;
-        Ok(found.map(|found| (found.cell, found.cell.trie(cx, Group::members))))
+        if let Ok(groups) = self.groups.try_lock()
+            && let Some(&cell) = groups.get(channel)
+            && cell.is_open(cx)
+        {
+            return Ok(Some((cell, cell.trie(cx, Group::members))));
+        }
+        let Some(found) = self.directory(cx).find(channel)? else {
+            return Ok(None);
+        };
+        if let Ok(mut groups) = self.groups.try_lock() {
+            if groups.len() >= REMEMBERED {
+                groups.clear();
+            }
+            groups.insert(channel.into(), found.cell);
+        }
+        Ok(Some((found.cell, found.cell.trie(cx, Group::members))))
     }
 
     /// The members of a channel, made if need be. When cells run out, empty groups are given back.
@@ -246,7 +269,7 @@ impl Presence {
             if let Some(joined) = joined {
                 return Ok(Member {
                     client: client.to_owned(),
-                    channel: channel.to_owned(),
+                    channel: channel.into(),
                     metadata: metadata.to_vec(),
                     joined_at: unix_seconds(cx, joined),
                     last_seen: unix_seconds(cx, now),
@@ -366,10 +389,11 @@ impl Presence {
         let Some((_, members)) = self.members(cx, channel)? else {
             return Ok(Vec::new());
         };
-        let mut list = Vec::new();
+        let channel: Arc<str> = channel.into();
+        let mut list = Vec::with_capacity(members.live()?.min(1 << 20) as usize);
         members.records(|entry, record| {
             if entry.is_live() {
-                list.push(member_of(cx, channel, &record));
+                list.push(member_of(cx, &channel, &record));
             }
         })?;
         Ok(list)
@@ -378,7 +402,7 @@ impl Presence {
     /// One member.
     pub fn get(&self, channel: &str, client: &str) -> Result<Option<Member>> {
         let cx = self.world.cx()?;
-        Ok(self.find(cx, channel, client)?.map(|record| member_of(cx, channel, &record)))
+        Ok(self.find(cx, channel, client)?.map(|record| member_of(cx, &channel.into(), &record)))
     }
 
     /// How many members a channel has.
@@ -398,6 +422,7 @@ impl Presence {
         let Some((_, members)) = self.members(cx, channel)? else {
             return Ok(diff);
         };
+        let channel: Arc<str> = channel.into();
         let mut from = Some(0);
         while let Some(cursor) = from {
             let (taken, next) = members.sweep(cursor, true, |entry, taken| {
@@ -410,7 +435,7 @@ impl Presence {
             })?;
             for (live, record) in taken {
                 if live {
-                    diff.joins.push(member_of(cx, channel, &record));
+                    diff.joins.push(member_of(cx, &channel, &record));
                 } else {
                     diff.leaves.push(record.name());
                 }

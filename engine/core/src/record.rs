@@ -5,7 +5,8 @@ use smallvec::SmallVec;
 
 use crate::arena::{Held, Info};
 use crate::error::Result;
-use crate::layout::kind;
+use crate::geometry::Geometry;
+use crate::layout::{BLOCK_HEADER_WORDS, Block, kind};
 use crate::space::Context;
 
 /// Owners of an entry: almost always one.
@@ -84,9 +85,38 @@ impl Context<'_> {
         decode(reference, at, bytes)
     }
 
-    /// Does the record that `reference` names have this key? `None`: it has moved on.
+    /// Does the record that `reference` names have this key? `None`: it has moved on. Compared in place,
+    /// word by word, where the key lies in the first block.
+    #[inline]
     pub fn has_key(self, reference: u64, key: &[u8]) -> Option<bool> {
-        Some(self.record(reference)?.key() == key)
+        let (class, at) = self.life(reference)?;
+        let view = self.view();
+        let first = at + BLOCK_HEADER_WORDS;
+        let head = view.get(first);
+        let owners = (head >> 32 & 0xffff) as usize;
+        if 8 + owners * 8 + key.len() > Geometry::payload(class) {
+            return Some(self.record(reference)?.key() == key);
+        }
+        let is_record = Info(view.get(at + Block::info)).kind() == kind::RECORD;
+        let mut same = is_record && head & 0xffff_ffff == key.len() as u64;
+        if same {
+            let mut index = first + 1 + owners;
+            let mut chunks = key.chunks_exact(8);
+            for chunk in &mut chunks {
+                let mut word = [0; 8];
+                word.copy_from_slice(chunk);
+                same &= view.get(index) == u64::from_le_bytes(word);
+                index += 1;
+            }
+            let rest = chunks.remainder();
+            if !rest.is_empty() {
+                let mut word = [0; 8];
+                word[..rest.len()].copy_from_slice(rest);
+                let mask = !0 >> (64 - rest.len() * 8);
+                same &= view.get(index) & mask == u64::from_le_bytes(word);
+            }
+        }
+        self.still(reference, at).then_some(same)
     }
 
     /// Writes a record into held blocks. `root` and `place` say where it will be found.

@@ -115,7 +115,9 @@ impl PresenceInfo {
     #[pyo3(signature = (client_id, channel, metadata=None))]
     fn new(client_id: String, channel: String, metadata: Option<&Bound<'_, PyDict>>) -> PyResult<PresenceInfo> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
-        Ok(PresenceInfo { member: core::Member { client: client_id, channel, metadata: pairs(metadata)?, joined_at: now, last_seen: now } })
+        Ok(PresenceInfo {
+            member: core::Member { client: client_id, channel: channel.into(), metadata: pairs(metadata)?, joined_at: now, last_seen: now },
+        })
     }
 
     /// The client's id.
