@@ -1,7 +1,7 @@
 """What holds for every test run, as a pytest plugin that conftest.py loads.
 
 - No test runs without a time-out.
-- Nothing of the run is left at its end: no segment in /dev/shm, no process.
+- Nothing of the run is left at its end: no process, and no segment whose name a test made up (``unique_name``).
 - The seed of everything random is printed; ``TEST_SEED=… pytest …`` runs the same again.
 - A run in which no test passed is a failure.
 """
@@ -23,8 +23,8 @@ SEED = "TEST_SEED"
 RUN = "TEST_RUN"  # set for every process that the run starts, so that those it leaves behind can be told
 SHM = Path("/dev/shm")
 GRACE = 5.0  # seconds in which what a test has just killed or closed may go
-# Names that tests (unique_name) and gunicorn's hooks make up hold the pid of the process that did.
-MADE_BY = re.compile(r"\.(?:test|gunicorn)-(\d+)-[0-9a-f]{8}")
+# The names that unique_name makes up hold the pid of the process that did.
+MADE_BY = re.compile(r"-(\d+)-[0-9a-f]{8}$")
 
 _before = pytest.StashKey[set[str]]()
 _testers = pytest.StashKey[set[int]]()
@@ -87,7 +87,7 @@ def leaked(config: pytest.Config) -> list[str]:
     ]
     for name in sorted(segments() - config.stash[_before]):
         made_by = MADE_BY.search(name)
-        if made_by is None or int(made_by[1]) in testers:  # others belong to another run on this machine
+        if made_by is not None and int(made_by[1]) in testers:  # the rest may belong to anybody on this machine
             left.append(f"segment {SHM / name}")
     return left
 

@@ -88,7 +88,7 @@ pub const HOT_MASK: u64 = (1 << 48) - 1;
 
 impl Context<'_> {
     /// CAS FREE → HELD, generation + 1.
-    #[inline]
+    #[inline(always)]
     fn claim(self, block: u32) -> Option<Held> {
         let (class, at) = self.space.geometry.block(block)?;
         let state_word = self.word(at);
@@ -108,7 +108,7 @@ impl Context<'_> {
     }
 
     /// Remembers a freed block: in the private hints, else in the shared bitmap.
-    #[inline]
+    #[inline(always)]
     fn hint(self, class: usize, block: u32) {
         for hint in &self.actor.hints[class][..HOARD[class]] {
             if hint.load(Ordering::Relaxed) == 0 {
@@ -125,6 +125,7 @@ impl Context<'_> {
         bits.fetch_or(1 << (index % 64), Ordering::Relaxed);
     }
 
+    #[inline(always)]
     fn claim_hinted(self, class: usize) -> Option<Held> {
         for hint in &self.actor.hints[class][..HOARD[class]] {
             let block = hint.load(Ordering::Relaxed);
@@ -195,7 +196,18 @@ impl Context<'_> {
 
     /// Claims a block of the first class in `preference` that has one. When all are taken, history
     /// is given up, oldest first, until one is free.
+    #[inline(always)]
     pub fn allocate(self, preference: Preference) -> Result<Held> {
+        match self.claim_hinted(preference[0]) {
+            Some(held) => Ok(held),
+            None => self.allocate_elsewhere(preference),
+        }
+    }
+
+    /// Nothing in the hints: the bitmaps, the other classes, the history, the state words themselves.
+    #[cold]
+    #[inline(never)]
+    fn allocate_elsewhere(self, preference: Preference) -> Result<Held> {
         for class in preference {
             if let Some(held) = self.claim_hinted(class).or_else(|| self.claim_from_bitmap(class)) {
                 return Ok(held);
@@ -233,7 +245,7 @@ impl Context<'_> {
 
     /// HELD → LIVE, once something refers to the block. Fails harmlessly when whoever replaced that
     /// reference has already freed it.
-    #[inline]
+    #[inline(always)]
     pub fn make_live(self, held: &Held) {
         let live = state::with(held.word, state::LIVE);
         // Nobody reads through the state word: it only tells scavengers that the reference is there.
@@ -293,7 +305,24 @@ impl Context<'_> {
 
     /// Writes prefix and body into a chain of held blocks (one block where they fit) and gives its
     /// head, still held. All blocks after the head are CONT already: they live and die with it.
+    #[inline(always)]
     pub fn store(self, info: Info, back: u64, ident: u64, prefix: &[u64], body: &[u8]) -> Result<Held> {
+        let bytes = prefix.len() * 8 + body.len();
+        if bytes > Geometry::payload(0) {
+            return self.store_long(info, back, ident, prefix, body);
+        }
+        let head = self.allocate(SMALL)?;
+        self.fill(&head, Info(info.0 & 0xffff_ffff | (bytes as u64) << 32), back, ident);
+        let at = head.at + BLOCK_HEADER_WORDS;
+        for (index, &word) in prefix.iter().enumerate() {
+            self.view().set(at + index, word);
+        }
+        self.view().write(at + prefix.len(), body);
+        Ok(head)
+    }
+
+    #[inline(never)]
+    fn store_long(self, info: Info, back: u64, ident: u64, prefix: &[u64], body: &[u8]) -> Result<Held> {
         let bytes = prefix.len() * 8 + body.len();
         if bytes > Geometry::payload(2) {
             let geometry = &self.space.geometry;
@@ -308,8 +337,7 @@ impl Context<'_> {
                 });
             }
         }
-        let preference = preference(bytes);
-        let head = self.allocate(preference)?;
+        let head = self.allocate(preference(bytes))?;
         let info = Info(info.0 & 0xffff_ffff | (bytes as u64) << 32);
         self.fill(&head, info, back, ident);
         let mut at = head.at + BLOCK_HEADER_WORDS;
@@ -322,7 +350,7 @@ impl Context<'_> {
         let mut rest = &body[first..];
         let mut last = head.at;
         while !rest.is_empty() {
-            let block = match self.allocate(self::preference(rest.len())) {
+            let block = match self.allocate(preference(rest.len())) {
                 Ok(block) => block,
                 Err(error) => {
                     self.free(head.reference());
@@ -341,7 +369,7 @@ impl Context<'_> {
     }
 
     /// Writes a held block's header. The hot words start as zeros of this life.
-    #[inline]
+    #[inline(always)]
     pub fn fill(self, held: &Held, info: Info, back: u64, ident: u64) {
         let view = self.view();
         let cold = hot(state::generation(held.word), 0);

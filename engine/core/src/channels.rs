@@ -1,5 +1,6 @@
 //! Channels and broadcasts by name: create, remove, publish, subscribe, and what is known of them.
 
+use std::sync::atomic::{AtomicU64 as PrivateU64, Ordering as PrivateOrdering};
 use std::sync::{Arc, Mutex};
 
 use hashbrown::HashMap;
@@ -10,6 +11,7 @@ use crate::dedup;
 use crate::directory::{Directory, Found};
 use crate::error::{Error, Result};
 use crate::layout::{Channel, MAX_RING_LOG2, World as WorldCell, cell_kind, kind};
+use crate::names;
 use crate::receiver::{Receiver, end_handles, register};
 use crate::record::{decode_pairs, encode_pairs};
 use crate::ring::Ring;
@@ -104,10 +106,10 @@ pub(crate) struct Bound {
 
 /// Flag in a channel's config: `send` refuses when nobody listens.
 const FAIL_WHEN_UNHEARD: u64 = 1;
-/// Names remembered before the private map is emptied.
-const REMEMBERED: usize = 16 << 10;
 /// Patterns remembered for one state of the directory.
 const PATTERNS_REMEMBERED: usize = 256;
+
+static FACADES: PrivateU64 = PrivateU64::new(1);
 
 #[derive(Default)]
 struct Matches {
@@ -118,7 +120,8 @@ struct Matches {
 struct Inner {
     world: World,
     kind: ChannelKind,
-    bound: Mutex<HashMap<Box<str>, Bound>>,
+    /// Tells this facade's names from others' in a thread's memory.
+    facade: u64,
     matches: Mutex<Matches>,
 }
 
@@ -129,7 +132,12 @@ pub struct Channels(Arc<Inner>);
 impl Channels {
     /// The channels or broadcasts of `world`.
     pub fn new(world: &World, kind: ChannelKind) -> Channels {
-        Channels(Arc::new(Inner { world: world.clone(), kind, bound: Mutex::default(), matches: Mutex::default() }))
+        Channels(Arc::new(Inner {
+            world: world.clone(),
+            kind,
+            facade: FACADES.fetch_add(1, PrivateOrdering::Relaxed),
+            matches: Mutex::default(),
+        }))
     }
 
     /// The world they are in.
@@ -148,8 +156,7 @@ impl Channels {
     /// The open channel of this name, from private memory or from the directory.
     pub(crate) fn bind(&self, cx: Context<'_>, name: &str) -> Result<Option<Bound>> {
         // Stale memory is harmless: the cell's state word says whether this life is still open.
-        if let Ok(bound) = self.0.bound.try_lock()
-            && let Some(&bound) = bound.get(name)
+        if let Some(bound) = names::recall(self.0.facade, name, |known| known.bound)
             && bound.cell.is_open(cx)
         {
             return Ok(Some(bound));
@@ -158,12 +165,7 @@ impl Channels {
             return Ok(None);
         };
         let bound = bound_of(cx, found.cell)?;
-        if let Ok(mut map) = self.0.bound.try_lock() {
-            if map.len() >= REMEMBERED {
-                map.clear();
-            }
-            map.insert(name.into(), bound);
-        }
+        names::remember(self.0.facade, name, bound);
         Ok(Some(bound))
     }
 
@@ -204,9 +206,6 @@ impl Channels {
         let removed = cell.retire(cx)?;
         self.directory(cx).remove(name, Some(cell))?;
         cell.clear_if_unused(cx)?;
-        if let Ok(mut map) = self.0.bound.try_lock() {
-            map.remove(name);
-        }
         Ok(removed)
     }
 
@@ -246,9 +245,27 @@ impl Channels {
                 return Ok(None);
             };
             if put(cx, &bound, payload, form, None)? == Put::Done {
-                return bound.cell.trie(cx, Channel::handles).live().map(Some);
+                return self.heard(cx, name, &bound).map(Some);
             }
         }
+    }
+
+    /// How many handles are open: counted again only when their root word has changed.
+    #[inline]
+    fn heard(&self, cx: Context<'_>, name: &str, bound: &Bound) -> Result<u64> {
+        let handles = bound.cell.trie(cx, Channel::handles);
+        let root = cx.word(handles.root).load(Ordering::Acquire);
+        let known =
+            names::recall(self.0.facade, name, |known| (known.bound.cell == bound.cell && known.heard.0 == root).then_some(known.heard.1));
+        if let Some(Some(count)) = known {
+            return Ok(count);
+        }
+        let count = handles.live()?;
+        // A count of a later root under this one's word is found out at the next publish.
+        if cx.word(handles.root).load(Ordering::Acquire) == root {
+            names::recall(self.0.facade, name, |known| known.heard = (root, count));
+        }
+        Ok(count)
     }
 
     /// Publishes under the channel's policy and, with an id, once within its dedup window.
@@ -270,7 +287,7 @@ impl Channels {
                     return Ok(Sent::Duplicate);
                 }
                 Put::Done => {
-                    let heard = handles.live()?;
+                    let heard = self.heard(cx, name, &bound)?;
                     if heard == 0 {
                         cx.word(bound.cell.at + Channel::dropped).fetch_add(1, Ordering::Relaxed);
                     }

@@ -184,6 +184,10 @@ impl Geometry {
     /// The class of block `block` and its first word.
     #[inline(always)]
     pub fn block(&self, block: u32) -> Option<(usize, usize)> {
+        // Almost every block is a small one.
+        if block < self.blocks[0] {
+            return Some((0, self.blocks_at[0] + block as usize * (CLASS_BYTES[0] / 8)));
+        }
         let mut index = block;
         for (class, bytes) in CLASS_BYTES.into_iter().enumerate() {
             if index < self.blocks[class] {

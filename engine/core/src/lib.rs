@@ -45,6 +45,8 @@ mod heartbeat;
 #[cfg(not(loom))]
 mod keeper;
 #[cfg(not(loom))]
+mod names;
+#[cfg(not(loom))]
 pub mod os;
 #[cfg(not(loom))]
 mod presence;

@@ -93,7 +93,7 @@ impl Ring {
     }
 
     /// Moves the head past `h`, sealed or not; somebody else may have done it.
-    #[inline]
+    #[inline(always)]
     fn advance(&self, cx: Context<'_>, h: u64) {
         let head = cx.word(self.cell_at + Channel::head);
         // A late success is impossible: the head never shows `h` again.
@@ -104,6 +104,7 @@ impl Ring {
 
     /// Publishes a filled, held message. `Some(sequence)`, or `None` when the channel is gone (the
     /// block is still held then). `ready` sees each sequence before it is tried and may veto it.
+    #[inline(always)]
     pub fn publish(&self, cx: Context<'_>, message: &Held, mut ready: impl FnMut(u64) -> Result<bool>) -> Result<Option<u64>> {
         let head = cx.word(self.cell_at + Channel::head);
         for _ in 0..PATIENCE {
@@ -145,7 +146,7 @@ impl Ring {
     }
 
     /// The life of the block that a descriptor names, as a ref.
-    #[inline]
+    #[inline(always)]
     fn named(&self, cx: Context<'_>, descriptor: u64) -> Option<u64> {
         let block = reference::block(descriptor);
         let (_, at) = cx.space.geometry.block(block)?;

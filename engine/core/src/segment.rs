@@ -205,7 +205,8 @@ impl Segment {
     /// To be called before something is owned: whoever owns something keeps the segment in order.
     pub(crate) fn owns_something(&self) -> Result<()> {
         let membership = self.0.membership()?;
-        let alone = self.0.name.is_none() && self.0.space.slots_in_use() <= 1;
+        // Nobody else ever attached to a private segment: there is nobody to notice.
+        let alone = self.0.name.is_none() && self.0.space.view.get(Header::attaches) <= 1;
         if !alone && !membership.keeper.swap(true, PrivateOrdering::AcqRel) {
             keeper::start(Keeping(Arc::downgrade(&self.0)));
         }

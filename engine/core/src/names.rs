@@ -1,0 +1,60 @@
+//! What a thread remembers of channels by name: where they are, and how many handles they had under
+//! which root. Only memory: a cell's state word says whether its life is still open, a root word
+//! whether the count still holds, so what is stale is looked up again. Per thread, so without a lock
+//! that a fork could find held.
+
+use std::cell::RefCell;
+use std::hash::BuildHasher;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use crate::channels::Bound;
+
+/// Names remembered before everything is forgotten.
+const REMEMBERED: usize = 16 << 10;
+
+/// What is remembered of a channel.
+pub(crate) struct Known {
+    facade: u64,
+    name: Box<str>,
+    hash: u64,
+    /// Where it is.
+    pub bound: Bound,
+    /// The root word of its handles when they were counted, and the count.
+    pub heard: (u64, u64),
+}
+
+#[derive(Default)]
+struct Names {
+    hasher: DefaultHashBuilder,
+    table: HashTable<Known>,
+}
+
+thread_local! {
+    static NAMES: RefCell<Names> = RefCell::default();
+}
+
+/// Calls `with` with what is remembered of a facade's channel.
+#[inline]
+pub(crate) fn recall<R>(facade: u64, name: &str, with: impl FnOnce(&mut Known) -> R) -> Option<R> {
+    NAMES.with_borrow_mut(|names| {
+        let hash = names.hasher.hash_one(name);
+        let known = names.table.find_mut(hash, |known| known.facade == facade && *known.name == *name)?;
+        Some(with(known))
+    })
+}
+
+/// Remembers where a channel is.
+pub(crate) fn remember(facade: u64, name: &str, bound: Bound) {
+    if recall(facade, name, |known| (known.bound, known.heard) = (bound, (0, 0))).is_some() {
+        return;
+    }
+    NAMES.with_borrow_mut(|names| {
+        if names.table.len() >= REMEMBERED {
+            names.table.clear();
+        }
+        let hash = names.hasher.hash_one(name);
+        let known = Known { facade, name: name.into(), hash, bound, heard: (0, 0) };
+        names.table.insert_unique(hash, known, |known| known.hash);
+    });
+}
