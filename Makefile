@@ -106,12 +106,17 @@ test-loom: | tools ## the engine's algorithms under a model checker
 	timeout $(PATIENCE) cargo test --locked --release -p hypern-shm-core --test loom -- -q | $(COUNTED)
 
 test-python: $(VENV)/.engine $(VENV)/.test ## real processes, real servers, a real browser
-	@.ci/need chromium=chromium strace=strace || echo "==> going on without: tests that need these are skipped"
+	@.ci/need strace=strace
+	.ci/need chromium=chromium || echo "==> going on without: the tests that need a browser are skipped"
 	echo "==> Python tests, $(XDIST) at a time"
 	$(BIN)/python -m pytest -q -n $(XDIST)
 
 bench: $(VENV)/.engine $(VENV)/.test ## benchmarks against the in-process original, as ratios of one run
 	@for script in bench/*.py; do echo "==> $$script"; $(BIN)/python $$script; done
+
+soak: $(VENV)/.engine $(VENV)/.test ## kills and stops at random under load: SOAK=3600 for an hour
+	@echo "==> soak, $(SOAK) s"
+	$(BIN)/python -m tests.soak --seconds $(SOAK)
 
 # ---- and away with it
 

@@ -4,7 +4,7 @@ Both run in this process, in turns (A B A B …), on the same data; the median o
 of the medians is the result: absolute times say more about the machine. What is not in here: waking another
 process, contention between processes, and large messages.
 
-    python bench/publish.py [rounds]        # 7 rounds; writes bench/results/publish.json
+    python bench/publish.py [rounds]        # 7 rounds; writes bench/results/publish.json and .md
 """
 
 from __future__ import annotations
@@ -186,6 +186,23 @@ def main() -> None:
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "publish.json").write_text(json.dumps(report, indent=2) + "\n")
+    (RESULTS / "publish.md").write_text(as_table(report))
+
+
+def as_table(report: dict[str, Any]) -> str:
+    """The results for people."""
+    lines = [
+        "# Common calls: named segment against in-process original",
+        "",
+        f"hypern_realtime_shm {report['hypern_realtime_shm']} and hypern {report['hypern']}, in one process, in turns. Median of "
+        f"{report['rounds']} rounds, ns a call; CPython {report['python']}, {report['cpus']} CPUs. The ratio is the result.",
+        "",
+        "| call | shm | in-process | ratio |",
+        "|---|---:|---:|---:|",
+    ]
+    for title, found in report["results"].items():
+        lines.append(f"| {title} | {found['shm_ns']:,.0f} | {found['in_process_ns']:,.0f} | **{found['ratio']:.2f}** |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -303,6 +303,13 @@ impl Context<'_> {
         }
     }
 
+    /// Does this process hold any block at this moment?
+    pub fn holds_anything(self) -> bool {
+        let geometry = &self.space.geometry;
+        let mut words = (0..geometry.total_blocks()).filter_map(|block| geometry.block(block)).map(|(_, at)| self.view().get(at));
+        words.any(|word| state::of(word) == state::HELD && state::owner(word) == u64::from(self.actor.slot))
+    }
+
     /// Writes prefix and body into a chain of held blocks (one block where they fit) and gives its
     /// head, still held. All blocks after the head are CONT already: they live and die with it.
     #[inline(always)]

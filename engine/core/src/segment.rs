@@ -29,6 +29,8 @@ use crate::view::View;
 const UNLINK_WHEN_UNUSED: u64 = 1;
 /// How long an attach waits for another process's attach or detach.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The slot of an actor that has none.
+const NO_SLOT: u32 = 0xfff;
 /// The byte of the file under whose lock segments are created, attached to and unlinked.
 const GATE: u64 = 0;
 
@@ -112,20 +114,35 @@ impl Segment {
 
     fn named(name: &str, create: Option<(&Geometry, &Options)>) -> Result<Segment> {
         shm::validate_name(name)?;
-        let mut attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
-        let attached = attached.get_or_insert_with(HashMap::new);
-        if let Some(attachment) = attached.get(name).and_then(Weak::upgrade) {
-            let same = match attachment.file.file() {
-                Ok(file) => shm::same_file(name, LAYOUT_VERSION, &file)?,
-                Err(_) => false,
-            };
-            if same && !attachment.closed.load(PrivateOrdering::Acquire) {
-                return Ok(Segment(attachment));
-            }
+        if let Some(segment) = Segment::known(name)? {
+            return Ok(segment);
         }
+        // Not under the lock: attaching may wait, and a fork meanwhile would leave the child a locked map.
         let attachment = Arc::new(attach_named(name, create)?);
-        attached.insert(name.to_owned(), Arc::downgrade(&attachment));
+        let known = Segment::known(name)?;
+        if let Some(segment) = known {
+            // Another thread was first; ours detaches when it is dropped.
+            return Ok(segment);
+        }
+        let mut attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
+        attached.get_or_insert_with(HashMap::new).insert(name.to_owned(), Arc::downgrade(&attachment));
         Ok(Segment(attachment))
+    }
+
+    /// The attachment that this process has to the segment that the name leads to now.
+    fn known(name: &str) -> Result<Option<Segment>> {
+        let known = {
+            let attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
+            attached.as_ref().and_then(|attached| attached.get(name)).and_then(Weak::upgrade)
+        };
+        let Some(attachment) = known.filter(|attachment| !attachment.closed.load(PrivateOrdering::Acquire)) else {
+            return Ok(None);
+        };
+        let same = match attachment.file.file() {
+            Ok(file) => shm::same_file(name, LAYOUT_VERSION, &file)?,
+            Err(_) => false,
+        };
+        Ok(same.then_some(Segment(attachment)))
     }
 
     /// A segment without a name, for this process and the children it forks.
@@ -382,11 +399,15 @@ impl Attachment {
         }
         settle(cx, &Dead { owners: &[membership.actor.owner], departure: Departure::Clean })?;
         let gate = Gate::enter(&file)?;
-        space.turn_slot(seen, FREE);
-        locks::unlock(&file, space.slot_byte(seen.slot))?;
+        // Another thread of ours may be in the middle of a change. Its blocks must stay ours until it can
+        // write no more: the slot then waits, as leaving, for the process to be gone.
+        if !cx.holds_anything() {
+            space.turn_slot(seen, FREE);
+            locks::unlock(&file, space.slot_byte(seen.slot))?;
+        }
         if let Some(name) = &self.name
             && space.view.get(Header::flags) & UNLINK_WHEN_UNUSED != 0
-            && nobody_alive(space, &file)?
+            && nobody_alive(space, &file, Some(seen.slot))?
         {
             shm::unlink_if_same(name, LAYOUT_VERSION, &file)?;
         }
@@ -404,7 +425,7 @@ impl Drop for Attachment {
 
 /// Settles every dead process. The actor may be one without a slot while we attach.
 fn settle_dead(space: &Space, file: &File, actor: Option<&Actor>) -> Result<usize> {
-    let spare = Actor::new(0xfff, 0);
+    let spare = Actor::new(NO_SLOT, 0);
     let actor = actor.unwrap_or(&spare);
     let cx = Context { space, actor };
     let (mut crashed, mut left) = (Vec::new(), Vec::new());
@@ -421,7 +442,10 @@ fn settle_dead(space: &Space, file: &File, actor: Option<&Actor>) -> Result<usiz
     settle(cx, &Dead { owners: &owners(&crashed), departure: Departure::Crash })?;
     settle(cx, &Dead { owners: &owners(&left), departure: Departure::Clean })?;
     let dead: Vec<SlotState> = crashed.into_iter().chain(left).collect();
-    scavenge(cx, &|slot| dead.iter().any(|seen| u64::from(seen.slot) == slot && space.slot(seen.slot) == *seen))?;
+    // Without a slot we act behind the gate, alone: what such an actor held before us, it left behind.
+    let alone = actor.slot == NO_SLOT;
+    let held_by_dead = |slot: u64| dead.iter().any(|seen| u64::from(seen.slot) == slot && space.slot(seen.slot) == *seen);
+    scavenge(cx, &|slot| held_by_dead(slot) || alone && slot == u64::from(NO_SLOT))?;
     let mut settled = 0;
     for seen in dead {
         // Only whoever locks the byte may let the slot be taken again; where a child still holds it,
@@ -437,9 +461,9 @@ fn settle_dead(space: &Space, file: &File, actor: Option<&Actor>) -> Result<usiz
     Ok(settled)
 }
 
-/// Is no process alive in any slot?
-fn nobody_alive(space: &Space, file: &File) -> Result<bool> {
-    for slot in 0..space.geometry.slots {
+/// Is no process alive in any other slot?
+fn nobody_alive(space: &Space, file: &File, except: Option<u32>) -> Result<bool> {
+    for slot in (0..space.geometry.slots).filter(|&slot| Some(slot) != except) {
         let seen = space.slot(slot);
         if matches!(seen.state(), TAKEN | LEAVING) && !space.is_dead(file, seen)? {
             return Ok(false);
@@ -503,7 +527,7 @@ fn attach_named(name: &str, create: Option<(&Geometry, &Options)>) -> Result<Att
                 return Err(Error::NotFound { name: name.to_owned() });
             }
         };
-        if ready && nobody_alive(&space, &file)? {
+        if ready && nobody_alive(&space, &file, None)? {
             settle_dead(&space, &file, None)?;
             clear_connections(&space)?;
         }
@@ -531,7 +555,7 @@ fn attach_named(name: &str, create: Option<(&Geometry, &Options)>) -> Result<Att
 
 /// Nobody was attached: what belongs to connections is of a former run.
 fn clear_connections(space: &Space) -> Result<()> {
-    let actor = Actor::new(0xfff, 0);
+    let actor = Actor::new(NO_SLOT, 0);
     let cx = Context { space, actor: &actor };
     settle(cx, &Dead { owners: &[], departure: Departure::Everybody })?;
     scavenge(cx, &|_| true)?;
