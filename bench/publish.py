@@ -17,11 +17,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import hypern
 from hypern import realtime as theirs
 
 import hypern_realtime_shm as ours
@@ -181,7 +181,7 @@ def main() -> None:
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
         "hypern_realtime_shm": ours.__version__,
-        "hypern": getattr(hypern, "__version__", "1.1.4"),
+        "hypern": version("hypern"),
         "results": results,
     }
     RESULTS.mkdir(exist_ok=True)
@@ -194,8 +194,9 @@ def as_table(report: dict[str, Any]) -> str:
     lines = [
         "# Common calls: named segment against in-process original",
         "",
-        f"hypern_realtime_shm {report['hypern_realtime_shm']} and hypern {report['hypern']}, in one process, in turns. Median of "
-        f"{report['rounds']} rounds, ns a call; CPython {report['python']}, {report['cpus']} CPUs. The ratio is the result.",
+        f"hypern_realtime_shm {report['hypern_realtime_shm']} and hypern {report['hypern']}, in one process, in turns.",
+        f"Median of {report['rounds']} rounds, ns a call; CPython {report['python']}, {report['cpus']} CPUs.",
+        "The ratio is the result.",
         "",
         "| call | shm | in-process | ratio |",
         "|---|---:|---:|---:|",

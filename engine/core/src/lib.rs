@@ -35,6 +35,8 @@ pub mod cells;
 mod pressure;
 
 #[cfg(not(loom))]
+mod attach;
+#[cfg(not(loom))]
 mod channels;
 #[cfg(not(loom))]
 mod dedup;
@@ -60,6 +62,8 @@ mod receiver;
 mod segment;
 #[cfg(not(loom))]
 mod topics;
+#[cfg(not(loom))]
+mod whereabouts;
 #[cfg(not(loom))]
 mod world;
 

@@ -11,14 +11,15 @@ use hashbrown::HashMap;
 
 use crate::arena::{HOT_MASK, Held, hot};
 use crate::cells::Cell;
-use crate::directory::{Directory, cell_of};
+use crate::directory::Directory;
 use crate::error::{Error, Result};
-use crate::layout::{Block, Channel, Group, Header, World as WorldCell, cell_kind, state};
+use crate::layout::{Block, Group, Header, World as WorldCell, cell_kind, state};
 use crate::os::clock;
 use crate::reap::{Dead, Departure, replaced};
 use crate::record::{Owners, Record, decode_pairs, encode, encode_pairs};
 use crate::space::Context;
 use crate::trie::{Change, Entry, GONE, PENDING, Root, Stop, Trie};
+use crate::whereabouts::{Hint, key_pair};
 use crate::world::{World, check_length};
 
 /// A member of a channel.
@@ -84,55 +85,6 @@ pub(crate) fn carry_hot(cx: Context<'_>, from: &Record, to: &Held) {
         if let Some(value) = cx.hot(from.reference, from.at, field) {
             cx.view().set(to.at + field, hot(state::generation(to.word), value));
         }
-    }
-}
-
-/// A pair's key: the length of the first, the first, the second.
-pub(crate) fn pair_key(first: &str, second: &str) -> Vec<u8> {
-    let mut key = (first.len() as u32).to_le_bytes().to_vec();
-    key.extend_from_slice(first.as_bytes());
-    key.extend_from_slice(second.as_bytes());
-    key
-}
-
-/// The pair back.
-pub(crate) fn key_pair(key: &[u8]) -> Option<(String, String)> {
-    let (length, rest) = key.split_first_chunk::<4>()?;
-    let (first, second) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-    Some((String::from_utf8_lossy(first).into_owned(), String::from_utf8_lossy(second).into_owned()))
-}
-
-/// The hint that a client is in a channel.
-struct Hint<'a> {
-    trie: Trie<'a>,
-    place: u64,
-    key: Vec<u8>,
-}
-
-impl<'a> Hint<'a> {
-    fn new(trie: Trie<'a>, client: &str, channel: &str) -> Hint<'a> {
-        let hash = |text: &str| trie.cx.space.hash(text.as_bytes());
-        Hint { trie, place: hash(client).pair(hash(channel)), key: pair_key(client, channel) }
-    }
-
-    fn write(&self) -> Result<()> {
-        let cx = self.trie.cx;
-        if self.trie.find(self.place, |value| cx.has_key(value, &self.key))?.is_some() {
-            return Ok(());
-        }
-        let content = encode(&[], &self.key, &[]);
-        self.trie.change_record(self.place, &self.key, |found| {
-            if found.is_some() {
-                return Ok((Change::Keep, ()));
-            }
-            Ok((Change::Put(0, cx.new_record(self.trie.root, self.place, &content)?), ()))
-        })?;
-        Ok(())
-    }
-
-    fn remove(&self) -> Result<()> {
-        self.trie.change_record(self.place, &self.key, |found| Ok((if found.is_some() { Change::Remove } else { Change::Keep }, ())))?;
-        Ok(())
     }
 }
 
@@ -575,56 +527,3 @@ pub(crate) fn settle(cx: Context<'_>, cell: Cell, dead: &Dead<'_>) -> Result<()>
     }
     sweep_members(&members, |record| dead.rest_of(record)).map(drop)
 }
-
-/// Removes hints to members that are not there, and gives back groups in which nobody is left.
-pub(crate) fn prune_whereabouts(cx: Context<'_>, world: Cell) -> Result<u64> {
-    let whereabouts = world.trie(cx, WorldCell::whereabouts);
-    let directory = Directory::new(cx, world.at + WorldCell::presence);
-    let present = |key: &[u8]| -> Result<bool> {
-        let Some((client, channel)) = key_pair(key) else {
-            return Ok(false);
-        };
-        let Some(found) = directory.find(&channel)? else {
-            return Ok(false);
-        };
-        let place = cx.space.hash(client.as_bytes()).place();
-        let member = found.cell.trie(cx, Group::members).get(place, client.as_bytes())?;
-        Ok(member.is_some_and(|(entry, _)| entry.is_live()))
-    };
-    let mut stale = Vec::new();
-    whereabouts.records(|entry, record| stale.push((*entry, record.key().to_vec())))?;
-    let mut pruned = 0;
-    for (entry, key) in stale {
-        if present(&key)? {
-            continue;
-        }
-        let removed = whereabouts.change(
-            entry.place(),
-            |value| Some(value == entry.value),
-            |found| Ok((if found.is_some() { Change::Remove } else { Change::Keep }, found.is_some())),
-        )?;
-        pruned += u64::from(removed == Some(true));
-        // Its client may have joined between the look and the removal.
-        if present(&key)?
-            && let Some((client, channel)) = key_pair(&key)
-        {
-            Hint::new(whereabouts, &client, &channel).write()?;
-        }
-    }
-    let mut empty = Vec::new();
-    directory.trie.records(|_, record| {
-        if let Some(cell) = cell_of(cx, &record)
-            && cell.trie(cx, Group::members).root() == Root::Sealed
-        {
-            empty.push((record.name(), cell));
-        }
-    })?;
-    for (channel, cell) in empty {
-        directory.remove(&channel, Some(cell))?;
-        cell.release(cx);
-        pruned += 1;
-    }
-    Ok(pruned)
-}
-
-const _: () = assert!(Channel::state == Group::state);

@@ -16,6 +16,7 @@ use crate::ring::units_of;
 use crate::space::Context;
 use crate::sync::Ordering;
 use crate::trie::{Attempt, Change, Entry, Stop, Trie};
+use crate::whereabouts;
 
 /// How a process went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +132,7 @@ pub fn scavenge(cx: Context<'_>, is_dead: &dyn Fn(u64) -> bool) -> Result<Scaven
             for root in [World::channels, World::broadcasts, World::presence] {
                 done.entries += prune_directory(&cell.trie(cx, root))?;
             }
-            done.entries += presence::prune_whereabouts(cx, cell)?;
+            done.entries += whereabouts::prune(cx, cell)?;
         }
         done.cells += u64::from(scavenge_cell(cx, cell, kind, is_dead)?);
         Ok(())

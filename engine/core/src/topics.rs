@@ -10,11 +10,11 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::error::Result;
 use crate::layout::World as WorldCell;
-use crate::presence::{key_pair, pair_key};
 use crate::record::{Owners, encode};
 use crate::space::Context;
 use crate::sync::Ordering;
 use crate::trie::{Change, Trie};
+use crate::whereabouts::{key_pair, pair_key};
 use crate::world::{World, check_length};
 
 /// Does a pattern match a topic? Linear in both: only the last `#` is ever gone back to.

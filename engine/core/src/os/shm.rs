@@ -146,6 +146,11 @@ pub fn reserve(file: &File, size: u64, subject: &str) -> Result<()> {
     }
 }
 
+/// Throws a file's content away.
+pub fn empty(file: &File) -> Result<()> {
+    rustix::fs::ftruncate(file, 0).map_err(|errno| failed("emptying", "the segment's file", errno))
+}
+
 fn stat(file: &File) -> Result<Stat> {
     rustix::fs::fstat(file).map_err(|errno| failed("examining", "the segment's file", errno))
 }

@@ -1,0 +1,209 @@
+//! Files into spaces: creating, attaching to, clearing and leaving a segment's file, behind the gate.
+//! Promise: a segment is seen finished or not at all, and one that is unlinked is never attached to.
+
+use std::fs::File;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::geometry::{Geometry, Options};
+use crate::layout::{Header, LAYOUT_VERSION, MAGIC, fingerprint};
+use crate::os::{clock, locks, shm};
+use crate::process::{FREE, LEAVING, SETTLED, SlotState, TAKEN};
+use crate::reap::{Dead, Departure, scavenge, settle};
+use crate::space::{Actor, Context, Space};
+use crate::sync::Ordering;
+use crate::view::View;
+
+/// Flag in the header: unlink when the last process is gone.
+pub(crate) const UNLINK_WHEN_UNUSED: u64 = 1;
+/// How long an attach waits for another process's attach or detach.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The slot of an actor that has none.
+const NO_SLOT: u32 = 0xfff;
+/// The byte of the file under whose lock segments are created, attached to and unlinked.
+const GATE: u64 = 0;
+
+/// Settles every dead process. The actor may be one without a slot while we attach.
+pub(crate) fn settle_dead(space: &Space, file: &File, actor: Option<&Actor>) -> Result<usize> {
+    let spare = Actor::new(NO_SLOT, 0);
+    let actor = actor.unwrap_or(&spare);
+    let cx = Context { space, actor };
+    let (mut crashed, mut left) = (Vec::new(), Vec::new());
+    for slot in (0..space.geometry.slots).filter(|&slot| slot != actor.slot) {
+        let seen = space.slot(slot);
+        if matches!(seen.state(), TAKEN | LEAVING) && space.is_dead(file, seen)? {
+            if seen.state() == TAKEN { crashed.push(seen) } else { left.push(seen) }
+        }
+    }
+    if crashed.is_empty() && left.is_empty() {
+        return Ok(0);
+    }
+    let owners = |slots: &[SlotState]| slots.iter().map(SlotState::owner).collect::<Vec<_>>();
+    settle(cx, &Dead { owners: &owners(&crashed), departure: Departure::Crash })?;
+    settle(cx, &Dead { owners: &owners(&left), departure: Departure::Clean })?;
+    let dead: Vec<SlotState> = crashed.into_iter().chain(left).collect();
+    // Without a slot we act behind the gate, alone: what such an actor held before us, it left behind.
+    let alone = actor.slot == NO_SLOT;
+    let held_by_dead = |slot: u64| dead.iter().any(|seen| u64::from(seen.slot) == slot && space.slot(seen.slot) == *seen);
+    scavenge(cx, &|slot| held_by_dead(slot) || alone && slot == u64::from(NO_SLOT))?;
+    let mut settled = 0;
+    for seen in dead {
+        // Only whoever locks the byte may let the slot be taken again; where a child still holds it,
+        // the slot waits.
+        let byte = space.slot_byte(seen.slot);
+        let state = if locks::try_lock(file, byte)? { FREE } else { SETTLED };
+        settled += usize::from(space.turn_slot(seen, state));
+        if state == FREE {
+            locks::unlock(file, byte)?;
+        }
+    }
+    space.view.word(Header::reaps).fetch_add(settled as u64, Ordering::Relaxed);
+    Ok(settled)
+}
+
+/// Is no process alive in any other slot?
+pub(crate) fn nobody_alive(space: &Space, file: &File, except: Option<u32>) -> Result<bool> {
+    for slot in (0..space.geometry.slots).filter(|&slot| Some(slot) != except) {
+        let seen = space.slot(slot);
+        if matches!(seen.state(), TAKEN | LEAVING) && !space.is_dead(file, seen)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The lock of the file's first byte, while it lives.
+pub(crate) struct Gate<'f>(&'f File);
+
+impl<'f> Gate<'f> {
+    pub(crate) fn enter(file: &'f File) -> Result<Gate<'f>> {
+        let start = std::time::Instant::now();
+        loop {
+            if locks::try_lock(file, GATE)? {
+                return Ok(Gate(file));
+            }
+            if start.elapsed() > PATIENCE {
+                return Err(Error::Os {
+                    operation: "waiting for another process that is creating, attaching to or leaving",
+                    subject: "the segment".to_owned(),
+                    errno: libc::ETIMEDOUT,
+                });
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
+    }
+}
+
+impl Drop for Gate<'_> {
+    fn drop(&mut self) {
+        // Should this fail, the kernel still drops the lock with the descriptor.
+        let _ = locks::unlock(self.0, GATE);
+    }
+}
+
+/// One look at the name: the file that it leads to, created and filled if need be. `None`: it was unlinked
+/// while we waited; look again.
+pub(crate) fn find_or_create(name: &str, create: Option<(&Geometry, &Options)>) -> Result<Option<(Space, File)>> {
+    let file = match create {
+        Some(_) => shm::open_or_create(name, LAYOUT_VERSION)?,
+        None => shm::open_existing(name, LAYOUT_VERSION)?,
+    };
+    let gate = Gate::enter(&file)?;
+    if !shm::same_file(name, LAYOUT_VERSION, &file)? {
+        return Ok(None);
+    }
+    let ready = shm::size(&file)? >= Header::WORDS as u64 * 8 && is_ready(&file)?;
+    let space = match (ready, create) {
+        (true, _) => open_space(name, &file)?,
+        // What a creator that died left half done is thrown away; behind the gate nobody else looks at it.
+        (false, Some((geometry, options))) => match shm::empty(&file).and_then(|()| shm::reserve(&file, geometry.size, name)) {
+            Ok(()) => create_space(&file, geometry, options)?,
+            Err(error) => {
+                shm::unlink_if_same(name, LAYOUT_VERSION, &file)?;
+                return Err(error);
+            }
+        },
+        (false, None) => return Err(Error::NotFound { name: name.to_owned() }),
+    };
+    if ready && nobody_alive(&space, &file, None)? {
+        settle_dead(&space, &file, None)?;
+        clear_connections(&space)?;
+    }
+    drop(gate);
+    Ok(Some((space, file)))
+}
+
+/// Nobody was attached: what belongs to connections is of a former run.
+fn clear_connections(space: &Space) -> Result<()> {
+    let actor = Actor::new(NO_SLOT, 0);
+    let cx = Context { space, actor: &actor };
+    settle(cx, &Dead { owners: &[], departure: Departure::Everybody })?;
+    scavenge(cx, &|_| true)?;
+    Ok(())
+}
+
+fn is_ready(file: &File) -> Result<bool> {
+    let view = View::mapped(shm::Mapping::new(file, Header::WORDS * 8, false)?);
+    // SYNC segment.ready (R): pairs with (W) in `create_space`.
+    Ok(view.word(Header::version).load(Ordering::Acquire) != 0 || view.get(Header::magic) != 0)
+}
+
+/// Fills a reserved, zeroed file. The version is stored last.
+pub(crate) fn create_space(file: &File, geometry: &Geometry, options: &Options) -> Result<Space> {
+    let view = View::mapped(shm::Mapping::new(file, geometry.size as usize, true)?);
+    let mut random = [0_u8; 24];
+    getrandom::fill(&mut random).map_err(|error| Error::Os {
+        operation: "reading random bytes for",
+        subject: "the segment's hash key".to_owned(),
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+    })?;
+    let word = |index: usize| {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&random[index * 8..index * 8 + 8]);
+        u64::from_le_bytes(bytes)
+    };
+    for (index, value) in [
+        (Header::fingerprint, fingerprint()),
+        (Header::size, geometry.size),
+        (Header::slots, u64::from(geometry.slots)),
+        (Header::cells, u64::from(geometry.cells)),
+        (Header::units, u64::from(geometry.units)),
+        (Header::small, u64::from(geometry.blocks[0])),
+        (Header::medium, u64::from(geometry.blocks[1])),
+        (Header::large, u64::from(geometry.blocks[2])),
+        (Header::key0, word(0)),
+        (Header::key1, word(1)),
+        (Header::identity, word(2)),
+        (Header::clock_offset, clock::realtime_micros().wrapping_sub(clock::monotonic_micros())),
+        (Header::flags, if options.unlink_when_unused { UNLINK_WHEN_UNUSED } else { 0 }),
+    ] {
+        view.set(index, value);
+    }
+    let space = Space::new(view, geometry.clone());
+    space.format();
+    // SYNC segment.ready (W): everything before the version; pairs with (R) in `is_ready` and `open_space`.
+    space.view.word(Header::magic).store(MAGIC, Ordering::Release);
+    space.view.word(Header::version).store(u64::from(LAYOUT_VERSION), Ordering::Release);
+    Ok(space)
+}
+
+/// Maps a finished segment after checking that it is one, of this layout, and sound.
+fn open_space(name: &str, file: &File) -> Result<Space> {
+    let length = shm::size(file)?;
+    let view = View::mapped(shm::Mapping::new(file, length as usize, true)?);
+    if view.get(Header::magic) != MAGIC {
+        return Err(Error::Refused { path: shm::path(name, LAYOUT_VERSION)?, why: "it is not a segment of this library".to_owned() });
+    }
+    let found = view.word(Header::version).load(Ordering::Acquire);
+    if found != u64::from(LAYOUT_VERSION) || view.get(Header::fingerprint) != fingerprint() {
+        return Err(Error::Version { name: name.to_owned(), found, expected: u64::from(LAYOUT_VERSION) });
+    }
+    let size = view.get(Header::size);
+    if size > length {
+        return Err(Error::Corrupt { what: "the header says more bytes than the file has" });
+    }
+    let word = |index| view.get(index);
+    let blocks = [word(Header::small), word(Header::medium), word(Header::large)];
+    let geometry = Geometry::check(size, word(Header::slots), word(Header::cells), word(Header::units), blocks)?;
+    Ok(Space::new(view, geometry))
+}
