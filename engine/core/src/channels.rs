@@ -6,38 +6,20 @@ use std::sync::{Arc, Mutex};
 use hashbrown::HashMap;
 
 use crate::arena::{Held, Info};
+use crate::bound::{Bound, Form, bound_of};
 use crate::cells::Cell;
 use crate::dedup;
 use crate::directory::{Directory, Found};
 use crate::error::{Error, Result};
-use crate::layout::{Channel, MAX_RING_LOG2, World as WorldCell, cell_kind, kind};
+use crate::layout::{Channel, MAX_RING_LOG2, World as WorldCell, cell_kind};
 use crate::names;
 use crate::receiver::{Receiver, end_handles, register};
 use crate::record::{decode_pairs, encode_pairs};
-use crate::ring::Ring;
 use crate::space::Context;
 use crate::sync::Ordering;
 use crate::topics::pattern_matches;
 use crate::trie::{Change, Stop};
 use crate::world::{World, check_length};
-
-/// What a message was published as; it comes out as the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// UTF-8.
-    Text,
-    /// Any bytes.
-    Bytes,
-}
-
-impl Form {
-    pub(crate) const fn kind(self) -> u64 {
-        match self {
-            Form::Text => kind::TEXT,
-            Form::Bytes => kind::BYTES,
-        }
-    }
-}
 
 /// Which of the two directories of a world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,15 +75,6 @@ pub struct ChannelStats {
     pub deduped: u64,
     /// Text pairs kept with the channel.
     pub metadata: Vec<(String, String)>,
-}
-
-/// A channel's cell and ring, found once and valid while the cell's life is open.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bound {
-    pub cell: Cell,
-    pub ring: Ring,
-    pub flags: u64,
-    pub window: u64,
 }
 
 /// Flag in a channel's config: `send` refuses when nobody listens.
@@ -441,11 +414,6 @@ fn stats_of(cx: Context<'_>, found: &Found) -> Result<ChannelStats> {
         deduped: view.get(cell.at + Channel::deduped),
         metadata: decode_pairs(found.extra()),
     })
-}
-
-fn bound_of(cx: Context<'_>, cell: Cell) -> Result<Bound> {
-    let config = cx.view().get(cell.at + Channel::config);
-    Ok(Bound { cell, ring: cell.ring(cx)?, flags: config >> 8 & 0xff, window: cx.view().get(cell.at + Channel::window) })
 }
 
 #[derive(PartialEq, Eq)]

@@ -10,7 +10,7 @@
 //! id among the last million has the same has a probability below 10^-18 a message.
 
 use crate::arena::Held;
-use crate::channels::Bound;
+use crate::bound::Bound;
 use crate::error::Result;
 use crate::layout::{Block, Channel};
 use crate::space::Context;

@@ -6,13 +6,11 @@
 //! so that a report that comes late counts for nothing after a newer pong.
 
 use crate::arena::{HOT_MASK, hot};
-use crate::cells::Cell;
 use crate::error::Result;
 use crate::layout::{Block, World as WorldCell, state};
 use crate::os::clock;
-use crate::presence::remove_all;
+use crate::owned::{carry_hot, remove_all, replaced};
 use crate::process::TAKEN;
-use crate::reap::{Dead, Departure, replaced};
 use crate::record::{Owners, Record, encode};
 use crate::space::{Context, owner_slot};
 use crate::sync::Ordering;
@@ -352,7 +350,7 @@ impl Heartbeats {
                 return Ok((Change::Keep, false));
             };
             let held = cx.new_record(clients.root, place, &encode(&record.owners, client.as_bytes(), &value))?;
-            crate::presence::carry_hot(cx, &record, &held);
+            carry_hot(cx, &record, &held);
             Ok((Change::Put(entry.flags(), held), true))
         })?;
         Ok(set.unwrap_or(false))
@@ -412,27 +410,6 @@ fn has_owner(cx: Context<'_>, record: &Record) -> bool {
         let seen = cx.space.slot(owner_slot(owner));
         seen.owner() == owner && seen.state() == TAKEN
     })
-}
-
-/// Removes the clients that dead owners alone had.
-pub(crate) fn settle(cx: Context<'_>, world: Cell, dead: &Dead<'_>) -> Result<()> {
-    let clients = world.trie(cx, WorldCell::heartbeats);
-    if dead.departure == Departure::Everybody {
-        return remove_all(&clients);
-    }
-    let mut from = Some(0);
-    while let Some(cursor) = from {
-        let (_, next) = clients.sweep(cursor, false, |entry, _: &mut Vec<()>| {
-            let record = cx.record(entry.value).ok_or(Stop::Moved)?;
-            match dead.rest_of(&record) {
-                None => Ok(Change::Keep),
-                Some(rest) if rest.is_empty() => Ok(Change::Remove),
-                Some(rest) => replaced(&clients, entry, &record, &rest),
-            }
-        })?;
-        from = next;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

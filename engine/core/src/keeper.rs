@@ -4,17 +4,15 @@
 
 use std::time::Duration;
 
-use crate::segment::Keeping;
-
 /// How often somebody looks for dead processes.
 pub const PERIOD: Duration = Duration::from_millis(250);
 
-/// Starts the thread. It ends with the attachment, or with the process.
-pub(crate) fn start(keeping: Keeping) {
+/// Starts the thread. It ends when a round gives false, or with the process.
+pub(crate) fn start(mut round: impl FnMut() -> bool + Send + 'static) {
     let thread = std::thread::Builder::new().name("hypern-shm-keeper".to_owned());
     // Without a thread (limits) the other processes' keepers and `reap` still do the work.
     let _ = thread.spawn(move || {
-        while keeping.round() {
+        while round() {
             std::thread::sleep(PERIOD / 2);
         }
     });

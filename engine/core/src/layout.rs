@@ -80,7 +80,7 @@ structure! {
 structure! {
     /// A process's place. One line pair each, so that two processes never share a line.
     Slot 128 {
-        /// incarnation:48 | 12 unused | state:4 (0 free, 1 taken, 2 leaving in order).
+        /// incarnation:48 | 12 unused | state:4 (0 free, 1 taken, 2 leaving in order, 3 settled for a dead process whose byte is still held).
         owner,
         /// Process id.
         pid,

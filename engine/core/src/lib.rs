@@ -37,6 +37,8 @@ mod pressure;
 #[cfg(not(loom))]
 mod attach;
 #[cfg(not(loom))]
+mod bound;
+#[cfg(not(loom))]
 mod channels;
 #[cfg(not(loom))]
 mod dedup;
@@ -50,6 +52,8 @@ mod keeper;
 mod names;
 #[cfg(not(loom))]
 pub mod os;
+#[cfg(not(loom))]
+pub mod owned;
 #[cfg(not(loom))]
 mod presence;
 #[cfg(not(loom))]
@@ -70,7 +74,9 @@ mod world;
 pub use error::{Error, Result};
 
 #[cfg(not(loom))]
-pub use channels::{ChannelKind, ChannelSpec, ChannelStats, Channels, Form, Sent};
+pub use bound::Form;
+#[cfg(not(loom))]
+pub use channels::{ChannelKind, ChannelSpec, ChannelStats, Channels, Sent};
 #[cfg(not(loom))]
 pub use heartbeat::{Beat, BeatStats, ClientInfo, Heartbeats};
 #[cfg(not(loom))]

@@ -8,7 +8,7 @@ use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use crate::channels::Bound;
+use crate::bound::Bound;
 
 /// Names remembered before everything is forgotten.
 const REMEMBERED: usize = 16 << 10;

@@ -9,16 +9,16 @@ use std::sync::{Arc, Mutex};
 
 use hashbrown::HashMap;
 
-use crate::arena::{HOT_MASK, Held, hot};
+use crate::arena::{HOT_MASK, hot};
 use crate::cells::Cell;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::layout::{Block, Group, Header, World as WorldCell, cell_kind, state};
 use crate::os::clock;
-use crate::reap::{Dead, Departure, replaced};
+use crate::owned::{leaving, remove_all, sweep_members};
 use crate::record::{Owners, Record, decode_pairs, encode, encode_pairs};
 use crate::space::Context;
-use crate::trie::{Change, Entry, GONE, PENDING, Root, Stop, Trie};
+use crate::trie::{Change, GONE, PENDING, Root, Stop, Trie};
 use crate::whereabouts::{Hint, key_pair};
 use crate::world::{World, check_length};
 
@@ -71,20 +71,6 @@ fn member_of(cx: Context<'_>, channel: &Arc<str>, record: &Record) -> Member {
         metadata: decode_pairs(record.value().get(8..).unwrap_or(&[])),
         joined_at: unix_seconds(cx, joined),
         last_seen: unix_seconds(cx, seen),
-    }
-}
-
-/// A member's entry when the member leaves.
-fn leaving(entry: &Entry) -> Change {
-    if entry.flags() & PENDING != 0 { Change::Remove } else { Change::Mark(GONE) }
-}
-
-/// Copies the hot words of a record to the one that replaces it.
-pub(crate) fn carry_hot(cx: Context<'_>, from: &Record, to: &Held) {
-    for field in [Block::hot0, Block::hot1, Block::hot2] {
-        if let Some(value) = cx.hot(from.reference, from.at, field) {
-            cx.view().set(to.at + field, hot(state::generation(to.word), value));
-        }
     }
 }
 
@@ -482,48 +468,4 @@ impl Presence {
         }
         remove_all(&self.whereabouts(cx))
     }
-}
-
-/// Removes every entry of a group.
-pub(crate) fn remove_all(trie: &Trie<'_>) -> Result<()> {
-    let mut from = Some(0);
-    while let Some(cursor) = from {
-        from = trie.sweep(cursor, false, |_, _: &mut Vec<()>| Ok(Change::Remove))?.1;
-    }
-    Ok(())
-}
-
-/// Goes over all live members. `rest` gives who still owns one: nobody: it leaves; `None`: untouched.
-/// Gives who left.
-fn sweep_members(members: &Trie<'_>, rest: impl Fn(&Record) -> Option<Owners>) -> Result<Vec<String>> {
-    let mut left = Vec::new();
-    let mut from = Some(0);
-    while let Some(cursor) = from {
-        let (gone, next) = members.sweep(cursor, false, |entry, gone| {
-            if !entry.is_live() {
-                return Ok(Change::Keep);
-            }
-            let record = members.cx.record(entry.value).ok_or(Stop::Moved)?;
-            match rest(&record) {
-                None => Ok(Change::Keep),
-                Some(owners) if owners.is_empty() => {
-                    gone.push(record.name());
-                    Ok(leaving(entry))
-                }
-                Some(owners) => replaced(members, entry, &record, &owners),
-            }
-        })?;
-        left.extend(gone);
-        from = next;
-    }
-    Ok(left)
-}
-
-/// Removes what dead owners alone had of a group; hints are pruned by the scavenger.
-pub(crate) fn settle(cx: Context<'_>, cell: Cell, dead: &Dead<'_>) -> Result<()> {
-    let members = cell.trie(cx, Group::members);
-    if dead.departure == Departure::Everybody {
-        return remove_all(&members);
-    }
-    sweep_members(&members, |record| dead.rest_of(record)).map(drop)
 }

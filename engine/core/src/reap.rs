@@ -8,45 +8,13 @@ use crate::arena::Info;
 use crate::cells::{Cell, is_channel, roots_of};
 use crate::directory::{Directory, cell_of};
 use crate::error::Result;
-use crate::heartbeat;
 use crate::layout::{Block, Channel, Group, Unit, World, cell_kind, kind, reference, state};
-use crate::presence;
-use crate::record::{Record, encode};
+use crate::owned::{Dead, Departure, settle_members, sweep_owned};
 use crate::ring::units_of;
 use crate::space::Context;
 use crate::sync::Ordering;
-use crate::trie::{Attempt, Change, Entry, Stop, Trie};
+use crate::trie::{Change, Stop, Trie};
 use crate::whereabouts;
-
-/// How a process went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Departure {
-    /// It was killed: what it alone owned leaves.
-    Crash,
-    /// It detached in order: its subscriptions end, its members and clients stay, ownerless.
-    Clean,
-    /// Nobody is left at all: everything that belongs to connections is cleared.
-    Everybody,
-}
-
-/// Whose things are settled.
-pub struct Dead<'a> {
-    /// Owners: slot and incarnation.
-    pub owners: &'a [u64],
-    /// How they went.
-    pub departure: Departure,
-}
-
-impl Dead<'_> {
-    /// Does the entry leave? `Some(owners)`: who is left; empty: it leaves. `None`: it is not touched.
-    pub fn rest_of(&self, record: &Record) -> Option<crate::record::Owners> {
-        if self.departure == Departure::Everybody {
-            return Some(Default::default());
-        }
-        let rest: crate::record::Owners = record.owners.iter().copied().filter(|owner| !self.owners.contains(owner)).collect();
-        (rest.len() < record.owners.len()).then_some(rest)
-    }
-}
 
 /// Calls `see` for every cell in use.
 pub fn each_cell(cx: Context<'_>, mut see: impl FnMut(Cell, u64) -> Result<()>) -> Result<()> {
@@ -76,39 +44,14 @@ pub fn settle(cx: Context<'_>, dead: &Dead<'_>) -> Result<()> {
                 sweep_owned(&cell.trie(cx, World::manager_topics), dead)?;
                 sweep_owned(&cell.trie(cx, World::free_topics), dead)?;
                 if dead.departure != Departure::Clean {
-                    heartbeat::settle(cx, cell, dead)?;
+                    sweep_owned(&cell.trie(cx, World::heartbeats), dead)?;
                 }
             }
-            cell_kind::GROUP if dead.departure != Departure::Clean => presence::settle(cx, cell, dead)?,
+            cell_kind::GROUP if dead.departure != Departure::Clean => settle_members(&cell.trie(cx, Group::members), dead)?,
             _ => {}
         }
         Ok(())
     })
-}
-
-/// Removes dead owners from a group's records, and records that nobody owns any more.
-fn sweep_owned(trie: &Trie<'_>, dead: &Dead<'_>) -> Result<()> {
-    let mut from = Some(0);
-    while let Some(cursor) = from {
-        let (_, next) = trie.sweep(cursor, false, |entry, _: &mut Vec<()>| {
-            let record = trie.cx.record(entry.value).ok_or(Stop::Moved)?;
-            match dead.rest_of(&record) {
-                None => Ok(Change::Keep),
-                Some(rest) if rest.is_empty() => Ok(Change::Remove),
-                Some(rest) => replaced(trie, entry, &record, &rest),
-            }
-        })?;
-        from = next;
-    }
-    Ok(())
-}
-
-/// The same entry with other owners.
-pub fn replaced(trie: &Trie<'_>, entry: &Entry, record: &Record, owners: &[u64]) -> Attempt<Change> {
-    let content = encode(owners, record.key(), record.value());
-    let held = trie.cx.new_record(trie.root, entry.place(), &content)?;
-    presence::carry_hot(trie.cx, record, &held);
-    Ok(Change::Put(entry.flags(), held))
 }
 
 /// What a scavenging pass returned.

@@ -8,8 +8,8 @@ use std::sync::atomic::AtomicU64 as PrivateU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::arena::{HOT_MASK, Held, hot};
+use crate::bound::{Bound, Form};
 use crate::cells::Cell;
-use crate::channels::{Bound, Form};
 use crate::error::{Error, Result};
 use crate::layout::{Block, Channel, kind, state};
 use crate::record::{Owners, encode};

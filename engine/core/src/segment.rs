@@ -18,8 +18,9 @@ use crate::keeper;
 use crate::layout::{CLASS_BYTES, Header, LAYOUT_VERSION, UNIT_DESCRIPTORS};
 use crate::os::fork::Guarded;
 use crate::os::{clock, fork, locks, shm};
+use crate::owned::{Dead, Departure};
 use crate::process::{FREE, LEAVING, SlotState, TAKEN};
-use crate::reap::{Dead, Departure, scavenge, settle};
+use crate::reap::{scavenge, settle};
 use crate::space::{Actor, Context, Space};
 use crate::sync::Ordering;
 
@@ -214,7 +215,7 @@ impl Segment {
         // Nobody else ever attached to a private segment: there is nobody to notice.
         let alone = self.0.name.is_none() && self.0.space.view.get(Header::attaches) <= 1;
         if !alone && !membership.keeper.swap(true, PrivateOrdering::AcqRel) {
-            keeper::start(Keeping(Arc::downgrade(&self.0)));
+            keep(&self.0);
         }
         Ok(())
     }
@@ -234,7 +235,7 @@ impl Segment {
     pub fn start_keeper(&self) -> Result<()> {
         let membership = self.0.membership()?;
         if !membership.keeper.swap(true, PrivateOrdering::AcqRel) {
-            keeper::start(Keeping(Arc::downgrade(&self.0)));
+            keep(&self.0);
         }
         Ok(())
     }
@@ -283,29 +284,10 @@ impl Segment {
     }
 }
 
-/// What a keeper holds: it ends when the attachment does.
-pub(crate) struct Keeping(Weak<Attachment>);
-
-impl Keeping {
-    /// One round of keeping; false: there is nothing left to keep.
-    pub(crate) fn round(&self) -> bool {
-        let Some(attachment) = self.0.upgrade() else {
-            return false;
-        };
-        if attachment.closed.load(PrivateOrdering::Acquire) {
-            return false;
-        }
-        let now = clock::monotonic_micros();
-        let beat = attachment.space.view.word(Header::keeper_beat);
-        let last = beat.load(Ordering::Relaxed);
-        // A beat, not a lock: a keeper that is stopped or slow is simply overtaken.
-        let due = now.saturating_sub(last) >= keeper::PERIOD.as_micros() as u64 || last > now;
-        if due && beat.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            // What cannot be settled now is settled in a later round, by whoever can.
-            return attachment.reap().is_ok() || !attachment.closed.load(PrivateOrdering::Acquire);
-        }
-        true
-    }
+/// Starts the keeper of an attachment; it ends with it.
+fn keep(attachment: &Arc<Attachment>) {
+    let kept = Arc::downgrade(attachment);
+    keeper::start(move || kept.upgrade().is_some_and(|attachment| attachment.keeper_round()));
 }
 
 impl Attachment {
@@ -329,6 +311,7 @@ impl Attachment {
     #[cold]
     fn join<'a>(&'a self, place: &'a OnceLock<Box<Membership>>, token: u64) -> Result<&'a Membership> {
         let file = self.file.file()?;
+        let _turn = Turn::take(token);
         let gate = Gate::enter(&file)?;
         if let Some(membership) = place.get().filter(|membership| membership.token == token) {
             return Ok(membership);
@@ -351,6 +334,23 @@ impl Attachment {
         };
         drop(gate);
         Ok(place.get_or_init(|| Box::new(membership)))
+    }
+
+    /// One round of keeping; false: there is nothing left to keep.
+    fn keeper_round(&self) -> bool {
+        if self.closed.load(PrivateOrdering::Acquire) {
+            return false;
+        }
+        let now = clock::monotonic_micros();
+        let beat = self.space.view.word(Header::keeper_beat);
+        let last = beat.load(Ordering::Relaxed);
+        // A beat, not a lock: a keeper that is stopped or slow is simply overtaken.
+        let due = now.saturating_sub(last) >= keeper::PERIOD.as_micros() as u64 || last > now;
+        if due && beat.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            // What cannot be settled now is settled in a later round, by whoever can.
+            return self.reap().is_ok() || !self.closed.load(PrivateOrdering::Acquire);
+        }
+        true
     }
 
     fn reap(&self) -> Result<usize> {
@@ -402,6 +402,30 @@ impl Attachment {
         }
         drop(gate);
         Ok(())
+    }
+}
+
+/// One thread of this process joins at a time: the gate, a lock of the open file description, does not
+/// keep threads apart. Marked by the process's token, so that a mark inherited over a fork counts for none.
+struct Turn;
+
+static JOINING: PrivateU64 = PrivateU64::new(0);
+
+impl Turn {
+    fn take(token: u64) -> Turn {
+        loop {
+            let seen = JOINING.load(PrivateOrdering::Relaxed);
+            if seen != token && JOINING.compare_exchange(seen, token, PrivateOrdering::Acquire, PrivateOrdering::Relaxed).is_ok() {
+                return Turn;
+            }
+            std::thread::sleep(std::time::Duration::from_micros(100));
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        JOINING.store(0, PrivateOrdering::Release);
     }
 }
 

@@ -1,0 +1,40 @@
+//! What publishing and receiving share: a channel found once, and what a message is.
+
+use crate::cells::Cell;
+use crate::error::Result;
+use crate::layout::{Channel, kind};
+use crate::ring::Ring;
+use crate::space::Context;
+
+/// What a message was published as; it comes out as the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// UTF-8.
+    Text,
+    /// Any bytes.
+    Bytes,
+}
+
+impl Form {
+    pub(crate) const fn kind(self) -> u64 {
+        match self {
+            Form::Text => kind::TEXT,
+            Form::Bytes => kind::BYTES,
+        }
+    }
+}
+
+/// A channel's cell and ring, found once and valid while the cell's life is open.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bound {
+    pub cell: Cell,
+    pub ring: Ring,
+    pub flags: u64,
+    pub window: u64,
+}
+
+/// Where an open channel is, and how it was made.
+pub(crate) fn bound_of(cx: Context<'_>, cell: Cell) -> Result<Bound> {
+    let config = cx.view().get(cell.at + Channel::config);
+    Ok(Bound { cell, ring: cell.ring(cx)?, flags: config >> 8 & 0xff, window: cx.view().get(cell.at + Channel::window) })
+}

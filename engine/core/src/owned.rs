@@ -1,0 +1,121 @@
+//! Entries and their owners: what becomes of them when an owner dies, detaches, or the entry leaves.
+//! Promise: an owner is a slot in one incarnation, so nothing here can touch what a later process owns.
+
+use crate::arena::{Held, hot};
+use crate::error::Result;
+use crate::layout::{Block, state};
+use crate::record::{Owners, Record, encode};
+use crate::space::Context;
+use crate::trie::{Attempt, Change, Entry, GONE, PENDING, Stop, Trie};
+
+/// How a process went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// It was killed: what it alone owned leaves.
+    Crash,
+    /// It detached in order: its subscriptions end, its members and clients stay, ownerless.
+    Clean,
+    /// Nobody is left at all: everything that belongs to connections is cleared.
+    Everybody,
+}
+
+/// Whose things are settled.
+pub struct Dead<'a> {
+    /// Owners: slot and incarnation.
+    pub owners: &'a [u64],
+    /// How they went.
+    pub departure: Departure,
+}
+
+impl Dead<'_> {
+    /// Does the entry leave? `Some(owners)`: who is left; empty: it leaves. `None`: it is not touched.
+    pub fn rest_of(&self, record: &Record) -> Option<Owners> {
+        if self.departure == Departure::Everybody {
+            return Some(Default::default());
+        }
+        let rest: Owners = record.owners.iter().copied().filter(|owner| !self.owners.contains(owner)).collect();
+        (rest.len() < record.owners.len()).then_some(rest)
+    }
+}
+
+/// Removes dead owners from a group's records, and records that nobody owns any more.
+pub(crate) fn sweep_owned(trie: &Trie<'_>, dead: &Dead<'_>) -> Result<()> {
+    let mut from = Some(0);
+    while let Some(cursor) = from {
+        let (_, next) = trie.sweep(cursor, false, |entry, _: &mut Vec<()>| {
+            let record = trie.cx.record(entry.value).ok_or(Stop::Moved)?;
+            match dead.rest_of(&record) {
+                None => Ok(Change::Keep),
+                Some(rest) if rest.is_empty() => Ok(Change::Remove),
+                Some(rest) => replaced(trie, entry, &record, &rest),
+            }
+        })?;
+        from = next;
+    }
+    Ok(())
+}
+
+/// The same entry with other owners.
+pub fn replaced(trie: &Trie<'_>, entry: &Entry, record: &Record, owners: &[u64]) -> Attempt<Change> {
+    let content = encode(owners, record.key(), record.value());
+    let held = trie.cx.new_record(trie.root, entry.place(), &content)?;
+    carry_hot(trie.cx, record, &held);
+    Ok(Change::Put(entry.flags(), held))
+}
+
+/// Copies the hot words of a record to the one that replaces it.
+pub(crate) fn carry_hot(cx: Context<'_>, from: &Record, to: &Held) {
+    for field in [Block::hot0, Block::hot1, Block::hot2] {
+        if let Some(value) = cx.hot(from.reference, from.at, field) {
+            cx.view().set(to.at + field, hot(state::generation(to.word), value));
+        }
+    }
+}
+
+/// A member's entry when the member leaves.
+pub(crate) fn leaving(entry: &Entry) -> Change {
+    if entry.flags() & PENDING != 0 { Change::Remove } else { Change::Mark(GONE) }
+}
+
+/// Removes every entry of a group.
+pub(crate) fn remove_all(trie: &Trie<'_>) -> Result<()> {
+    let mut from = Some(0);
+    while let Some(cursor) = from {
+        from = trie.sweep(cursor, false, |_, _: &mut Vec<()>| Ok(Change::Remove))?.1;
+    }
+    Ok(())
+}
+
+/// Goes over all live members. `rest` gives who still owns one: nobody: it leaves; `None`: untouched.
+/// Gives who left.
+pub(crate) fn sweep_members(members: &Trie<'_>, rest: impl Fn(&Record) -> Option<Owners>) -> Result<Vec<String>> {
+    let mut left = Vec::new();
+    let mut from = Some(0);
+    while let Some(cursor) = from {
+        let (gone, next) = members.sweep(cursor, false, |entry, gone| {
+            if !entry.is_live() {
+                return Ok(Change::Keep);
+            }
+            let record = members.cx.record(entry.value).ok_or(Stop::Moved)?;
+            match rest(&record) {
+                None => Ok(Change::Keep),
+                Some(owners) if owners.is_empty() => {
+                    gone.push(record.name());
+                    Ok(leaving(entry))
+                }
+                Some(owners) => replaced(members, entry, &record, &owners),
+            }
+        })?;
+        left.extend(gone);
+        from = next;
+    }
+    Ok(left)
+}
+
+/// Removes what dead owners alone had of a channel's members; hints are pruned by the scavenger.
+pub(crate) fn settle_members(members: &Trie<'_>, dead: &Dead<'_>) -> Result<()> {
+    if dead.departure == Departure::Everybody {
+        return remove_all(members);
+    }
+    sweep_members(members, |record| dead.rest_of(record)).map(drop)
+}
