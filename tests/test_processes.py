@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -167,6 +168,29 @@ def test_handles_made_before_a_fork_work_in_the_child(segment: Segment, private:
     eventually(lambda: hub.presence.count("room") == 1)
     assert [info.client_id for info in hub.get_presence("room")] == ["parent"]
     assert hub.publish("room", "x") == 1
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_threads_of_a_forked_child_take_one_slot(segment: Segment) -> None:
+    hub = RealtimeHub(segment=segment)
+    hub.create_channel("room")
+    for _ in range(10):
+        pid = os.fork()
+        if pid == 0:
+            barrier = threading.Barrier(8)
+
+            def use(barrier: threading.Barrier = barrier) -> None:
+                barrier.wait()
+                hub.publish("room", "x")
+
+            threads = [threading.Thread(target=use) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            os._exit(segment.stats()["processes"])
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 2, "the parent's slot and the child's"
+        segment.reap()
 
 
 def test_an_idle_forked_helper_does_not_keep_a_killed_worker_alive(segment: Segment) -> None:
