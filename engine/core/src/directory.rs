@@ -110,10 +110,10 @@ impl<'a> Directory<'a> {
     pub fn each(&self, mut see: impl FnMut(Found)) -> Result<()> {
         let cx = self.trie.cx;
         self.trie.records(|_, record| {
-            if let Some(cell) = cell_of(cx, &record)
+            if let Some(cell) = cell_of(cx, record)
                 && cell.is_open(cx)
             {
-                see(Found { cell, record });
+                see(Found { cell, record: record.clone() });
             }
         })
     }

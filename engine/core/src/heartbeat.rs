@@ -186,8 +186,8 @@ impl Heartbeats {
         let cx = self.world.cx()?;
         let now = clock::monotonic_micros();
         self.clients(cx).records(|_, record| {
-            if let Some((pong, silent)) = silence(cx, &record, now) {
-                see(cx, &record, pong, silent);
+            if let Some((pong, silent)) = silence(cx, record, now) {
+                see(cx, record, pong, silent);
             }
         })
     }

@@ -331,7 +331,7 @@ impl Presence {
         let mut list = Vec::with_capacity(members.live()?.min(1 << 20) as usize);
         members.records(|entry, record| {
             if entry.is_live() {
-                list.push(member_of(cx, &channel, &record));
+                list.push(member_of(cx, &channel, record));
             }
         })?;
         Ok(list)

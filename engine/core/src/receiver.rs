@@ -80,7 +80,7 @@ pub(crate) fn end_handles(cx: Context<'_>, bound: &Bound, client: &str) -> Resul
     let mut ended = Vec::new();
     trie.records_of_pair(pair, |entry, record| {
         if key_client(record.key()) == client.as_bytes() && entry.is_live() {
-            ended.push((*entry, record));
+            ended.push((*entry, record.clone()));
         }
     })?;
     let start = cx.view().get(bound.cell.at + Channel::start);

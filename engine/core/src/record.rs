@@ -55,34 +55,42 @@ pub fn encode(owners: &[u64], key: &[u8], value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Splits what was copied; `None` when its lengths do not fit.
-fn decode(reference: u64, at: usize, bytes: Vec<u8>) -> Option<Record> {
-    let head = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
-    let count = (head >> 32 & 0xffff) as usize;
-    let key = 8 + count * 8;
-    let value = key.checked_add((head & 0xffff_ffff) as usize)?;
-    if value > bytes.len() {
+/// Finds the parts of what was copied; `None` when its lengths do not fit.
+fn decode(record: &mut Record) -> Option<()> {
+    let head = u64::from_le_bytes(*record.bytes.first_chunk::<8>()?);
+    record.key = 8 + (head >> 32 & 0xffff) as usize * 8;
+    record.value = record.key.checked_add((head & 0xffff_ffff) as usize)?;
+    if record.value > record.bytes.len() {
         return None;
     }
-    let owners = bytes[8..key].chunks_exact(8).map(|chunk| {
+    record.owners.clear();
+    for chunk in record.bytes[8..record.key].chunks_exact(8) {
         let mut word = [0; 8];
         word.copy_from_slice(chunk);
-        u64::from_le_bytes(word)
-    });
-    Some(Record { reference, at, owners: owners.collect(), bytes, key, value })
+        record.owners.push(u64::from_le_bytes(word));
+    }
+    Some(())
 }
 
 impl Context<'_> {
     /// Reads the record that `reference` names. `None`: it has moved on; start again at the root.
     pub fn record(self, reference: u64) -> Option<Record> {
+        let mut record = Record::default();
+        self.record_into(reference, &mut record)?;
+        Some(record)
+    }
+
+    /// As `record`, into one that was used before.
+    pub fn record_into(self, reference: u64, record: &mut Record) -> Option<()> {
         let (class, at) = self.life(reference)?;
-        let mut bytes = Vec::with_capacity(192);
-        let info = self.load(at, class, &mut bytes);
+        record.bytes.clear();
+        let info = self.load(at, class, &mut record.bytes);
         // Validated before anything is made of the bytes.
         if !self.still(reference, at) || info?.kind() != kind::RECORD {
             return None;
         }
-        decode(reference, at, bytes)
+        (record.reference, record.at) = (reference, at);
+        decode(record)
     }
 
     /// Does the record that `reference` names have this key? `None`: it has moved on. Compared in place,
@@ -166,7 +174,8 @@ mod tests {
 
         #[test]
         fn any_bytes_are_a_record_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            if let Some(record) = decode(1, 0, bytes) {
+            let mut record = Record { bytes, ..Record::default() };
+            if decode(&mut record).is_some() {
                 let _ = (record.key().len(), record.value().len());
                 decode_pairs(record.value());
             }
@@ -174,7 +183,8 @@ mod tests {
 
         #[test]
         fn records_come_back(owners in proptest::collection::vec(any::<u64>(), 0..4), key in ".*", value in ".*") {
-            let record = decode(7, 9, encode(&owners, key.as_bytes(), value.as_bytes())).unwrap();
+            let mut record = Record { bytes: encode(&owners, key.as_bytes(), value.as_bytes()), ..Record::default() };
+            decode(&mut record).unwrap();
             prop_assert_eq!(record.key(), key.as_bytes());
             prop_assert_eq!(record.value(), value.as_bytes());
             prop_assert_eq!(&record.owners[..], &owners[..]);

@@ -99,7 +99,7 @@ pub(crate) fn prune(cx: Context<'_>, world: Cell) -> Result<u64> {
     }
     let mut empty = Vec::new();
     directory.trie.records(|_, record| {
-        if let Some(cell) = cell_of(cx, &record)
+        if let Some(cell) = cell_of(cx, record)
             && cell.trie(cx, Group::members).root() == Root::Sealed
         {
             empty.push((record.name(), cell));

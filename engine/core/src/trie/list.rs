@@ -2,7 +2,7 @@
 //! Promise: an entry that is there throughout is listed exactly once, however much changes meanwhile.
 
 use super::page::{DEPTH_MAX, Entries, Entry, Page, last_below, nibble};
-use super::{Attempt, Root, Stop, Trie, root_of, with_patience};
+use super::{Attempt, Root, Stop, Stuck, Trie, root_of, with_patience};
 use crate::error::Result;
 use crate::record::Record;
 use crate::space::PAIR_MASK;
@@ -58,26 +58,35 @@ impl Trie<'_> {
         Ok(())
     }
 
-    /// Calls `see` with every entry between two places, both included, and its record.
-    pub fn records_between(&self, first: u64, last: u64, mut see: impl FnMut(&Entry, Record)) -> Result<()> {
+    /// Calls `see` with every entry between two places, both included, and its record, one after the
+    /// other: what is shown was valid when it was copied, and is shown once.
+    pub fn records_between(&self, first: u64, last: u64, mut see: impl FnMut(&Entry, &Record)) -> Result<()> {
+        let mut record = Record::default();
+        let mut stuck = Stuck::default();
         let mut from = Some(first);
-        while let Some(cursor) = from {
-            let found = with_patience(self, |word| {
-                let Some((entries, next)) = self.leaf_from_root(word, cursor)? else {
-                    return Ok(None);
-                };
-                // A leaf and its records are listed together or again: nothing of it twice.
-                let mut records = Vec::with_capacity(entries.len());
-                for entry in entries.into_iter().filter(|entry| entry.place() <= last) {
-                    records.push((entry, self.cx.record(entry.value).ok_or(Stop::Moved)?));
-                }
-                Ok(Some((records, next)))
-            })?;
-            let Some((records, next)) = found else {
+        'leaves: while let Some(cursor) = from {
+            let Some((entries, next)) = self.leaf_from(cursor)? else {
                 break;
             };
-            for (entry, record) in records {
-                see(&entry, record);
+            for same_place in entries.chunk_by(|a, b| a.place() == b.place()) {
+                let place = same_place[0].place();
+                if place > last {
+                    break 'leaves;
+                }
+                // Everything before this place has been shown, so a record that moved on starts again here.
+                // Entries that share a place (almost never) are read together before one is shown.
+                let shown = match same_place {
+                    [entry] => self.cx.record_into(entry.value, &mut record).map(|()| see(entry, &record)),
+                    several => {
+                        let records: Option<Vec<Record>> = several.iter().map(|entry| self.cx.record(entry.value)).collect();
+                        records.map(|records| several.iter().zip(&records).for_each(|(entry, record)| see(entry, record)))
+                    }
+                };
+                if shown.is_none() {
+                    stuck.at(self)?;
+                    from = Some(place);
+                    continue 'leaves;
+                }
             }
             from = next.filter(|&next| next <= last);
         }
@@ -85,12 +94,12 @@ impl Trie<'_> {
     }
 
     /// Calls `see` with every entry and its record.
-    pub fn records(&self, see: impl FnMut(&Entry, Record)) -> Result<()> {
+    pub fn records(&self, see: impl FnMut(&Entry, &Record)) -> Result<()> {
         self.records_between(0, u64::MAX, see)
     }
 
     /// The records of all pairs whose first half has the place of `pair`.
-    pub fn records_of_pair(&self, pair: u64, see: impl FnMut(&Entry, Record)) -> Result<()> {
+    pub fn records_of_pair(&self, pair: u64, see: impl FnMut(&Entry, &Record)) -> Result<()> {
         self.records_between(pair & PAIR_MASK, pair | !PAIR_MASK, see)
     }
 }

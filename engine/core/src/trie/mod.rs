@@ -80,29 +80,43 @@ pub fn root_of(word: u64) -> Root {
 /// Retries an attempt while pages move under it. A validation that fails although the root word has
 /// not changed means damage, since all pages of a published tree are there while its root is.
 pub(crate) fn with_patience<T>(trie: &Trie<'_>, mut attempt: impl FnMut(u64) -> Attempt<T>) -> Result<T> {
-    let mut last = None;
-    let mut strikes = 0;
+    let mut stuck = Stuck::default();
     for _ in 0..1 << 22 {
         // SYNC trie.root (R): pairs with (W) in `edit::commit`: pages before the root that names them.
         let word = trie.cx.word(trie.root).load(Ordering::Acquire);
-        if last == Some(word) {
-            strikes += 1;
-            if strikes > 3 {
-                break;
-            }
-        } else {
-            strikes = 0;
-        }
-        last = Some(word);
         match attempt(word) {
             Ok(value) => return Ok(value),
             Err(Stop::Failed(error)) => return Err(error),
-            // SYNC trie.moved (R): the relaxed load that showed a page of another life, with this fence, makes
-            // the swap of the root that came before the page's release visible to the next load of the root.
-            Err(Stop::Moved) => fence(Ordering::Acquire),
+            Err(Stop::Moved) => stuck.at(trie)?,
         }
     }
-    Err(Error::Corrupt { what: "a page refers to blocks that are not there" })
+    Err(damaged())
+}
+
+fn damaged() -> Error {
+    Error::Corrupt { what: "a page refers to blocks that are not there" }
+}
+
+/// Tells a tree that changes under its reader from one that is damaged: all pages of a published tree
+/// are there while its root is.
+#[derive(Default)]
+pub(crate) struct Stuck {
+    root: u64,
+    strikes: u32,
+}
+
+impl Stuck {
+    /// Something had moved on. An error when the root has not, again and again.
+    #[cold]
+    pub(crate) fn at(&mut self, trie: &Trie<'_>) -> Result<()> {
+        // SYNC trie.moved (R): the relaxed load that showed a page of another life, with this fence, makes
+        // the swap of the root that came before the page's release visible to the next load of the root.
+        fence(Ordering::Acquire);
+        let root = trie.cx.word(trie.root).load(Ordering::Acquire);
+        self.strikes = if root == self.root { self.strikes + 1 } else { 0 };
+        self.root = root;
+        if self.strikes > 3 { Err(damaged()) } else { Ok(()) }
+    }
 }
 
 impl<'a> Trie<'a> {
