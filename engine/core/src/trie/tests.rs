@@ -40,7 +40,7 @@ fn listed(trie: &Trie<'_>) -> BTreeMap<u64, u64> {
     let mut all = BTreeMap::new();
     trie.records(|_, record| {
         let key = u64::from_le_bytes(record.key().try_into().unwrap());
-        assert!(all.insert(key, value_of(&record)).is_none(), "listed twice");
+        assert!(all.insert(key, value_of(record)).is_none(), "listed twice");
     })
     .unwrap();
     all
