@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,8 +81,10 @@ class Page:
             for line in self.page.query_selector_all("#log li:not(.note)")
         ]
 
-    def notes(self) -> list[str]:
-        return [line.inner_text() for line in self.page.query_selector_all("#log li.note")]
+    def notes_of(self, beginning: str) -> list[str]:
+        """What the page noted that begins with these words."""
+        noted = [line.inner_text() for line in self.page.query_selector_all("#log li.note")]
+        return [line for line in noted if line.startswith(beginning)]
 
     def wait_for_members(self, *people: str, timeout: float = 5.0) -> None:
         expected = sorted(f"{person} (you)" if person == self.person else person for person in people)
@@ -95,14 +96,19 @@ class Page:
 
 
 def open_on_another_worker(browser: Any, server: Server, person: str, *taken: int, **options: Any) -> Page:
-    """The kernel chooses the worker of each stream; try until it is another one."""
+    """The kernel chooses the worker of each stream; try until it is another one. Nothing is left of the attempts."""
     for _ in range(30):
         page = Page(browser, server, person, **options)
         if page.stream not in taken:
             return page
         page.close()
-        time.sleep(0.1)
+        wait_for(lambda: person not in online(server), f"the page of {person} that was closed is gone", 5)
     raise AssertionError(f"thirty streams in a row were on {taken}")
+
+
+def online(server: Server) -> list[str]:
+    """The names of who is in the lobby, as the server says."""
+    return [member["name"] for member in server.get("/state?room=lobby")["members"]]
 
 
 def test_two_pages_on_different_workers(browser: Any, server: Server, name: str, tmp_path: Path) -> None:
@@ -118,7 +124,7 @@ def test_two_pages_on_different_workers(browser: Any, server: Server, name: str,
     bob.wait_for_members("Ada", "Bob")
     assert ada.members()["Bob"] == bob.members()["Bob (you)"] == bob.stream
     assert bob.members()["Ada"] == ada.members()["Ada (you)"] == ada.stream
-    assert f"Bob joined on {bob.stream}" in ada.notes()
+    assert f"Bob joined on {bob.stream}" in ada.notes_of("Bob joined")
 
     # They see each other speak, in the same order, whoever took it; markup is only text.
     said = []
@@ -165,7 +171,7 @@ def test_two_pages_on_different_workers(browser: Any, server: Server, name: str,
     # They see each other leave.
     bob.close()
     ada.wait_for_members("Ada")
-    assert any(note.startswith("Bob left") for note in ada.notes())
+    assert ada.notes_of("Bob left")
     ada.close()
     server.stop()
     assert not segment_files(name)
@@ -175,13 +181,14 @@ def test_two_pages_on_different_workers(browser: Any, server: Server, name: str,
 def test_a_killed_worker_takes_only_its_own_pages_and_they_come_back(browser: Any, server: Server) -> None:
     ada = Page(browser, server, "Ada")
     bob = open_on_another_worker(browser, server, "Bob", ada.stream)
-    ada.wait_for_members("Ada", "Bob")
+    wait_for(lambda: ada.members().get("Bob") == bob.stream, "Ada sees Bob where he is", 5)
+    left_before = len(ada.notes_of("Bob left"))  # by attempts of his on her worker
 
     os.kill(bob.stream, signal.SIGKILL)
-    wait_for(lambda: any(n.startswith("Bob left") for n in ada.notes()), "Bob is gone", 2)
+    wait_for(lambda: len(ada.notes_of("Bob left")) > left_before, "Bob is gone", 2)
     wait_for(lambda: ada.members().get("Bob", bob.stream) != bob.stream, "Bob is back", 8)
     assert ada.members()["Ada (you)"] == ada.stream
-    wait_for(lambda: bob.live() == ada.members()["Bob"], "his page says where", 5)
+    wait_for(lambda: bob.live() == ada.members().get("Bob"), "his page says where", 5)
     ada.say("welcome back")
     wait_for(lambda: bob.messages(), "Bob hears again", 5)
     assert bob.messages()[0][:2] == ("Ada", "welcome back")
