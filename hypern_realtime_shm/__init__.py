@@ -6,8 +6,9 @@ RealtimeHub`` is the whole migration; ``segment="chat"`` names the shared memory
 
 from ._engine import __version__
 from .broadcast import BackpressurePolicy, BroadcastConfig, BroadcastStats, BroadcastSubscriber, RealtimeBroadcast
-from .channels import ChannelManager, ChannelStats, Subscriber
+from .channels import ChannelManager, ChannelStats, Message, Subscriber
 from .errors import (
+    ChannelClosed,
     NoSubscribers,
     PrivateSegmentWarning,
     RealtimeError,
@@ -24,8 +25,9 @@ from .errors import (
 )
 from .heartbeat import HeartbeatConfig, HeartbeatMonitor, HeartbeatStats, SSEEvent
 from .hub import RealtimeHub
-from .presence import PresenceDiff, PresenceInfo, PresenceTracker
+from .presence import PresenceDiff, PresenceInfo, PresenceTracker, PresenceWatch
 from .segment import Segment
+from .streams import SSEStream, SSEStreamSync, end_streams
 from .topics import TopicMatcher
 
 __all__ = [
@@ -33,20 +35,25 @@ __all__ = [
     "BroadcastConfig",
     "BroadcastStats",
     "BroadcastSubscriber",
+    "ChannelClosed",
     "ChannelManager",
     "ChannelStats",
     "HeartbeatConfig",
     "HeartbeatMonitor",
     "HeartbeatStats",
+    "Message",
     "NoSubscribers",
     "PresenceDiff",
     "PresenceInfo",
     "PresenceTracker",
+    "PresenceWatch",
     "PrivateSegmentWarning",
     "RealtimeBroadcast",
     "RealtimeError",
     "RealtimeHub",
     "SSEEvent",
+    "SSEStream",
+    "SSEStreamSync",
     "Segment",
     "SegmentClosed",
     "SegmentCorrupt",
@@ -61,4 +68,5 @@ __all__ = [
     "TopicMatcher",
     "UnknownChannel",
     "__version__",
+    "end_streams",
 ]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from typing_extensions import Self
 
 from . import _engine
-from ._engine import BackpressurePolicy, BroadcastConfig, BroadcastStats, BroadcastSubscriber
-from .channels import compact_json, deliver
+from ._engine import BackpressurePolicy, BroadcastConfig, BroadcastStats
+from ._receiving import Receiving
+from .channels import compact_json, deliver_all
 from .segment import resolve
+
+
+class BroadcastSubscriber(Receiving, _engine.BroadcastSubscriber):
+    """An open handle on a broadcast channel: waits as a :class:`Subscriber` does. Made by
+    ``RealtimeBroadcast.subscribe``."""
 
 
 class RealtimeBroadcast(_engine.RealtimeBroadcast):
@@ -25,6 +30,14 @@ class RealtimeBroadcast(_engine.RealtimeBroadcast):
     def __new__(cls, *, segment: str | _engine.Segment | None = None, namespace: str = "") -> Self:
         return super().__new__(cls, resolve(segment), namespace)
 
+    def subscribe(self, name: str) -> BroadcastSubscriber:
+        """Opens a handle that receives what is sent from now on.
+
+        Raises:
+            KeyError: there is no such channel.
+        """
+        return BroadcastSubscriber(self, name)
+
     def send_json(self, name: str, data: Any, message_id: str | None = None) -> int:
         """Sends data as compact JSON; returns how many handles are open, 0 for a duplicate.
 
@@ -35,26 +48,24 @@ class RealtimeBroadcast(_engine.RealtimeBroadcast):
         """
         return self.send(name, compact_json(data), message_id)
 
-    async def subscribe_async(self, name: str, callback: Callable[[str], Any], poll_interval: float = 0.01) -> None:
+    async def subscribe_async(
+        self,
+        name: str,
+        callback: Callable[[str], Any],
+        poll_interval: float = 0.01,  # noqa: ARG002
+    ) -> None:
         """Subscribes, and calls ``callback`` (plain or async) with each message until the channel is
         removed or the task is cancelled.
 
         Args:
-            poll_interval: seconds between looks while nothing comes.
+            poll_interval: kept for those who pass it; nothing is polled, a message wakes the task at once.
 
         Raises:
             KeyError: there is no such channel.
         """
         rx = self.subscribe(name)
         try:
-            while True:
-                message = rx.try_recv()
-                if message is not None:
-                    await deliver(callback, message)
-                elif rx.ended:
-                    return
-                else:
-                    await asyncio.sleep(poll_interval)
+            await deliver_all(rx, callback)
         finally:
             rx.close()
 

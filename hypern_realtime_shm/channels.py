@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 from collections.abc import Callable
@@ -11,7 +10,9 @@ from typing import Any
 from typing_extensions import Self
 
 from . import _engine
-from ._engine import ChannelStats, Subscriber
+from ._engine import ChannelStats, Message
+from ._receiving import Messages, Receiving
+from .errors import ChannelClosed
 from .segment import resolve
 
 
@@ -25,6 +26,24 @@ async def deliver(callback: Callable[[Any], Any], message: str | bytes) -> None:
     result = callback(message)
     if inspect.isawaitable(result):
         await result
+
+
+async def deliver_all(subscriber: Receiving, callback: Callable[[Any], Any]) -> None:
+    """Calls a callback with each message until nothing will come any more."""
+    try:
+        while True:
+            await deliver(callback, await subscriber.recv_async())
+    except ChannelClosed:
+        return
+
+
+class Subscriber(Receiving, _engine.Subscriber):
+    """An open handle on a channel, or on all channels that match a pattern.
+
+    ``try_recv``, ``drain`` never wait; ``recv`` and ``for`` wait in the thread (under gevent, in the greenlet)
+    without holding the interpreter; ``recv_async`` and ``async for`` wait in the event loop; ``fileno()`` is
+    for any other loop. Made by ``ChannelManager.subscribe`` and ``subscribe_pattern``.
+    """
 
 
 class ChannelManager(_engine.ChannelManager):
@@ -48,6 +67,31 @@ class ChannelManager(_engine.ChannelManager):
     ) -> Self:
         return super().__new__(cls, default_buffer_size, resolve(segment), namespace)
 
+    def subscribe(self, channel_name: str, client_id: str, *, last_event_id: str | None = None) -> Subscriber:
+        """Registers a client and opens a handle.
+
+        Args:
+            last_event_id: the id of the last message that the client has seen, as in ``Last-Event-ID``: the
+                handle begins with the one after it, whichever worker it was received from. One that is
+                overwritten: with the oldest there is, and ``missed_count`` says how many are gone. One that
+                means nothing here: with the oldest, and ``unknown_count`` is 1. None: with what is published
+                from now on.
+
+        Raises:
+            KeyError: there is no such channel.
+        """
+        return Subscriber(self, channel_name, client_id, last_event_id)
+
+    def subscribe_pattern(self, pattern: str, client_id: str) -> Subscriber:
+        """Opens a handle on every channel whose name matches, those created later included and from their
+        first message on. The order within each channel is kept. It is counted by ``publish`` as every
+        open handle, and registered as no channel's subscriber.
+
+        Args:
+            pattern: segments between ``:``; ``*`` is exactly one, ``#`` zero or more.
+        """
+        return Subscriber(self, pattern, client_id, pattern=True)
+
     def publish_json(self, channel_name: str, data: Any) -> int:
         """Publishes data as compact JSON; returns how many handles are open.
 
@@ -62,30 +106,23 @@ class ChannelManager(_engine.ChannelManager):
         channel_name: str,
         client_id: str,
         callback: Callable[[str], Any],
-        poll_interval: float = 0.01,
+        poll_interval: float = 0.01,  # noqa: ARG002
     ) -> None:
         """Subscribes, and calls ``callback`` (plain or async) with each message until the channel is
         removed, the client is unsubscribed or the task is cancelled; then unsubscribes.
 
         Args:
-            poll_interval: seconds between looks while nothing comes.
+            poll_interval: kept for those who pass it; nothing is polled, a message wakes the task at once.
 
         Raises:
             KeyError: there is no such channel.
         """
         sub = self.subscribe(channel_name, client_id)
         try:
-            while True:
-                message = sub.try_recv()
-                if message is not None:
-                    await deliver(callback, message)
-                elif sub.ended:
-                    return
-                else:
-                    await asyncio.sleep(poll_interval)
+            await deliver_all(sub, callback)
         finally:
             sub.close()
             self.unsubscribe(channel_name, client_id)
 
 
-__all__ = ["ChannelManager", "ChannelStats", "Subscriber"]
+__all__ = ["ChannelManager", "ChannelStats", "Message", "Messages", "Subscriber"]

@@ -13,7 +13,8 @@
     │   └── SegmentFull            (MemoryError)        a part of it is full; says which setting raises it
     ├── UnknownChannel             (KeyError)           no channel of this name
     ├── NoSubscribers              (RuntimeError)       nobody listens and the policy is Error
-    └── SubscriberClosed           (ValueError)         a handle used after close()
+    ├── SubscriberClosed           (ValueError)         a handle used after close()
+    └── ChannelClosed              (EOFError)           nothing will come any more, and nothing is left
 
     PrivateSegmentWarning          (RuntimeWarning)     a multi-worker server without a shared segment
 
@@ -90,11 +91,16 @@ class SubscriberClosed(RealtimeError, ValueError):
     """The handle was closed."""
 
 
+class ChannelClosed(RealtimeError, EOFError):
+    """The channel was removed or the client unsubscribed, and everything that was left has been received."""
+
+
 class PrivateSegmentWarning(RuntimeWarning):
     """A manager in a worker of a multi-worker server has no shared segment."""
 
 
 __all__ = [
+    "ChannelClosed",
     "NoSubscribers",
     "PrivateSegmentWarning",
     "RealtimeError",

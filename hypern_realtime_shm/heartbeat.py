@@ -7,6 +7,7 @@ import inspect
 import logging
 import re
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from typing_extensions import Self
 
 from . import _engine
 from ._engine import HeartbeatConfig, HeartbeatStats, SSEEvent
+from .errors import SegmentClosed
 from .segment import resolve
 
 _log = logging.getLogger("hypern_realtime_shm")
@@ -63,6 +65,21 @@ class HeartbeatMonitor(_engine.HeartbeatMonitor):
                 await _tell(on_dead, client_id)
             await asyncio.sleep(self.config.interval_secs)
 
+    def start_heartbeat_thread(
+        self,
+        on_ping: Callable[[str], Any] | None = None,
+        on_timeout: Callable[[str], Any] | None = None,
+        on_dead: Callable[[str], Any] | None = None,
+    ) -> HeartbeatThread:
+        """What :meth:`run_heartbeat_loop` does, in a thread: for servers whose handlers have no long-lived event
+        loop, such as Hypern. The callbacks are plain functions, called in that thread. Start it in each worker,
+        not in a process that will fork its workers.
+
+        Raises:
+            TypeError: a callback is a coroutine function.
+        """
+        return HeartbeatThread(self, on_ping, on_timeout, on_dead)
+
     def make_sse_event(self, data: str, event: str | None = None, id: str | None = None) -> SSEEvent:
         """An SSE event whose ``retry`` is the configuration's.
 
@@ -82,15 +99,77 @@ class HeartbeatMonitor(_engine.HeartbeatMonitor):
         return theirs
 
 
-async def _tell(callback: Callable[[str], Any] | None, client_id: str) -> None:
+class HeartbeatThread:
+    """A running thread of heartbeats; ``stop()``, or the end of a ``with``, ends it."""
+
+    def __init__(
+        self,
+        monitor: HeartbeatMonitor,
+        on_ping: Callable[[str], Any] | None,
+        on_timeout: Callable[[str], Any] | None,
+        on_dead: Callable[[str], Any] | None,
+    ) -> None:
+        for name, callback in (("on_ping", on_ping), ("on_timeout", on_timeout), ("on_dead", on_dead)):
+            if inspect.iscoroutinefunction(callback):
+                raise TypeError(f"{name} is a coroutine function; a thread needs a plain function")
+        self._monitor = monitor
+        self._callbacks = (on_ping, on_timeout, on_dead)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="hypern-shm-heartbeats", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Does it still run?"""
+        return self._thread.is_alive()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Ends the thread and waits for it, at most ``timeout`` seconds. Again is harmless."""
+        self._stopping.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        on_ping, on_timeout, on_dead = self._callbacks
+        monitor = self._monitor
+        while not self._stopping.is_set():
+            try:
+                for client_id in monitor.own_clients_needing_ping():
+                    monitor.ping(client_id)
+                    _call(on_ping, client_id)
+                for client_id in monitor.check_timeouts():
+                    _call(on_timeout, client_id)
+                for client_id in monitor.evict_dead():
+                    _call(on_dead, client_id)
+            except SegmentClosed:
+                return
+            self._stopping.wait(monitor.config.interval_secs)
+
+
+def _call(callback: Callable[[str], Any] | None, client_id: str) -> Any:
+    """Calls a callback; what it raises is logged."""
     if callback is None:
-        return
+        return None
     try:
-        result = callback(client_id)
+        return callback(client_id)
+    except Exception:
+        _log.exception("a heartbeat callback failed for client %r", client_id)
+        return None
+
+
+async def _tell(callback: Callable[[str], Any] | None, client_id: str) -> None:
+    result = _call(callback, client_id)
+    try:
         if inspect.isawaitable(result):
             await result
     except Exception:
         _log.exception("a heartbeat callback failed for client %r", client_id)
 
 
-__all__ = ["HeartbeatConfig", "HeartbeatMonitor", "HeartbeatStats", "SSEEvent"]
+__all__ = ["HeartbeatConfig", "HeartbeatMonitor", "HeartbeatStats", "HeartbeatThread", "SSEEvent"]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from . import _engine
-from ._engine import BroadcastConfig, HeartbeatConfig, PresenceInfo, Subscriber
+from ._engine import BroadcastConfig, HeartbeatConfig, PresenceInfo
 from .broadcast import RealtimeBroadcast
-from .channels import ChannelManager
+from .channels import ChannelManager, Subscriber
 from .heartbeat import HeartbeatMonitor
 from .presence import PresenceTracker
 from .segment import resolve
+from .streams import SSEStream, SSEStreamSync
 
 
 class RealtimeHub:
@@ -52,17 +53,28 @@ class RealtimeHub:
         if broadcast_config is not None:
             self.broadcast.create(name, broadcast_config)
 
-    def join(self, channel: str, client_id: str, metadata: dict[str, str] | None = None) -> Subscriber:
+    def join(
+        self,
+        channel: str,
+        client_id: str,
+        metadata: dict[str, str] | None = None,
+        *,
+        last_event_id: str | None = None,
+    ) -> Subscriber:
         """Subscribes, tracks presence and registers the heartbeat of a client.
+
+        Args:
+            last_event_id: go on after this message, as in :meth:`ChannelManager.subscribe`.
 
         Raises:
             KeyError: there is no such channel.
             SegmentFull: there is no room; nothing of the three is left behind.
         """
-        sub = self.channels.subscribe(channel, client_id)
+        sub = self.channels.subscribe(channel, client_id, last_event_id=last_event_id)
         try:
             self.presence.track(channel, client_id, metadata)
-            self.heartbeat.register(client_id)
+            # What came from a client is kept only where it is an id.
+            self.heartbeat.register(client_id, sub.last_event_id if last_event_id else None)
         except BaseException:
             sub.close()
             self.leave(channel, client_id)
@@ -83,6 +95,40 @@ class RealtimeHub:
             self.channels.unsubscribe(channel, client_id)
         self.heartbeat.unregister(client_id)
         return left
+
+    def sse_stream(
+        self,
+        channel: str,
+        client_id: str,
+        metadata: dict[str, str] | None = None,
+        *,
+        last_event_id: str | None = None,
+    ) -> SSEStream:
+        """A client's stay in a channel as an asynchronous iterator of ready server-sent events.
+
+        Joins at once; sends ``retry`` and the id to go on from, what came after ``last_event_id``, then live
+        messages with their ids, and a keep-alive comment at the heartbeat's interval. The client leaves when the
+        stream is closed, cancelled or dropped, if it was its last on any worker, or when nobody has asked for a
+        chunk for the heartbeat's ``timeout_secs``. The stream ends with the channel, and when somebody makes the
+        client leave.
+
+        >>> StreamingResponse(hub.sse_stream("news", user), media_type="text/event-stream")  # doctest: +SKIP
+
+        Raises:
+            KeyError: there is no such channel.
+        """
+        return SSEStream(self, channel, client_id, metadata, last_event_id)
+
+    def sse_stream_sync(
+        self,
+        channel: str,
+        client_id: str,
+        metadata: dict[str, str] | None = None,
+        *,
+        last_event_id: str | None = None,
+    ) -> SSEStreamSync:
+        """As :meth:`sse_stream`, an ordinary iterator: for WSGI, and whatever runs handlers in threads."""
+        return SSEStreamSync(self, channel, client_id, metadata, last_event_id)
 
     def publish(self, channel: str, message: str | bytes) -> int:
         """Publishes; returns how many handles are open in all workers.

@@ -38,6 +38,7 @@ class Segment(_engine.Segment):
         ring_slots: int | None = None,
         members: int | None = None,
         clients: int | None = None,
+        waiters: int | None = None,
     ) -> Self:
         """Attaches to the segment of this name, or creates it; any number of processes may start at once.
 
@@ -53,6 +54,8 @@ class Segment(_engine.Segment):
             ring_slots: messages all channels retain together (HYPERN_SHM_RING_SLOTS; follows from size).
             members: members at once, all channels together (HYPERN_SHM_MEMBERS; follows from size).
             clients: heartbeat clients at once (HYPERN_SHM_CLIENTS; follows from size).
+            waiters: event loops and threads that wait at once, in all processes (HYPERN_SHM_WAITERS; follows from
+                size: 512 of 32 MiB). A thread beyond them looks for news every 5 ms, a loop raises SegmentFull.
 
         Raises:
             ValueError: an argument or variable is out of its bounds, or the capacities do not fit the size.
@@ -76,6 +79,7 @@ class Segment(_engine.Segment):
             ring_slots=ring_slots if ring_slots is not None else variable_int("HYPERN_SHM_RING_SLOTS"),
             members=members if members is not None else variable_int("HYPERN_SHM_MEMBERS"),
             clients=clients if clients is not None else variable_int("HYPERN_SHM_CLIENTS"),
+            waiters=waiters if waiters is not None else variable_int("HYPERN_SHM_WAITERS"),
         )
 
     @classmethod

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::geometry::{Geometry, Options};
+use crate::kernel::Kernel;
 use crate::layout::{Header, LAYOUT_VERSION, MAGIC, fingerprint};
+use crate::os::bell::Shelf;
 use crate::os::{clock, locks, shm};
 use crate::owned::{Dead, Departure};
 use crate::process::{FREE, LEAVING, SETTLED, SlotState, TAKEN};
@@ -43,6 +45,8 @@ pub(crate) fn settle_dead(space: &Space, file: &File, actor: Option<&Actor>) -> 
     settle(cx, &Dead { owners: &owners(&crashed), departure: Departure::Crash })?;
     settle(cx, &Dead { owners: &owners(&left), departure: Departure::Clean })?;
     let dead: Vec<SlotState> = crashed.into_iter().chain(left).collect();
+    let owners = owners(&dead);
+    cx.settle_bells(|owner| owners.contains(&owner));
     // Without a slot we act behind the gate, alone: what such an actor held before us, it left behind.
     let alone = actor.slot == NO_SLOT;
     let held_by_dead = |slot: u64| dead.iter().any(|seen| u64::from(seen.slot) == slot && space.slot(seen.slot) == *seen);
@@ -118,7 +122,7 @@ pub(crate) fn find_or_create(name: &str, create: Option<(&Geometry, &Options)>) 
         (true, _) => open_space(name, &file)?,
         // What a creator that died left half done is thrown away; behind the gate nobody else looks at it.
         (false, Some((geometry, options))) => match shm::empty(&file).and_then(|()| shm::reserve(&file, geometry.size, name)) {
-            Ok(()) => create_space(&file, geometry, options)?,
+            Ok(()) => create_space(&file, Some(name), geometry, options)?,
             Err(error) => {
                 shm::unlink_if_same(name, LAYOUT_VERSION, &file)?;
                 return Err(error);
@@ -139,6 +143,7 @@ fn clear_connections(space: &Space) -> Result<()> {
     let actor = Actor::new(NO_SLOT, 0);
     let cx = Context { space, actor: &actor };
     settle(cx, &Dead { owners: &[], departure: Departure::Everybody })?;
+    cx.settle_bells(|_| true);
     scavenge(cx, &|_| true)?;
     Ok(())
 }
@@ -150,7 +155,7 @@ fn is_ready(file: &File) -> Result<bool> {
 }
 
 /// Fills a reserved, zeroed file. The version is stored last.
-pub(crate) fn create_space(file: &File, geometry: &Geometry, options: &Options) -> Result<Space> {
+pub(crate) fn create_space(file: &File, name: Option<&str>, geometry: &Geometry, options: &Options) -> Result<Space> {
     let view = View::mapped(shm::Mapping::new(file, geometry.size as usize, true)?);
     let mut random = [0_u8; 24];
     getrandom::fill(&mut random).map_err(|error| Error::Os {
@@ -172,6 +177,7 @@ pub(crate) fn create_space(file: &File, geometry: &Geometry, options: &Options) 
         (Header::small, u64::from(geometry.blocks[0])),
         (Header::medium, u64::from(geometry.blocks[1])),
         (Header::large, u64::from(geometry.blocks[2])),
+        (Header::bells, u64::from(geometry.bells)),
         (Header::key0, word(0)),
         (Header::key1, word(1)),
         (Header::identity, word(2)),
@@ -180,7 +186,7 @@ pub(crate) fn create_space(file: &File, geometry: &Geometry, options: &Options) 
     ] {
         view.set(index, value);
     }
-    let space = Space::new(view, geometry.clone());
+    let space = Space::new(view, geometry.clone(), Box::new(Kernel::new(Shelf::of(name, word(2))?)));
     space.format();
     // SYNC segment.ready (W): everything before the version; pairs with (R) in `is_ready` and `open_space`.
     space.view.word(Header::magic).store(MAGIC, Ordering::Release);
@@ -205,6 +211,7 @@ fn open_space(name: &str, file: &File) -> Result<Space> {
     }
     let word = |index| view.get(index);
     let blocks = [word(Header::small), word(Header::medium), word(Header::large)];
-    let geometry = Geometry::check(size, word(Header::slots), word(Header::cells), word(Header::units), blocks)?;
-    Ok(Space::new(view, geometry))
+    let geometry = Geometry::check(size, word(Header::slots), word(Header::cells), word(Header::units), word(Header::bells), blocks)?;
+    let kernel = Kernel::new(Shelf::of(Some(name), view.get(Header::identity))?);
+    Ok(Space::new(view, geometry, Box::new(kernel)))
 }

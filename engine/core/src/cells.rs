@@ -38,6 +38,7 @@ pub fn roots_of(kind: u64) -> &'static [usize] {
             World::heartbeats,
             World::manager_topics,
             World::free_topics,
+            World::patterns,
         ],
         _ => &[],
     }
@@ -116,6 +117,8 @@ impl Cell {
         let won = self.turn(cx, state::RETIRED, &[state::FREE, state::RETIRED, state::CLEARING]);
         if self.state(cx) == Some(state::RETIRED) {
             self.ring(cx)?.seal(cx);
+            // Whoever waits drains what is left and ends.
+            cx.tell(self.number);
         }
         Ok(won)
     }
@@ -194,7 +197,7 @@ impl Context<'_> {
             view.set(at + Channel::back, kind | (directory as u64) << 8);
             view.set(at + Channel::ident, ident);
             if !is_channel(kind) {
-                // The words of a channel's head line must survive for the next channel; the others' may be cleared.
+                // The words of a channel's head line must survive for the next channel; the others may be cleared.
                 for word in 3..crate::layout::CELL_WORDS {
                     if !(Channel::head..=Channel::start).contains(&word) {
                         view.set(at + word, 0);

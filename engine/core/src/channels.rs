@@ -11,13 +11,17 @@ use crate::cells::Cell;
 use crate::dedup;
 use crate::directory::{Directory, Found};
 use crate::error::{Error, Result};
+use crate::ids::{self, EventId, Start};
 use crate::layout::{Channel, MAX_RING_LOG2, World as WorldCell, cell_kind};
 use crate::names;
-use crate::receiver::{Receiver, end_handles, register};
+use crate::owned::release_owner;
+use crate::patterns::{PatternReceiver, anchor_all};
+use crate::receiver::{HandleKey, Received, Receiver, end_handles, register, taken};
 use crate::record::{decode_pairs, encode_pairs};
+use crate::ring::Read;
 use crate::space::Context;
 use crate::sync::Ordering;
-use crate::topics::pattern_matches;
+use crate::topics::{Topics, TopicsKind, pattern_matches};
 use crate::trie::{Change, Stop};
 use crate::world::{World, check_length};
 
@@ -96,6 +100,8 @@ struct Inner {
     /// Tells this facade's names from others' in a thread's memory.
     facade: u64,
     matches: Mutex<Matches>,
+    /// Handles on patterns of these channels.
+    patterns: Topics,
 }
 
 /// The channels (or broadcasts) of one world.
@@ -110,6 +116,7 @@ impl Channels {
             kind,
             facade: FACADES.fetch_add(1, PrivateOrdering::Relaxed),
             matches: Mutex::default(),
+            patterns: Topics::new(world, TopicsKind::Handles),
         }))
     }
 
@@ -118,7 +125,12 @@ impl Channels {
         &self.0.world
     }
 
-    fn directory<'a>(&self, cx: Context<'a>) -> Directory<'a> {
+    /// The registrations of handles on patterns.
+    pub(crate) fn patterns(&self) -> &Topics {
+        &self.0.patterns
+    }
+
+    pub(crate) fn directory<'a>(&self, cx: Context<'a>) -> Directory<'a> {
         let field = match self.0.kind {
             ChannelKind::Channel => WorldCell::channels,
             ChannelKind::Broadcast => WorldCell::broadcasts,
@@ -161,6 +173,12 @@ impl Channels {
         let window = u64::from(spec.dedup_window.unwrap_or(0));
         let log2 = spec.buffer_size.trailing_zeros();
         let made = directory.insert(name, &extra, |ident| cx.new_channel(kind, root, ident, log2, flags, window))?;
+        if let (Some(cell), ChannelKind::Channel) = (made, self.0.kind) {
+            // Should this find no room, the owners of the patterns make their handles themselves, or meet
+            // that very error.
+            let _ = anchor_all(cx, &self.0.patterns, name, cell);
+            cx.news(self.0.world.cell_number());
+        }
         Ok(made.is_some())
     }
 
@@ -311,18 +329,19 @@ impl Channels {
         Ok(names)
     }
 
-    /// Registers a client and opens a handle that receives what is published from now on.
-    pub fn subscribe(&self, name: &str, client: &str) -> Result<Option<Receiver>> {
+    /// Registers a client and opens a handle that receives what is published from now on, or what was
+    /// published after an event id.
+    pub fn subscribe(&self, name: &str, client: &str, last_event_id: Option<&str>) -> Result<Option<Receiver>> {
         check_length("client_id", client)?;
-        self.open(name, client, true)
+        self.open(name, client, true, last_event_id)
     }
 
     /// Opens a handle without registering anybody.
-    pub fn open_handle(&self, name: &str) -> Result<Option<Receiver>> {
-        self.open(name, "", false)
+    pub fn open_handle(&self, name: &str, last_event_id: Option<&str>) -> Result<Option<Receiver>> {
+        self.open(name, "", false, last_event_id)
     }
 
-    fn open(&self, name: &str, client: &str, registered: bool) -> Result<Option<Receiver>> {
+    fn open(&self, name: &str, client: &str, registered: bool, last_event_id: Option<&str>) -> Result<Option<Receiver>> {
         let segment = self.0.world.segment();
         loop {
             let cx = self.0.world.cx()?;
@@ -333,10 +352,60 @@ impl Channels {
                 continue;
             }
             segment.owns_something()?;
-            if let Some(receiver) = Receiver::open(segment, bound, name, client, registered)? {
+            let start = match last_event_id {
+                Some(id) => ids::after(cx, &bound, id),
+                None => Start { cursor: bound.ring.head(cx), missed: 0, unknown: false },
+            };
+            if let Some(receiver) = Receiver::open(segment, bound, name, HandleKey::new(cx, client), registered, start)? {
                 return Ok(Some(receiver));
             }
         }
+    }
+
+    /// Opens a handle that receives from every channel that matches a pattern, those created later included.
+    pub fn subscribe_pattern(&self, pattern: &str, client: &str) -> Result<PatternReceiver> {
+        PatternReceiver::open(self, pattern, client)
+    }
+
+    /// Messages that are still there, without subscribing: with an id the first `limit` after it, without one
+    /// the last `limit`. `None`: no such channel.
+    pub fn replay(&self, name: &str, last_event_id: Option<&str>, limit: Option<u64>) -> Result<Option<Vec<(Received, Vec<u8>)>>> {
+        let cx = self.0.world.cx()?;
+        let Some(bound) = self.bind(cx, name)? else {
+            return Ok(None);
+        };
+        let first = cx.view().get(bound.cell.at + Channel::start);
+        let epoch = ids::epoch_of(cx, bound.cell);
+        let head = bound.ring.head(cx);
+        let limit = limit.unwrap_or(u64::MAX);
+        let from = match last_event_id {
+            Some(id) => ids::after(cx, &bound, id).cursor,
+            None => bound.ring.oldest(cx).max(head.saturating_sub(limit)),
+        };
+        let mut messages = Vec::new();
+        for sequence in from..head {
+            if messages.len() as u64 >= limit {
+                break;
+            }
+            let mut payload = Vec::new();
+            // What is overwritten meanwhile is gone for this look, too.
+            if let Read::Got(info) = bound.ring.read(cx, sequence, &mut payload)
+                && let Some(form) = taken(info, &mut payload)
+            {
+                let id = EventId { epoch, sequence: sequence.wrapping_sub(first).wrapping_add(1) };
+                messages.push((Received { form, id }, payload));
+            }
+        }
+        Ok(Some(messages))
+    }
+
+    /// Ends this process's part in a client's registration, which ends with its last. The handles stay.
+    pub fn release(&self, name: &str, client: &str) -> Result<()> {
+        let cx = self.0.world.cx()?;
+        let Some(bound) = self.bind(cx, name)? else {
+            return Ok(());
+        };
+        release_owner(&bound.cell.trie(cx, Channel::subscribers), client).map(drop)
     }
 
     /// Ends a client's registration and the delivery to all its handles. False: it had none.
@@ -441,7 +510,10 @@ fn put(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&s
         Ok(!duplicate)
     });
     match published {
-        Ok(Some(_)) => Ok(Put::Done),
+        Ok(Some(_)) => {
+            cx.news(bound.cell.number);
+            Ok(Put::Done)
+        }
         other => {
             cx.free(message.reference());
             other.map(|_| if duplicate { Put::Duplicate } else { Put::Gone })

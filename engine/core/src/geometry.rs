@@ -2,7 +2,7 @@
 //! Promise: a geometry that `check` accepts never points outside the segment.
 
 use crate::error::{Error, Result};
-use crate::layout::{BLOCK_HEADER_WORDS, CELL_WORDS, CLASS_BYTES, Header, MAX_PROCESSES, Slot, UNIT_DESCRIPTORS, Unit, reference};
+use crate::layout::{BLOCK_HEADER_WORDS, Bell, CELL_WORDS, CLASS_BYTES, Header, MAX_PROCESSES, Slot, UNIT_DESCRIPTORS, Unit, reference};
 
 /// Capacities of a segment and the word index where each region starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,10 +15,16 @@ pub struct Geometry {
     pub cells: u32,
     /// Ring units.
     pub units: u32,
+    /// Bells: a multiple of 64.
+    pub bells: u32,
     /// Blocks of each class.
     pub blocks: [u32; 3],
     /// First word of the slots.
     pub slots_at: usize,
+    /// First word of the bells.
+    pub bells_at: usize,
+    /// First word of the cells' rows of interested bells.
+    pub interest_at: usize,
     /// First word of the cells.
     pub cells_at: usize,
     /// First word of the units' states.
@@ -50,6 +56,8 @@ pub struct Options {
     pub members: Option<u32>,
     /// Heartbeat clients at once.
     pub clients: Option<u32>,
+    /// Event loops and threads that wait at once.
+    pub waiters: Option<u32>,
 }
 
 impl Default for Options {
@@ -62,6 +70,7 @@ impl Default for Options {
             ring_slots: None,
             members: None,
             clients: None,
+            waiters: None,
         }
     }
 }
@@ -72,6 +81,8 @@ pub const BLOCKS_PER_MEMBER: u64 = 3;
 pub const BLOCKS_PER_CLIENT: u64 = 2;
 /// Smallest segment that is of any use.
 pub const MIN_SIZE: u64 = 256 << 10;
+/// Most bells: event loops and threads that wait at once.
+pub const MAX_BELLS: u64 = 1 << 14;
 /// Largest segment: what 28 bits of block number address with room to spare.
 pub const MAX_SIZE: u64 = 64 << 30;
 
@@ -81,9 +92,11 @@ const fn align(words: usize, to: usize) -> usize {
 
 impl Geometry {
     /// Lays the regions out one after another.
-    fn place(size: u64, slots: u32, cells: u32, units: u32, blocks: [u32; 3]) -> Geometry {
+    fn place(size: u64, slots: u32, cells: u32, units: u32, bells: u32, blocks: [u32; 3]) -> Geometry {
         let slots_at = Header::WORDS;
-        let cells_at = slots_at + slots as usize * Slot::WORDS;
+        let bells_at = slots_at + slots as usize * Slot::WORDS;
+        let interest_at = bells_at + bells as usize * Bell::WORDS;
+        let cells_at = align(interest_at + cells as usize * (bells / 64) as usize, 16);
         let units_at = cells_at + cells as usize * CELL_WORDS;
         let descriptors_at = align(units_at + units as usize * Unit::WORDS, 16);
         let mut at = descriptors_at + units as usize * UNIT_DESCRIPTORS;
@@ -98,23 +111,41 @@ impl Geometry {
             blocks_at[class] = at;
             at += blocks[class] as usize * (CLASS_BYTES[class] / 8);
         }
-        Geometry { size, slots, cells, units, blocks, slots_at, cells_at, units_at, descriptors_at, bits_at, blocks_at, words: at }
+        Geometry {
+            size,
+            slots,
+            cells,
+            units,
+            bells,
+            blocks,
+            slots_at,
+            bells_at,
+            interest_at,
+            cells_at,
+            units_at,
+            descriptors_at,
+            bits_at,
+            blocks_at,
+            words: at,
+        }
     }
 
     /// The geometry of raw numbers, if it is sound: for headers found and for tests.
-    pub fn check(size: u64, slots: u64, cells: u64, units: u64, blocks: [u64; 3]) -> Result<Geometry> {
+    pub fn check(size: u64, slots: u64, cells: u64, units: u64, bells: u64, blocks: [u64; 3]) -> Result<Geometry> {
         let corrupt = Error::Corrupt { what: "the header's capacities do not fit its size" };
         let total = blocks.iter().try_fold(0_u64, |sum, &n| sum.checked_add(n));
         let sound = size <= MAX_SIZE
             && (1..=u64::from(MAX_PROCESSES)).contains(&slots)
             && (1..1 << 24).contains(&cells)
             && units < 1 << 26
+            && (64..=MAX_BELLS).contains(&bells)
+            && bells % 64 == 0
             && total.is_some_and(|n| (1..reference::SEALED).contains(&n));
         if !sound {
             return Err(corrupt);
         }
-        let geometry =
-            Geometry::place(size, slots as u32, cells as u32, units as u32, [blocks[0] as u32, blocks[1] as u32, blocks[2] as u32]);
+        let blocks = [blocks[0] as u32, blocks[1] as u32, blocks[2] as u32];
+        let geometry = Geometry::place(size, slots as u32, cells as u32, units as u32, bells as u32, blocks);
         if geometry.words as u64 * 8 > size { Err(corrupt) } else { Ok(geometry) }
     }
 
@@ -133,7 +164,7 @@ impl Geometry {
         let cells = match options.channels {
             // every channel may have members too, and there is a namespace at least
             Some(channels) => u64::from(channels.max(1)) * 2 + 8,
-            None => size / 32 / (CELL_WORDS as u64 * 8),
+            None => size / 32 / 128,
         };
         if cells >= 1 << 24 {
             return Err(Error::invalid("channels", options.channels.unwrap_or(0), "below 8388604"));
@@ -146,8 +177,18 @@ impl Geometry {
         if units >= 1 << 26 {
             return Err(Error::invalid("ring_slots", options.ring_slots.unwrap_or(0), "below 2^30"));
         }
+        let bells = match options.waiters {
+            Some(waiters) if u64::from(waiters) > MAX_BELLS => {
+                return Err(Error::invalid("waiters", waiters, format!("at most {MAX_BELLS}")));
+            }
+            Some(waiters) => u64::from(waiters.max(1)).next_multiple_of(64),
+            // Four for each process, but no more than a thirty-second of the bytes.
+            None => (size / 32 / (Bell::WORDS as u64 * 8)).min(u64::from(slots) * 4).clamp(64, MAX_BELLS) / 64 * 64,
+        };
+        let per_cell = (CELL_WORDS as u64 + bells / 64) * 8;
+        let per_slot = Slot::WORDS as u64 * 8;
         let fixed =
-            Header::WORDS as u64 * 8 + u64::from(slots) * Slot::WORDS as u64 * 8 + cells * CELL_WORDS as u64 * 8 + units * unit_bytes;
+            Header::WORDS as u64 * 8 + u64::from(slots) * per_slot + bells * Bell::WORDS as u64 * 8 + cells * per_cell + units * unit_bytes;
         let wanted =
             u64::from(options.members.unwrap_or(0)) * BLOCKS_PER_MEMBER + u64::from(options.clients.unwrap_or(0)) * BLOCKS_PER_CLIENT;
         let slack = 16 << 10;
@@ -166,14 +207,26 @@ impl Geometry {
         let rest = arena.saturating_sub(small * CLASS_BYTES[0] as u64);
         let medium = rest / 2 / CLASS_BYTES[1] as u64;
         let large = (rest - medium * CLASS_BYTES[1] as u64) / CLASS_BYTES[2] as u64;
-        Geometry::check(size, u64::from(slots), cells, units, [small, medium, large])
+        Geometry::check(size, u64::from(slots), cells, units, bells, [small, medium, large])
             .map_err(|_| Error::invalid("size", options.size, "large enough for the capacities asked for".to_owned()))
     }
 
     /// A very small segment on the heap, for tests and model checking.
     pub fn tiny(slots: u32, cells: u32, units: u32, blocks: [u32; 3]) -> Geometry {
-        let geometry = Geometry::place(0, slots, cells, units, blocks);
+        let geometry = Geometry::place(0, slots, cells, units, 64, blocks);
         Geometry { size: geometry.words as u64 * 8, ..geometry }
+    }
+
+    /// The first word of a bell.
+    #[inline(always)]
+    pub fn bell(&self, bell: u32) -> Option<usize> {
+        (bell < self.bells).then(|| self.bells_at + bell as usize * Bell::WORDS)
+    }
+
+    /// The first word of a cell's row of interested bells: 64 bells a word.
+    #[inline(always)]
+    pub fn interest(&self, cell: u32) -> usize {
+        self.interest_at + cell.min(self.cells - 1) as usize * (self.bells / 64) as usize
     }
 
     /// How many blocks there are in all.
@@ -247,8 +300,8 @@ mod tests {
 
         #[test]
         fn a_damaged_header_is_never_accepted_outside_its_size(size in any::<u64>(), slots in any::<u64>(),
-                cells in any::<u64>(), units in any::<u64>(), blocks in any::<[u64; 3]>()) {
-            if let Ok(geometry) = Geometry::check(size, slots, cells, units, blocks) {
+                cells in any::<u64>(), units in any::<u64>(), bells in any::<u64>(), blocks in any::<[u64; 3]>()) {
+            if let Ok(geometry) = Geometry::check(size, slots, cells, units, bells, blocks) {
                 prop_assert!(geometry.words as u64 * 8 <= size);
             }
         }

@@ -9,7 +9,7 @@ use crate::arena::{HOT_MASK, hot};
 use crate::error::Result;
 use crate::layout::{Block, World as WorldCell, state};
 use crate::os::clock;
-use crate::owned::{carry_hot, remove_all, replaced};
+use crate::owned::{carry_hot, release_owner, remove_all, replaced};
 use crate::process::TAKEN;
 use crate::record::{Owners, Record, encode};
 use crate::space::{Context, owner_slot};
@@ -153,6 +153,11 @@ impl Heartbeats {
             Ok((if found.is_some() { Change::Remove } else { Change::Keep }, found.is_some()))
         })?;
         Ok(removed.unwrap_or(false))
+    }
+
+    /// Ends this process's part in watching a client, which ends with its last. True: it ended.
+    pub fn release(&self, client: &str) -> Result<bool> {
+        release_owner(&self.clients(self.world.cx()?), client)
     }
 
     /// Sets a time of a client to now. A record that is replaced meanwhile is looked up again.

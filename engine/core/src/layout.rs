@@ -5,7 +5,7 @@
 //! pointers, `usize`, `bool` or enums in shared memory, only little-endian 64-bit words.
 
 /// Grows with every change of anything below; part of the file's name and of the header.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 /// "HYPERNRT" read as a little-endian word.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"HYPERNRT");
 
@@ -50,6 +50,8 @@ structure! {
         medium,
         /// Blocks of 16 KiB.
         large,
+        /// Bells.
+        bells,
         /// First half of the random hash key.
         key0,
         /// Second half of the random hash key.
@@ -74,6 +76,8 @@ structure! {
         keeper_beat,
         /// Messages whose history was given up because the arena was full.
         evictions,
+        /// One above the highest bell ever claimed; only ever grows.
+        bells_top,
     }
 }
 
@@ -95,7 +99,7 @@ structure! {
 
 structure! {
     /// A channel or broadcast: its ring and the roots of what is keyed under it.
-    Channel 128 {
+    Channel 192 {
         /// State word.
         state,
         /// kind:8 | word index of the directory's root << 8.
@@ -133,7 +137,7 @@ structure! {
 
 structure! {
     /// A namespace: the roots of its directories.
-    World 128 {
+    World 192 {
         /// State word.
         state,
         /// kind:8 | word index of the root of worlds << 8.
@@ -150,26 +154,34 @@ structure! {
         whereabouts,
         /// Root: heartbeat clients.
         heartbeats,
-        /// Unused: a channel's head lies here, and a sleeper may still compare it.
+        /// Unused: a channel's counters lie here, and a sleeper may still move them.
         unused0,
         /// Unused, as above.
         unused1,
-        /// Root: (pattern, client) of the managers' matcher.
-        manager_topics,
-        /// Root: (pattern, client) of free matchers.
-        free_topics,
+        /// Unused, as above.
+        unused2,
+        /// Unused, as above.
+        unused3,
         /// Pings ever recorded.
         pings,
         /// Pongs ever recorded.
         pongs,
         /// Timeouts ever reported.
         timeouts,
+        /// Unused, as above.
+        unused4,
+        /// Root: (pattern, client) of the managers' matcher.
+        manager_topics,
+        /// Root: (pattern, client) of free matchers.
+        free_topics,
+        /// Root: handles on patterns of channels.
+        patterns,
     }
 }
 
 structure! {
     /// The members of one channel.
-    Group 128 {
+    Group 192 {
         /// State word.
         state,
         /// kind:8 | word index of the directory's root << 8.
@@ -178,6 +190,28 @@ structure! {
         ident,
         /// Root: members by client id.
         members,
+    }
+}
+
+structure! {
+    /// What wakes one waiting event loop or thread.
+    Bell 640 {
+        /// State word: FREE or HELD.
+        state,
+        /// Slot and incarnation of the process that waits here.
+        owner,
+        /// epoch:62 | 0 awake, 1 sleeping, 2 ringing, 3 rung. A futex is its lower half.
+        bell,
+        /// What the kernel waits on: 0 the futex, 1 a FIFO beside the segment, 2 a pipe of the owner's.
+        kind,
+        /// The owner's process id: where its pipe is found.
+        pid,
+        /// The pipe's descriptor in that process.
+        descriptor,
+        /// Which words of `dirty` may have a bit set.
+        summary,
+        /// 4096 bits: where there may be news, by the lower bits of the cell's number. 64 words from here on.
+        dirty,
     }
 }
 
@@ -220,7 +254,9 @@ pub const CLASS_BYTES: [usize; 3] = [256, 2048, 16384];
 /// Descriptors in a ring unit.
 pub const UNIT_DESCRIPTORS: usize = 16;
 /// Words in a cell of any kind.
-pub const CELL_WORDS: usize = 16;
+pub const CELL_WORDS: usize = 24;
+/// Words of dirty bits in a bell.
+pub const DIRTY_WORDS: usize = 64;
 /// The largest ring: 2^20 descriptors.
 pub const MAX_RING_LOG2: u32 = 20;
 /// Most processes: the owner field of a state word has 12 bits, and one value means nobody.
@@ -235,6 +271,7 @@ pub fn fields() -> Vec<(&'static str, &'static str, usize, usize)> {
         ("Channel", Channel::FIELDS),
         ("World", World::FIELDS),
         ("Group", Group::FIELDS),
+        ("Bell", Bell::FIELDS),
         ("Block", Block::FIELDS),
         ("Unit", Unit::FIELDS),
     ] {
@@ -356,6 +393,16 @@ pub mod kind {
     pub const RECORD: u64 = 5;
     /// A later block of a chain.
     pub const TAIL: u64 = 6;
+}
+
+/// What the owner of a bell waits on in the kernel.
+pub mod means {
+    /// The bell's own word.
+    pub const FUTEX: u64 = 0;
+    /// A FIFO beside the segment.
+    pub const FIFO: u64 = 1;
+    /// A pipe of the owner's, found through its process id.
+    pub const PIPE: u64 = 2;
 }
 
 /// What a cell holds (the `kind` byte of its `back` word).

@@ -8,10 +8,11 @@
 //! let channels = Channels::new(&World::new(&segment, "")?, ChannelKind::Channel);
 //! let spec = ChannelSpec { buffer_size: 256, metadata: vec![], fail_when_unheard: false, dedup_window: None };
 //! channels.create("chat:general", &spec)?;
-//! let alice = channels.subscribe("chat:general", "alice")?.expect("it was just made");
+//! let alice = channels.subscribe("chat:general", "alice", None)?.expect("it was just made");
 //! assert_eq!(channels.publish("chat:general", b"Hello!", Form::Text)?, Some(1));
 //! let mut message = Vec::new();
-//! assert_eq!(alice.try_recv(&mut message)?, Some(Form::Text));
+//! let received = alice.try_recv(&mut message)?.expect("it was just published");
+//! assert_eq!(received.form, Form::Text);
 //! assert_eq!(message, b"Hello!");
 //! # Ok(()) }
 //! ```
@@ -32,6 +33,7 @@ pub mod trie;
 pub mod view;
 
 pub mod cells;
+pub mod doorbell;
 mod pressure;
 
 #[cfg(not(loom))]
@@ -47,13 +49,21 @@ pub mod directory;
 #[cfg(not(loom))]
 mod heartbeat;
 #[cfg(not(loom))]
+mod ids;
+#[cfg(not(loom))]
 mod keeper;
+#[cfg(not(loom))]
+mod kernel;
 #[cfg(not(loom))]
 mod names;
 #[cfg(not(loom))]
 pub mod os;
 #[cfg(not(loom))]
 pub mod owned;
+#[cfg(not(loom))]
+mod park;
+#[cfg(not(loom))]
+mod patterns;
 #[cfg(not(loom))]
 mod presence;
 #[cfg(not(loom))]
@@ -65,7 +75,13 @@ mod receiver;
 #[cfg(not(loom))]
 mod segment;
 #[cfg(not(loom))]
+mod source;
+#[cfg(not(loom))]
 mod topics;
+#[cfg(not(loom))]
+mod waitlist;
+#[cfg(not(loom))]
+mod watch;
 #[cfg(not(loom))]
 mod whereabouts;
 #[cfg(not(loom))]
@@ -80,12 +96,24 @@ pub use channels::{ChannelKind, ChannelSpec, ChannelStats, Channels, Sent};
 #[cfg(not(loom))]
 pub use heartbeat::{Beat, BeatStats, ClientInfo, Heartbeats};
 #[cfg(not(loom))]
+pub use ids::EventId;
+#[cfg(not(loom))]
+pub use park::{Parked, park};
+#[cfg(not(loom))]
+pub use patterns::PatternReceiver;
+#[cfg(not(loom))]
 pub use presence::{Diff, Member, Presence};
 #[cfg(not(loom))]
-pub use receiver::Receiver;
+pub use receiver::{Received, Receiver};
 #[cfg(not(loom))]
 pub use segment::{Options, Segment, SegmentStats, detach_all};
 #[cfg(not(loom))]
+pub use source::{Cells, Source};
+#[cfg(not(loom))]
 pub use topics::{Topics, TopicsKind, pattern_matches};
+#[cfg(not(loom))]
+pub use waitlist::Waitlist;
+#[cfg(not(loom))]
+pub use watch::{Changes, Watch};
 #[cfg(not(loom))]
 pub use world::World;

@@ -55,6 +55,23 @@ pub(crate) fn sweep_owned(trie: &Trie<'_>, dead: &Dead<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Takes this process off the owners of an entry, which is removed with its last. True: it was removed.
+pub(crate) fn release_owner(trie: &Trie<'_>, key: &str) -> Result<bool> {
+    let place = trie.cx.space.hash(key.as_bytes()).place();
+    let released = trie.change_record(place, key.as_bytes(), |found| {
+        let Some((entry, record)) = found else {
+            return Ok((Change::Keep, false));
+        };
+        let rest: Owners = record.owners.iter().copied().filter(|&owner| owner != trie.cx.actor.owner).collect();
+        match (rest.len() == record.owners.len(), rest.is_empty()) {
+            (true, _) => Ok((Change::Keep, false)),
+            (false, true) => Ok((Change::Remove, true)),
+            (false, false) => Ok((replaced(trie, &entry, &record, &rest)?, false)),
+        }
+    })?;
+    Ok(released.unwrap_or(false))
+}
+
 /// The same entry with other owners.
 pub fn replaced(trie: &Trie<'_>, entry: &Entry, record: &Record, owners: &[u64]) -> Attempt<Change> {
     let content = encode(owners, record.key(), record.value());

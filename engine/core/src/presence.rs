@@ -15,7 +15,7 @@ use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::layout::{Block, Group, Header, World as WorldCell, cell_kind, state};
 use crate::os::clock;
-use crate::owned::{leaving, remove_all, sweep_members};
+use crate::owned::{leaving, remove_all, replaced, sweep_members};
 use crate::record::{Owners, Record, decode_pairs, encode, encode_pairs};
 use crate::space::Context;
 use crate::trie::{Change, GONE, PENDING, Root, Stop, Trie};
@@ -62,7 +62,7 @@ pub(crate) fn unix_seconds(cx: Context<'_>, micros: u64) -> f64 {
     cx.view().get(Header::clock_offset).wrapping_add(micros) as f64 / 1e6
 }
 
-fn member_of(cx: Context<'_>, channel: &Arc<str>, record: &Record) -> Member {
+pub(crate) fn member_of(cx: Context<'_>, channel: &Arc<str>, record: &Record) -> Member {
     let joined = record.value().first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
     let seen = cx.hot(record.reference, record.at, Block::hot0).unwrap_or(joined);
     Member {
@@ -75,6 +75,11 @@ fn member_of(cx: Context<'_>, channel: &Arc<str>, record: &Record) -> Member {
 }
 
 impl Presence {
+    /// The world it is of.
+    pub(crate) fn world(&self) -> &World {
+        &self.world
+    }
+
     /// The presence of `world`.
     pub fn new(world: &World) -> Presence {
         Presence { world: world.clone(), groups: Arc::default() }
@@ -88,7 +93,7 @@ impl Presence {
         Trie::new(cx, self.world.root(WorldCell::whereabouts))
     }
 
-    fn members<'a>(&self, cx: Context<'a>, channel: &str) -> Result<Option<(Cell, Trie<'a>)>> {
+    pub(crate) fn members<'a>(&self, cx: Context<'a>, channel: &str) -> Result<Option<(Cell, Trie<'a>)>> {
         if let Ok(groups) = self.groups.try_lock()
             && let Some(&cell) = groups.get(channel)
             && cell.is_open(cx)
@@ -123,7 +128,8 @@ impl Presence {
             }
             let root = directory.trie.root;
             match directory.insert(channel, &[], |ident| cx.new_cell(cell_kind::GROUP, root, ident)) {
-                Ok(_) => {}
+                // Whoever watches a channel that had no members yet looks again.
+                Ok(_) => cx.news(self.world.cell_number()),
                 Err(Error::Full { .. }) if !purged => {
                     purged = true;
                     self.purge(cx)?;
@@ -182,7 +188,7 @@ impl Presence {
         let mut value = vec![0; 8];
         encode_pairs(metadata, &mut value);
         for _ in 0..1 << 16 {
-            let (_, members) = self.group(cx, channel)?;
+            let (cell, members) = self.group(cx, channel)?;
             let now = clock::monotonic_micros() & HOT_MASK;
             let joined = members.change_record(place, client.as_bytes(), |found| {
                 let mut owners = Owners::new();
@@ -205,6 +211,7 @@ impl Presence {
                 Ok((Change::Put(flags, held), joined))
             })?;
             if let Some(joined) = joined {
+                cx.news(cell.number);
                 return Ok(Member {
                     client: client.to_owned(),
                     channel: channel.into(),
@@ -220,18 +227,36 @@ impl Presence {
     /// Removes a member from a channel, whoever tracks it. False: it was not there.
     pub fn untrack(&self, channel: &str, client: &str) -> Result<bool> {
         let cx = self.world.cx()?;
-        let Some((_, members)) = self.members(cx, channel)? else {
+        self.remove(cx, channel, client, |_| true)
+    }
+
+    /// Ends this process's part in a member, who leaves with its last. True: it left.
+    pub fn release(&self, channel: &str, client: &str) -> Result<bool> {
+        let cx = self.world.cx()?;
+        let me = cx.actor.owner;
+        self.remove(cx, channel, client, |record| record.owners.iter().all(|&owner| owner == me))
+    }
+
+    /// Takes a member out, if `whole` says so; otherwise only this process from its owners. True: it is out.
+    fn remove(&self, cx: Context<'_>, channel: &str, client: &str, whole: impl Fn(&Record) -> bool) -> Result<bool> {
+        let Some((cell, members)) = self.members(cx, channel)? else {
             return Ok(false);
         };
         let place = cx.space.hash(client.as_bytes()).place();
         let left = members.change_record(place, client.as_bytes(), |found| {
-            Ok(match found {
-                Some((entry, _)) if entry.is_live() => (leaving(&entry), true),
-                _ => (Change::Keep, false),
-            })
+            let Some((entry, record)) = found.filter(|(entry, _)| entry.is_live()) else {
+                return Ok((Change::Keep, false));
+            };
+            if whole(&record) {
+                return Ok((leaving(&entry), true));
+            }
+            let rest: Owners = record.owners.iter().copied().filter(|&owner| owner != cx.actor.owner).collect();
+            let change = if rest.len() < record.owners.len() { replaced(&members, &entry, &record, &rest)? } else { Change::Keep };
+            Ok((change, false))
         })?;
         let left = left.unwrap_or(false);
         if left {
+            cx.news(cell.number);
             self.forget(cx, channel, client)?;
         }
         Ok(left)
@@ -285,7 +310,7 @@ impl Presence {
     /// Replaces a member's metadata. False: it is not there.
     pub fn update(&self, channel: &str, client: &str, metadata: &[(String, String)]) -> Result<bool> {
         let cx = self.world.cx()?;
-        let Some((_, members)) = self.members(cx, channel)? else {
+        let Some((cell, members)) = self.members(cx, channel)? else {
             return Ok(false);
         };
         let place = cx.space.hash(client.as_bytes()).place();
@@ -300,7 +325,11 @@ impl Presence {
             cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), now));
             Ok((Change::Put(entry.flags(), held), true))
         })?;
-        Ok(updated.unwrap_or(false))
+        let updated = updated.unwrap_or(false);
+        if updated {
+            cx.news(cell.number);
+        }
+        Ok(updated)
     }
 
     /// Sets a member's last seen to now. False: it is not there.
@@ -383,6 +412,17 @@ impl Presence {
         Ok(diff)
     }
 
+    /// Does this process have a part in any of a client's memberships?
+    pub fn holds(&self, client: &str) -> Result<bool> {
+        let cx = self.world.cx()?;
+        for channel in self.hinted(client)? {
+            if self.find(cx, &channel, client)?.is_some_and(|record| record.owners.contains(&cx.actor.owner)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The channels a client is in.
     pub fn client_channels(&self, client: &str) -> Result<Vec<String>> {
         let cx = self.world.cx()?;
@@ -450,7 +490,11 @@ impl Presence {
                 let seen = cx.hot(record.reference, record.at, Block::hot0).unwrap_or(now);
                 now.saturating_sub(seen) as f64 >= timeout_secs * 1e6
             };
-            for client in sweep_members(&members, |record| stale(record).then(Owners::new))? {
+            let left = sweep_members(&members, |record| stale(record).then(Owners::new))?;
+            if !left.is_empty() {
+                cx.news(cell.number);
+            }
+            for client in left {
                 self.forget(cx, &channel, &client)?;
                 evicted.push((channel.clone(), client));
             }
@@ -465,6 +509,7 @@ impl Presence {
         self.directory(cx).each(|found| cells.push(found.cell))?;
         for cell in cells {
             remove_all(&cell.trie(cx, Group::members))?;
+            cx.news(cell.number);
         }
         remove_all(&self.whereabouts(cx))
     }

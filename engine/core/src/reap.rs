@@ -33,6 +33,11 @@ pub fn each_cell(cx: Context<'_>, mut see: impl FnMut(Cell, u64) -> Result<()>) 
 
 /// Removes what dead owners leave behind, everywhere.
 pub fn settle(cx: Context<'_>, dead: &Dead<'_>) -> Result<()> {
+    // First the patterns: from here on nobody makes handles in the name of the dead.
+    each_cell(cx, |cell, kind| match kind {
+        cell_kind::WORLD => sweep_owned(&cell.trie(cx, World::patterns), dead),
+        _ => Ok(()),
+    })?;
     each_cell(cx, |cell, kind| {
         match kind {
             cell_kind::CHANNEL | cell_kind::BROADCAST => {
@@ -47,7 +52,10 @@ pub fn settle(cx: Context<'_>, dead: &Dead<'_>) -> Result<()> {
                     sweep_owned(&cell.trie(cx, World::heartbeats), dead)?;
                 }
             }
-            cell_kind::GROUP if dead.departure != Departure::Clean => settle_members(&cell.trie(cx, Group::members), dead)?,
+            cell_kind::GROUP if dead.departure != Departure::Clean => {
+                settle_members(&cell.trie(cx, Group::members), dead)?;
+                cx.tell(cell.number);
+            }
             _ => {}
         }
         Ok(())

@@ -7,14 +7,16 @@
 use std::sync::atomic::AtomicU64 as PrivateU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::arena::{HOT_MASK, Held, hot};
+use crate::arena::{HOT_MASK, Info, hot};
 use crate::bound::{Bound, Form};
 use crate::cells::Cell;
 use crate::error::{Error, Result};
+use crate::ids::{EventId, Start, epoch_of};
 use crate::layout::{Block, Channel, kind, state};
 use crate::record::{Owners, encode};
 use crate::ring::{Read, Ring};
 use crate::segment::Segment;
+use crate::source::{Cells, Source};
 use crate::space::Context;
 use crate::sync::Ordering;
 use crate::trie::{Change, GONE};
@@ -26,11 +28,10 @@ const OPEN: u64 = HOT_MASK;
 static SERIAL: PrivateU64 = PrivateU64::new(0);
 
 /// The handle's entry in the channel's trie of handles.
-#[derive(Clone, Copy)]
 struct Anchor {
     reference: u64,
     at: usize,
-    place: u64,
+    key: HandleKey,
     /// The attachment it was made under; a forked child makes its own.
     attachment: u64,
 }
@@ -41,6 +42,51 @@ struct Position {
     closed: bool,
 }
 
+/// What tells a handle from all others: its client, the owner it was made for, and a number of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HandleKey {
+    pub client: String,
+    pub owner: u64,
+    pub serial: u64,
+}
+
+impl HandleKey {
+    /// A new one of this process.
+    pub fn new(cx: Context<'_>, client: &str) -> HandleKey {
+        let serial = SERIAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        HandleKey { client: client.to_owned(), owner: cx.actor.owner, serial }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut key = self.client.as_bytes().to_vec();
+        key.extend_from_slice(&self.owner.to_le_bytes());
+        key.extend_from_slice(&self.serial.to_le_bytes());
+        key
+    }
+}
+
+/// A message taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// What it was published as.
+    pub form: Form,
+    /// Its id.
+    pub id: EventId,
+}
+
+/// What a message that was read was published as, with its payload alone left in the buffer. `None`: its text
+/// is no text, which damage alone does.
+pub(crate) fn taken(info: Info, buffer: &mut Vec<u8>) -> Option<Form> {
+    let prefix = (info.flags() as usize * 8).min(buffer.len());
+    if prefix > 0 {
+        buffer.drain(..prefix);
+    }
+    match info.kind() {
+        kind::TEXT => std::str::from_utf8(buffer).is_ok().then_some(Form::Text),
+        _ => Some(Form::Bytes),
+    }
+}
+
 /// An open handle. Dropping it closes it; the client's registration stays.
 pub struct Receiver {
     segment: Segment,
@@ -49,9 +95,13 @@ pub struct Receiver {
     channel: String,
     client: String,
     registered: bool,
+    epoch: u64,
+    /// The first sequence of the channel's life.
+    first: u64,
     position: Mutex<Position>,
     received: PrivateU64,
     missed: PrivateU64,
+    unknown: bool,
 }
 
 /// Adds this process to a client's registration; with `create`, makes one. False: the channel is gone.
@@ -95,6 +145,7 @@ pub(crate) fn end_handles(cx: Context<'_>, bound: &Bound, client: &str) -> Resul
             |found| Ok((if found.is_some() { Change::Mark(GONE) } else { Change::Keep }, ())),
         )?;
     }
+    cx.tell(bound.cell.number);
     Ok(())
 }
 
@@ -103,49 +154,66 @@ fn key_client(key: &[u8]) -> &[u8] {
     &key[..key.len().saturating_sub(16)]
 }
 
-/// Adds an entry to the trie of handles. `None`: the channel is gone.
-fn anchor(cx: Context<'_>, cell: Cell, client: &str, attachment: u64) -> Result<Option<Anchor>> {
+/// Where a handle's entry stands.
+fn place_of(cx: Context<'_>, key: &HandleKey) -> u64 {
+    cx.space.hash(key.client.as_bytes()).pair(cx.space.hash(&key.bytes()))
+}
+
+/// Adds a handle's entry to the trie of handles, unless it is there. Gives the ref and first word of its
+/// record; `None`: the channel is gone.
+pub(crate) fn anchor(cx: Context<'_>, cell: Cell, key: &HandleKey) -> Result<Option<(u64, usize)>> {
     let trie = cell.trie(cx, Channel::handles);
-    let serial = SERIAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let mut key = client.as_bytes().to_vec();
-    key.extend_from_slice(&cx.actor.owner.to_le_bytes());
-    key.extend_from_slice(&serial.to_le_bytes());
-    let place = cx.space.hash(client.as_bytes()).pair(cx.space.hash(&key));
-    let content = encode(&[cx.actor.owner], &key, &[]);
-    let mut made: Option<Held> = None;
-    let added = trie.change(
-        place,
-        |_| Some(false),
-        |_| {
-            let held = cx.new_record(trie.root, place, &content)?;
-            cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), OPEN));
-            made = Some(held);
-            Ok((Change::Put(0, held), ()))
-        },
-    )?;
-    Ok(added.and(made).map(|held| Anchor { reference: held.reference(), at: held.at, place, attachment }))
+    let place = place_of(cx, key);
+    let bytes = key.bytes();
+    let content = encode(&[key.owner], &bytes, &[]);
+    trie.change_record(place, &bytes, |found| {
+        if let Some((_, record)) = found {
+            return Ok((Change::Keep, (record.reference, record.at)));
+        }
+        let held = cx.new_record(trie.root, place, &content)?;
+        cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), OPEN));
+        Ok((Change::Put(0, held), (held.reference(), held.at)))
+    })
+}
+
+/// Removes a handle's entry, and gives back what it alone kept.
+pub(crate) fn unanchor(cx: Context<'_>, cell: Cell, key: &HandleKey) -> Result<()> {
+    let remove = |found: Option<_>| Ok((if found.is_some() { Change::Remove } else { Change::Keep }, ()));
+    cell.trie(cx, Channel::handles).change_record(place_of(cx, key), &key.bytes(), remove)?;
+    cell.clear_if_unused(cx)
 }
 
 impl Receiver {
-    /// Opens a handle at the channel's head. `None`: the channel is gone.
-    pub(crate) fn open(segment: &Segment, bound: Bound, channel: &str, client: &str, registered: bool) -> Result<Option<Receiver>> {
+    /// Opens a handle under a key, from `start` on. `None`: the channel is gone. `start` was chosen before the
+    /// entry is made: whatever a publisher counts the handle for, it is given.
+    pub(crate) fn open(
+        segment: &Segment,
+        bound: Bound,
+        channel: &str,
+        key: HandleKey,
+        registered: bool,
+        start: Start,
+    ) -> Result<Option<Receiver>> {
         let (cx, attachment) = segment.attached()?;
-        // The cursor before the entry: whatever a publisher counted us for, we see.
-        let cursor = bound.ring.head(cx);
-        let Some(anchor) = anchor(cx, bound.cell, client, attachment)? else {
+        let Some((reference, at)) = anchor(cx, bound.cell, &key)? else {
             return Ok(None);
         };
-        Ok(Some(Receiver {
+        let receiver = Receiver {
             segment: segment.clone(),
             cell: bound.cell,
             ring: bound.ring,
             channel: channel.to_owned(),
-            client: client.to_owned(),
             registered,
-            position: Mutex::new(Position { anchor, cursor, closed: false }),
+            epoch: epoch_of(cx, bound.cell),
+            first: cx.view().get(bound.cell.at + Channel::start),
+            client: key.client.clone(),
+            position: Mutex::new(Position { anchor: Anchor { reference, at, key, attachment }, cursor: start.cursor, closed: false }),
             received: PrivateU64::new(0),
             missed: PrivateU64::new(0),
-        }))
+            unknown: start.unknown,
+        };
+        receiver.miss(cx, start.missed);
+        Ok(Some(receiver))
     }
 
     fn position(&self) -> MutexGuard<'_, Position> {
@@ -154,7 +222,7 @@ impl Receiver {
 
     /// The next message's payload in `buffer`, replacing what it held; `None`: there is none now.
     /// Text has been checked to be UTF-8.
-    pub fn try_recv(&self, buffer: &mut Vec<u8>) -> Result<Option<Form>> {
+    pub fn try_recv(&self, buffer: &mut Vec<u8>) -> Result<Option<Received>> {
         let mut position = self.position();
         if position.closed {
             return Err(Error::HandleClosed);
@@ -175,18 +243,14 @@ impl Receiver {
             match ring.read(cx, position.cursor, buffer) {
                 Read::Empty => return Ok(None),
                 Read::Got(info) => {
-                    let form = if info.kind() == kind::TEXT { Form::Text } else { Form::Bytes };
                     position.cursor += 1;
-                    let prefix = (info.flags() as usize * 8).min(buffer.len());
-                    if prefix > 0 {
-                        buffer.drain(..prefix);
-                    }
-                    if form == Form::Text && std::str::from_utf8(buffer).is_err() {
+                    let Some(form) = taken(info, buffer) else {
                         self.miss(cx, 1);
                         continue;
-                    }
+                    };
                     self.received.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    return Ok(Some(form));
+                    let sequence = position.cursor.wrapping_sub(self.first);
+                    return Ok(Some(Received { form, id: EventId { epoch: self.epoch, sequence } }));
                 }
                 Read::Evicted => {
                     position.cursor += 1;
@@ -226,6 +290,9 @@ impl Receiver {
     }
 
     fn miss(&self, cx: Context<'_>, count: u64) {
+        if count == 0 {
+            return;
+        }
         self.missed.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
         cx.word(self.cell.at + Channel::dropped).fetch_add(count, Ordering::Relaxed);
     }
@@ -242,9 +309,10 @@ impl Receiver {
         if self.registered {
             register(cx, self.cell, &self.client, false)?;
         }
-        match anchor(cx, self.cell, &self.client, attachment)? {
-            Some(anchor) => {
-                position.anchor = anchor;
+        let key = HandleKey::new(cx, &self.client);
+        match anchor(cx, self.cell, &key)? {
+            Some((reference, at)) => {
+                position.anchor = Anchor { reference, at, key, attachment };
                 Ok(true)
             }
             None => Ok(false),
@@ -259,12 +327,30 @@ impl Receiver {
             return Ok(true);
         }
         let (cx, _) = self.segment.attached()?;
+        self.ended_at(cx, &position)
+    }
+
+    fn ended_at(&self, cx: Context<'_>, position: &Position) -> Result<bool> {
         let left = self.cell.is_same_life(cx) && position.cursor < self.ring.head(cx);
         let ended = match self.end(cx, &position.anchor) {
             Some(OPEN) | None => !self.cell.is_open(cx) && !left,
             Some(_) => position.cursor >= self.limit(cx, &position.anchor),
         };
         Ok(ended)
+    }
+
+    /// The id of the last message taken, or of the last one before the first.
+    pub fn last_id(&self) -> EventId {
+        EventId { epoch: self.epoch, sequence: self.position().cursor.wrapping_sub(self.first) }
+    }
+
+    /// Was the id that it was to go on from none of this channel's life?
+    pub fn is_unknown(&self) -> bool {
+        self.unknown
+    }
+
+    pub(crate) fn cell(&self) -> Cell {
+        self.cell
     }
 
     /// The channel's name.
@@ -307,17 +393,41 @@ impl Receiver {
         let Ok((cx, attachment)) = self.segment.attached() else {
             return Ok(());
         };
-        let anchor = position.anchor;
-        if anchor.attachment != attachment {
-            return Ok(());
+        if position.anchor.attachment == attachment {
+            unanchor(cx, self.cell, &position.anchor.key)?;
         }
-        let trie = self.cell.trie(cx, Channel::handles);
-        trie.change(
-            anchor.place,
-            |value| Some(value == anchor.reference),
-            |found| Ok((if found.is_some() { Change::Remove } else { Change::Keep }, ())),
-        )?;
-        self.cell.clear_if_unused(cx)
+        // Whoever waits here in another thread or task is to learn of it.
+        cx.tell(self.cell.number);
+        Ok(())
+    }
+}
+
+impl Source for Receiver {
+    fn segment(&self) -> &Segment {
+        &self.segment
+    }
+
+    fn cells(&self) -> Cells {
+        Cells::from_slice(&[self.cell.number])
+    }
+
+    fn has_news(&self) -> Result<bool> {
+        // Held: somebody is just taking a message.
+        let Ok(position) = self.position.try_lock() else {
+            return Ok(true);
+        };
+        if position.closed {
+            return Ok(true);
+        }
+        let (cx, _) = self.segment.attached()?;
+        if position.cursor < self.ring.head(cx).min(self.limit(cx, &position.anchor)) {
+            return Ok(true);
+        }
+        // A message may be there whose publisher has not moved the head yet.
+        if position.cursor < self.limit(cx, &position.anchor) && self.ring.is_there(cx, position.cursor) {
+            return Ok(true);
+        }
+        self.ended_at(cx, &position)
     }
 }
 

@@ -190,6 +190,12 @@ impl Ring {
         }
     }
 
+    /// Is there a message at `sequence`, or was there one?
+    #[inline(always)]
+    pub fn is_there(&self, cx: Context<'_>, sequence: u64) -> bool {
+        self.slot(cx, sequence).load(Ordering::Acquire) >> reference::BLOCK_BITS == self.lap(sequence)
+    }
+
     /// The two words of id mark in front of a message, if it has one.
     pub fn marks(&self, cx: Context<'_>, sequence: u64, buffer: &mut Vec<u8>) -> Option<[u64; 2]> {
         let Read::Got(info) = self.read(cx, sequence, buffer) else {

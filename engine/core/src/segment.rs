@@ -16,6 +16,7 @@ pub use crate::geometry::Options;
 use crate::geometry::{BLOCKS_PER_CLIENT, BLOCKS_PER_MEMBER, Geometry};
 use crate::keeper;
 use crate::layout::{CLASS_BYTES, Header, LAYOUT_VERSION, UNIT_DESCRIPTORS};
+use crate::os::bell::Shelf;
 use crate::os::fork::Guarded;
 use crate::os::{clock, fork, locks, shm};
 use crate::owned::{Dead, Departure};
@@ -23,6 +24,7 @@ use crate::process::{FREE, LEAVING, SlotState, TAKEN};
 use crate::reap::{scavenge, settle};
 use crate::space::{Actor, Context, Space};
 use crate::sync::Ordering;
+use crate::waitlist::Waitlist;
 
 /// What one process of a family of forks is in the segment.
 struct Membership {
@@ -45,11 +47,23 @@ struct Attachment {
     file: Guarded,
     closed: AtomicBool,
     membership: OnceLock<Box<Membership>>,
+    /// What the keeper sweeps.
+    waitlists: Mutex<Vec<Weak<Waitlist>>>,
 }
 
 /// A segment that this process is attached to. Clones share the attachment.
 #[derive(Clone)]
 pub struct Segment(Arc<Attachment>);
+
+/// A segment without keeping this process attached.
+#[derive(Clone)]
+pub(crate) struct WeakSegment(Weak<Attachment>);
+
+impl WeakSegment {
+    pub(crate) fn upgrade(&self) -> Option<Segment> {
+        self.0.upgrade().map(Segment)
+    }
+}
 
 /// Capacities and use.
 #[derive(Clone, Debug, Default)]
@@ -140,13 +154,14 @@ impl Segment {
         let geometry = Geometry::divide(options)?;
         let file = shm::memfd("hypern-rt")?;
         shm::reserve(&file, geometry.size, "a private segment")?;
-        let space = create_space(&file, &geometry, options)?;
+        let space = create_space(&file, None, &geometry, options)?;
         let attachment = Arc::new(Attachment {
             name: None,
             space,
             file: Guarded::new(file),
             closed: AtomicBool::new(false),
             membership: OnceLock::new(),
+            waitlists: Mutex::default(),
         });
         let segment = Segment(attachment);
         segment.attached()?;
@@ -207,6 +222,30 @@ impl Segment {
         let membership = self.0.membership()?;
         let cx = Context { space: &self.0.space, actor: &membership.actor };
         Ok((cx, membership.attachment))
+    }
+
+    /// The acting process if it is attached as `attachment`: never attaches anybody.
+    pub(crate) fn joined(&self, attachment: u64) -> Option<Context<'_>> {
+        let membership = self.0.present()?;
+        let ours = membership.attachment == attachment && !self.is_closed();
+        ours.then_some(Context { space: &self.0.space, actor: &membership.actor })
+    }
+
+    /// A handle that keeps nobody attached.
+    pub(crate) fn downgrade(&self) -> WeakSegment {
+        WeakSegment(Arc::downgrade(&self.0))
+    }
+
+    /// Where the segment's bells are found; `None`: it has no name.
+    pub(crate) fn shelf(&self) -> Result<Option<Shelf>> {
+        Shelf::of(self.name(), self.0.space.view.get(Header::identity))
+    }
+
+    /// Has the keeper look after a waitlist.
+    pub(crate) fn sweeps(&self, list: &Arc<Waitlist>) {
+        let mut lists = self.0.waitlists.lock().unwrap_or_else(PoisonError::into_inner);
+        lists.retain(|list| list.strong_count() > 0);
+        lists.push(Arc::downgrade(list));
     }
 
     /// To be called before something is owned: whoever owns something keeps the segment in order.
@@ -341,6 +380,7 @@ impl Attachment {
         if self.closed.load(PrivateOrdering::Acquire) {
             return false;
         }
+        self.sweep();
         let now = clock::monotonic_micros();
         let beat = self.space.view.word(Header::keeper_beat);
         let last = beat.load(Ordering::Relaxed);
@@ -351,6 +391,16 @@ impl Attachment {
             return self.reap().is_ok() || !self.closed.load(PrivateOrdering::Acquire);
         }
         true
+    }
+
+    /// Rings for sleepers whose publisher could not.
+    fn sweep(&self) {
+        // Held: somebody is just adding one; the next round sweeps.
+        let lists: Vec<_> = match self.waitlists.try_lock() {
+            Ok(lists) => lists.iter().filter_map(Weak::upgrade).collect(),
+            Err(_) => return,
+        };
+        lists.iter().for_each(|list| list.sweep());
     }
 
     fn reap(&self) -> Result<usize> {
@@ -364,16 +414,27 @@ impl Attachment {
         if self.closed.swap(true, PrivateOrdering::AcqRel) {
             return Ok(());
         }
+        // A forked child that never used the segment has no part in it.
+        self.present().map_or(Ok(()), |membership| self.leave(membership))
+    }
+
+    /// What this process is in the segment, if anything.
+    fn present(&self) -> Option<&Membership> {
         let token = fork::token();
         let mut place = &self.membership;
         while let Some(membership) = place.get() {
             if membership.token == token {
-                return self.leave(membership);
+                return Some(membership);
             }
             place = &membership.next;
         }
-        // A forked child that never used the segment has no part in it.
-        Ok(())
+        None
+    }
+
+    /// Ends the waits of this process, which find the segment closed, and frees their bells.
+    fn wake_waiting(&self, cx: Context<'_>, owner: u64) {
+        cx.ring_own(owner);
+        cx.settle_bells(|other| other == owner);
     }
 
     fn leave(&self, membership: &Membership) -> Result<()> {
@@ -387,6 +448,7 @@ impl Attachment {
             return Ok(());
         }
         settle(cx, &Dead { owners: &[membership.actor.owner], departure: Departure::Clean })?;
+        self.wake_waiting(cx, membership.actor.owner);
         let gate = Gate::enter(&file)?;
         // Another thread of ours may be in the middle of a change. Its blocks must stay ours until it can
         // write no more: the slot then waits, as leaving, for the process to be gone.
@@ -448,6 +510,7 @@ fn attach_named(name: &str, create: Option<(&Geometry, &Options)>) -> Result<Att
             file: Guarded::new(file),
             closed: AtomicBool::new(false),
             membership: OnceLock::new(),
+            waitlists: Mutex::default(),
         };
         attachment.membership()?;
         // Between the gate and our slot somebody may have left as the last and unlinked the name.

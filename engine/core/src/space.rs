@@ -15,7 +15,25 @@ pub struct Space {
     pub view: View,
     /// The validated capacities: a private copy that nobody outside can change.
     pub geometry: Geometry,
+    /// What rings a bell whose owner sleeps: the kernel, or a test's stand-in.
+    pub ringer: Box<dyn Ringer>,
     key: (u64, u64),
+}
+
+/// The kernel's part of waking somebody. Called with the bell's number and which of its lives is meant.
+pub trait Ringer: Send + Sync {
+    /// Makes the owner's wait end.
+    fn ring(&self, space: &Space, bell: u32, generation: u64);
+    /// This life of a bell is over: what it had in the kernel goes.
+    fn freed(&self, bell: u32, generation: u64);
+}
+
+/// Rings nothing: where nobody can sleep.
+pub struct Silent;
+
+impl Ringer for Silent {
+    fn ring(&self, _: &Space, _: u32, _: u64) {}
+    fn freed(&self, _: u32, _: u64) {}
 }
 
 /// Blocks that this process freed last, of one class: the first to be taken again.
@@ -36,6 +54,7 @@ pub struct Actor {
     pub(crate) cell_cursor: AtomicU64,
     pub(crate) unit_cursor: AtomicU64,
     pub(crate) pressure_cursor: AtomicU64,
+    pub(crate) bell_cursor: AtomicU64,
 }
 
 impl Actor {
@@ -50,6 +69,7 @@ impl Actor {
             cell_cursor: AtomicU64::new(0),
             unit_cursor: AtomicU64::new(0),
             pressure_cursor: AtomicU64::new(0),
+            bell_cursor: AtomicU64::new(0),
         }
     }
 }
@@ -93,15 +113,20 @@ pub const PAIR_MASK: u64 = !0 << 24;
 
 impl Space {
     /// Wraps words of a known geometry.
-    pub fn new(view: View, geometry: Geometry) -> Space {
+    pub fn new(view: View, geometry: Geometry, ringer: Box<dyn Ringer>) -> Space {
         let key = (view.get(Header::key0), view.get(Header::key1));
-        Space { view, geometry, key }
+        Space { view, geometry, ringer, key }
     }
 
     /// A small segment on the heap, ready for use: for tests and for the model checker.
     pub fn boxed(geometry: Geometry) -> Space {
+        Space::boxed_with(geometry, Box::new(Silent))
+    }
+
+    /// As `boxed`, with a stand-in for the kernel.
+    pub fn boxed_with(geometry: Geometry, ringer: Box<dyn Ringer>) -> Space {
         let view = View::boxed(geometry.words);
-        let space = Space::new(view, geometry);
+        let space = Space::new(view, geometry, ringer);
         space.format();
         space
     }

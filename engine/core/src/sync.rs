@@ -5,3 +5,13 @@
 pub use core::sync::atomic::{AtomicU64, Ordering, fence};
 #[cfg(loom)]
 pub use loom::sync::atomic::{AtomicU64, Ordering, fence};
+
+/// A full fence behind a locked swap of this thread: what was swapped is seen by others before what is
+/// loaded next is read. On x86-64 the swap itself is that fence, and only the compiler must be told.
+#[inline(always)]
+pub fn fence_after_swap() {
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    core::sync::atomic::compiler_fence(Ordering::SeqCst);
+    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    fence(Ordering::SeqCst);
+}

@@ -1,8 +1,8 @@
 //! Topic patterns: who subscribed to which, and whose patterns match a topic.
 //!
 //! Segments are separated by `:`; `*` is exactly one segment, `#` is zero or more, anywhere. The truth
-//! is one trie of (pattern, client) per matcher, shared by all workers; matching goes through a
-//! private tree compiled from it, valid while the root word is unchanged.
+//! is one trie of (pattern, client) per matcher, shared by all workers; matching walks a private tree over
+//! segments, brought up to date by what changed in the trie since the last look.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,10 +10,10 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::error::Result;
 use crate::layout::World as WorldCell;
-use crate::record::{Owners, encode};
+use crate::record::{Owners, Record, encode};
 use crate::space::Context;
 use crate::sync::Ordering;
-use crate::trie::{Change, Trie};
+use crate::trie::{Change, Delta, Mirror, Trie};
 use crate::whereabouts::{key_pair, pair_key};
 use crate::world::{World, check_length};
 
@@ -53,60 +53,129 @@ pub enum TopicsKind {
     OfManager,
     /// The one that free matchers of a world share.
     Free,
+    /// Handles on patterns of channels.
+    Handles,
 }
 
+/// One step of the patterns as a tree over segments.
 #[derive(Default)]
 struct Node {
-    next: HashMap<String, usize>,
-    star: Option<usize>,
-    hash: Option<usize>,
+    next: HashMap<String, Node>,
+    star: Option<Box<Node>>,
+    hash: Option<Box<Node>>,
     clients: Vec<Arc<str>>,
 }
 
-/// The patterns of one state of the trie, as a tree over segments.
+impl Node {
+    fn is_unused(&self) -> bool {
+        self.next.is_empty() && self.star.is_none() && self.hash.is_none() && self.clients.is_empty()
+    }
+
+    fn add(&mut self, segments: &[&str], client: Arc<str>) {
+        match segments.split_first() {
+            None => self.clients.push(client),
+            Some((&"*", rest)) => self.star.get_or_insert_default().add(rest, client),
+            Some((&"#", rest)) => self.hash.get_or_insert_default().add(rest, client),
+            Some((&literal, rest)) => self.next.entry_ref(literal).or_default().add(rest, client),
+        }
+    }
+
+    fn remove(&mut self, segments: &[&str], client: &str) {
+        match segments.split_first() {
+            None => {
+                if let Some(at) = self.clients.iter().position(|other| **other == *client) {
+                    self.clients.swap_remove(at);
+                }
+            }
+            Some((&("*" | "#"), rest)) => {
+                let wild = if segments[0] == "*" { &mut self.star } else { &mut self.hash };
+                if let Some(node) = wild {
+                    node.remove(rest, client);
+                    if node.is_unused() {
+                        *wild = None;
+                    }
+                }
+            }
+            Some((&literal, rest)) => {
+                if let Some(node) = self.next.get_mut(literal) {
+                    node.remove(rest, client);
+                    if node.is_unused() {
+                        self.next.remove(literal);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Patterns deeper than this are matched one by one: a tree over them would be walked too deep.
+const DEEPEST: usize = 128;
+
+/// The patterns as a tree over segments, and what it was made from.
+#[derive(Default)]
 struct Compiled {
-    root: u64,
-    nodes: Vec<Node>,
+    mirror: Mirror<(Arc<str>, Arc<str>)>,
+    tree: Node,
+    deep: Vec<(Arc<str>, Arc<str>)>,
     /// Pattern → its clients.
-    patterns: HashMap<String, Vec<Arc<str>>>,
+    patterns: HashMap<Arc<str>, Vec<Arc<str>>>,
 }
 
 impl Compiled {
-    fn new(root: u64, pairs: Vec<(String, String)>) -> Compiled {
-        let mut compiled = Compiled { root, nodes: vec![Node::default()], patterns: HashMap::new() };
-        for (pattern, client) in pairs {
-            let client: Arc<str> = client.into();
-            let mut at = 0;
-            for segment in pattern.split(':') {
-                let fresh = compiled.nodes.len();
-                let node = &mut compiled.nodes[at];
-                at = match segment {
-                    "*" => *node.star.get_or_insert(fresh),
-                    "#" => *node.hash.get_or_insert(fresh),
-                    literal => *node.next.entry_ref(literal).or_insert(fresh),
-                };
-                if at == fresh {
-                    compiled.nodes.push(Node::default());
-                }
-            }
-            compiled.nodes[at].clients.push(client.clone());
-            compiled.patterns.entry(pattern).or_default().push(client);
+    /// Brings it up to date with the trie: at the cost of what changed.
+    fn update(&mut self, trie: &Trie<'_>) -> Result<()> {
+        if self.mirror.word() == trie.cx.word(trie.root).load(Ordering::Acquire) {
+            return Ok(());
         }
-        compiled
+        let pair = |record: &Record| key_pair(record.key()).map(|(pattern, client)| (pattern.into(), client.into()));
+        for delta in self.mirror.update(trie, &mut |_, record| pair(record))? {
+            match delta {
+                Delta::Added((pattern, client)) => self.add(pattern, client),
+                Delta::Removed((pattern, client)) => self.remove(&pattern, &client),
+            }
+        }
+        Ok(())
     }
 
+    fn add(&mut self, pattern: Arc<str>, client: Arc<str>) {
+        let segments: Vec<&str> = pattern.split(':').collect();
+        if segments.len() > DEEPEST {
+            self.deep.push((pattern.clone(), client.clone()));
+        } else {
+            self.tree.add(&segments, client.clone());
+        }
+        self.patterns.entry(pattern).or_default().push(client);
+    }
+
+    fn remove(&mut self, pattern: &str, client: &str) {
+        let segments: Vec<&str> = pattern.split(':').collect();
+        if segments.len() > DEEPEST {
+            self.deep.retain(|(other, of)| **other != *pattern || **of != *client);
+        } else {
+            self.tree.remove(&segments, client);
+        }
+        if let Some(clients) = self.patterns.get_mut(pattern) {
+            if let Some(at) = clients.iter().position(|other| **other == *client) {
+                clients.swap_remove(at);
+            }
+            if clients.is_empty() {
+                self.patterns.remove(pattern);
+            }
+        }
+    }
+
+    /// The clients with a pattern that matches, each once.
     fn matches(&self, topic: &str) -> Vec<String> {
         let segments: Vec<&str> = topic.split(':').collect();
         let mut clients = Vec::new();
         let mut known: HashSet<&str> = HashSet::new();
         // (node, segments used): two ways to one place are walked once, so `#` cannot make it explode.
-        let mut walked: HashSet<(usize, usize)> = HashSet::new();
-        let mut open = vec![(0, 0)];
-        while let Some((at, used)) = open.pop() {
-            let node = &self.nodes[at];
-            if let Some(hash) = node.hash {
+        let mut walked: HashSet<(*const Node, usize)> = HashSet::new();
+        let mut open = vec![(&self.tree, 0)];
+        while let Some((node, used)) = open.pop() {
+            if let Some(hash) = node.hash.as_deref() {
                 for rest in used..=segments.len() {
-                    if walked.insert((hash, rest)) {
+                    if walked.insert((std::ptr::from_ref(hash), rest)) {
                         open.push((hash, rest));
                     }
                 }
@@ -115,13 +184,15 @@ impl Compiled {
                 clients.extend(node.clients.iter().filter(|client| known.insert(client)).map(|client| client.to_string()));
                 continue;
             }
-            if let Some(star) = node.star {
+            if let Some(star) = node.star.as_deref() {
                 open.push((star, used + 1));
             }
-            if let Some(&next) = node.next.get(segments[used]) {
+            if let Some(next) = node.next.get(segments[used]) {
                 open.push((next, used + 1));
             }
         }
+        let deep = self.deep.iter().filter(|(pattern, _)| pattern_matches(pattern, topic));
+        clients.extend(deep.filter(|(_, client)| known.insert(client)).map(|(_, client)| client.to_string()));
         clients
     }
 }
@@ -131,44 +202,39 @@ impl Compiled {
 pub struct Topics {
     world: World,
     field: usize,
-    compiled: Arc<Mutex<Option<Arc<Compiled>>>>,
+    compiled: Arc<Mutex<Compiled>>,
 }
 
 impl Topics {
     /// The matcher of this kind in `world`.
     pub fn new(world: &World, kind: TopicsKind) -> Topics {
-        Topics {
-            world: world.clone(),
-            field: match kind {
-                TopicsKind::OfManager => WorldCell::manager_topics,
-                TopicsKind::Free => WorldCell::free_topics,
-            },
-            compiled: Arc::default(),
-        }
+        let field = match kind {
+            TopicsKind::OfManager => WorldCell::manager_topics,
+            TopicsKind::Free => WorldCell::free_topics,
+            TopicsKind::Handles => WorldCell::patterns,
+        };
+        Topics { world: world.clone(), field, compiled: Arc::default() }
     }
 
     fn trie<'a>(&self, cx: Context<'a>) -> Trie<'a> {
         Trie::new(cx, self.world.root(self.field))
     }
 
-    fn compiled(&self) -> Result<Arc<Compiled>> {
+    /// Looks at the patterns as they are now.
+    fn with<R>(&self, look: impl FnOnce(&Compiled) -> R) -> Result<R> {
         let cx = self.world.cx()?;
-        let trie = self.trie(cx);
-        let root = cx.word(trie.root).load(Ordering::Acquire);
-        if let Ok(compiled) = self.compiled.try_lock()
-            && let Some(compiled) = compiled.as_ref().filter(|compiled| compiled.root == root)
-        {
-            return Ok(compiled.clone());
+        match self.compiled.try_lock() {
+            Ok(mut compiled) => {
+                compiled.update(&self.trie(cx))?;
+                Ok(look(&compiled))
+            }
+            // Another thread is at it, or a fork left it locked.
+            Err(_) => {
+                let mut compiled = Compiled::default();
+                compiled.update(&self.trie(cx))?;
+                Ok(look(&compiled))
+            }
         }
-        let mut pairs = Vec::new();
-        trie.records(|_, record| pairs.extend(key_pair(record.key())))?;
-        // Should the trie have changed while it was listed, the root read before is not the root now,
-        // and the next call compiles again.
-        let compiled = Arc::new(Compiled::new(root, pairs));
-        if let Ok(mut mirror) = self.compiled.try_lock() {
-            *mirror = Some(compiled.clone());
-        }
-        Ok(compiled)
     }
 
     /// Subscribes a client to a pattern.
@@ -191,6 +257,13 @@ impl Topics {
         Ok(())
     }
 
+    /// Has a client subscribed to a pattern?
+    pub fn contains(&self, pattern: &str, client: &str) -> Result<bool> {
+        let cx = self.world.cx()?;
+        let (place, key) = entry_of(cx, pattern, client);
+        Ok(self.trie(cx).get(place, &key)?.is_some())
+    }
+
     /// Ends a subscription. False: there was none.
     pub fn unsubscribe(&self, pattern: &str, client: &str) -> Result<bool> {
         let cx = self.world.cx()?;
@@ -203,34 +276,36 @@ impl Topics {
 
     /// Ends all subscriptions of a client; how many there were.
     pub fn unsubscribe_all(&self, client: &str) -> Result<u64> {
-        let compiled = self.compiled()?;
+        let of_client = |clients: &Vec<Arc<str>>| clients.iter().any(|other| &**other == client);
+        let patterns: Vec<Arc<str>> = self.with(|compiled| {
+            let mine = compiled.patterns.iter().filter(|(_, clients)| of_client(clients));
+            mine.map(|(pattern, _)| pattern.clone()).collect()
+        })?;
         let mut ended = 0;
-        for (pattern, clients) in &compiled.patterns {
-            if clients.iter().any(|other| &**other == client) {
-                ended += u64::from(self.unsubscribe(pattern, client)?);
-            }
+        for pattern in patterns {
+            ended += u64::from(self.unsubscribe(&pattern, client)?);
         }
         Ok(ended)
     }
 
     /// The clients with a pattern that matches, each once.
     pub fn match_topic(&self, topic: &str) -> Result<Vec<String>> {
-        Ok(self.compiled()?.matches(topic))
+        self.with(|compiled| compiled.matches(topic))
     }
 
     /// All patterns.
     pub fn patterns(&self) -> Result<Vec<String>> {
-        Ok(self.compiled()?.patterns.keys().cloned().collect())
+        self.with(|compiled| compiled.patterns.keys().map(|pattern| pattern.to_string()).collect())
     }
 
     /// How many patterns there are.
     pub fn pattern_count(&self) -> Result<u64> {
-        Ok(self.compiled()?.patterns.len() as u64)
+        self.with(|compiled| compiled.patterns.len() as u64)
     }
 
     /// How many clients subscribed to a pattern.
     pub fn subscriber_count(&self, pattern: &str) -> Result<u64> {
-        Ok(self.compiled()?.patterns.get(pattern).map_or(0, |clients| clients.len() as u64))
+        self.with(|compiled| compiled.patterns.get(pattern).map_or(0, |clients| clients.len() as u64))
     }
 }
 
@@ -288,7 +363,16 @@ mod tests {
                     expected.push(pattern.clone());
                 }
             }
-            let compiled = Compiled::new(0, patterns.iter().map(|pattern| (pattern.clone(), pattern.clone())).collect());
+            let mut compiled = Compiled::default();
+            // Added twice and removed once is there; removed as often as added is not.
+            for (times, keep) in [(2, true), (1, false)] {
+                for pattern in patterns.iter().cycle().take(patterns.len() * times) {
+                    match keep {
+                        true => compiled.add(pattern.as_str().into(), pattern.as_str().into()),
+                        false => compiled.remove(pattern, pattern),
+                    }
+                }
+            }
             let mut found = compiled.matches(&topic);
             found.sort();
             expected.sort();

@@ -47,10 +47,20 @@ impl World {
         &self.segment
     }
 
+    /// What tells this world, as this process is attached to it, from all others: a forked child's differs.
+    pub fn key(&self) -> Result<(u64, u32)> {
+        Ok((self.segment.attached()?.1, self.cell.number))
+    }
+
     /// Segment and acting process.
     #[inline(always)]
     pub(crate) fn cx(&self) -> Result<Context<'_>> {
         self.segment.cx()
+    }
+
+    /// The number of its cell, whose news is of channels and groups made in it.
+    pub(crate) const fn cell_number(&self) -> u32 {
+        self.cell.number
     }
 
     /// The word index of one of the world's roots or counters.

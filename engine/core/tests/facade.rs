@@ -34,8 +34,8 @@ fn smoke() {
     assert!(channels.create("a", &spec(4)).unwrap());
     assert!(!channels.create("a", &spec(8)).unwrap());
     assert_eq!(channels.names().unwrap(), ["a"]);
-    let receiver = channels.subscribe("a", "alice").unwrap().unwrap();
-    assert!(channels.subscribe("zz", "alice").unwrap().is_none());
+    let receiver = channels.subscribe("a", "alice", None).unwrap().unwrap();
+    assert!(channels.subscribe("zz", "alice", None).unwrap().is_none());
     assert_eq!(channels.publish("zz", b"", Form::Text).unwrap(), None);
     for i in 0..10 {
         assert_eq!(channels.publish("a", i.to_string().as_bytes(), Form::Text).unwrap(), Some(1));
@@ -53,7 +53,7 @@ fn unsubscribing_ends_delivery_but_not_what_is_left() {
     let segment = segment();
     let channels = channels(&segment);
     channels.create("a", &spec(16)).unwrap();
-    let receiver = channels.subscribe("a", "alice").unwrap().unwrap();
+    let receiver = channels.subscribe("a", "alice", None).unwrap().unwrap();
     channels.publish("a", b"before", Form::Text).unwrap();
     assert!(channels.unsubscribe("a", "alice").unwrap());
     assert!(!channels.unsubscribe("a", "alice").unwrap());
@@ -71,7 +71,7 @@ fn a_removed_channel_is_drained_and_its_room_is_used_again() {
     let before = segment.stats().unwrap();
     for round in 0..5000 {
         assert!(channels.create("a", &spec(64)).unwrap(), "round {round}");
-        let receiver = channels.subscribe("a", "alice").unwrap().unwrap();
+        let receiver = channels.subscribe("a", "alice", None).unwrap().unwrap();
         channels.publish("a", b"left", Form::Text).unwrap();
         assert!(channels.remove("a").unwrap());
         assert!(!channels.remove("a").unwrap());
@@ -88,12 +88,12 @@ fn every_length_comes_back_as_it_went_in() {
     let segment = Segment::private(&Options::default()).unwrap();
     let channels = channels(&segment);
     channels.create("a", &spec(4)).unwrap();
-    let receiver = channels.subscribe("a", "alice").unwrap().unwrap();
+    let receiver = channels.subscribe("a", "alice", None).unwrap().unwrap();
     let mut buffer = Vec::new();
     for length in [0, 1, 63, 192, 193, 1984, 1985, 16_320, 16_321, 100_000, 1 << 20] {
         let payload: Vec<u8> = (0..length).map(|i| (i * 31 % 251) as u8).collect();
         channels.publish("a", &payload, Form::Bytes).unwrap();
-        assert_eq!(receiver.try_recv(&mut buffer).unwrap(), Some(Form::Bytes));
+        assert_eq!(receiver.try_recv(&mut buffer).unwrap().unwrap().form, Form::Bytes);
         assert!(buffer == payload, "length {length}");
     }
     let too_long = vec![0; 64 << 20];
@@ -109,7 +109,7 @@ fn a_full_arena_gives_up_history_and_publishing_goes_on() {
     let mut receivers = Vec::new();
     for name in ["a", "b", "c"] {
         channels.create(name, &spec(1024)).unwrap();
-        receivers.push(channels.subscribe(name, "alice").unwrap().unwrap());
+        receivers.push(channels.subscribe(name, "alice", None).unwrap().unwrap());
     }
     let payload = vec![7; 180];
     let published = 3000_u64;
@@ -135,7 +135,7 @@ fn broadcast_dedup_and_policy() {
     let broadcasts = Channels::new(&world(&segment), ChannelKind::Broadcast);
     let dedup = ChannelSpec { dedup_window: Some(2), ..spec(16) };
     broadcasts.create("d", &dedup).unwrap();
-    let receiver = broadcasts.open_handle("d").unwrap().unwrap();
+    let receiver = broadcasts.open_handle("d", None).unwrap().unwrap();
     let send = |text: &str, id| broadcasts.send("d", text.as_bytes(), Form::Text, id).unwrap();
     assert_eq!(send("1", Some("x")), Sent::Delivered(1));
     assert_eq!(send("1", Some("x")), Sent::Duplicate);

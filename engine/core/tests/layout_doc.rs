@@ -5,8 +5,8 @@
 
 use hypern_shm_core::geometry::{BLOCKS_PER_CLIENT, BLOCKS_PER_MEMBER, Geometry, Options};
 use hypern_shm_core::layout::{
-    Block, CELL_WORDS, CLASS_BYTES, Channel, Group, Header, LAYOUT_VERSION, MAGIC, MAX_PROCESSES, MAX_RING_LOG2, Slot, UNIT_DESCRIPTORS,
-    Unit, World, cell_kind, fields, kind, reference, state,
+    Bell, Block, CELL_WORDS, CLASS_BYTES, Channel, Group, Header, LAYOUT_VERSION, MAGIC, MAX_PROCESSES, MAX_RING_LOG2, Slot,
+    UNIT_DESCRIPTORS, Unit, World, cell_kind, fields, kind, means, reference, state,
 };
 
 /// The document, cut at its headings: (heading without its marks, lines below it).
@@ -55,6 +55,7 @@ fn every_field_is_where_the_map_says() {
         ("Channel", Channel::WORDS),
         ("World", World::WORDS),
         ("Group", Group::WORDS),
+        ("Bell", Bell::WORDS),
         ("Block", Block::WORDS),
         ("Unit", Unit::WORDS),
     ];
@@ -92,6 +93,7 @@ fn every_value_has_its_name() {
     let cells =
         [("CHANNEL", cell_kind::CHANNEL), ("BROADCAST", cell_kind::BROADCAST), ("GROUP", cell_kind::GROUP), ("WORLD", cell_kind::WORLD)];
     assert_rows("Kinds of cells", &named(&cells));
+    assert_rows("Means", &named(&[("FUTEX", means::FUTEX), ("FIFO", means::FIFO), ("PIPE", means::PIPE)]));
     let special = |value: u64| format!("2^28 - {}", (1 << reference::BLOCK_BITS) - value);
     let blocks = [
         row(&[&special(reference::EMPTY), &"EMPTY"]),
@@ -111,6 +113,8 @@ fn a_segment_of_the_default_size_is_divided_so() {
     };
     add("header", 0, Header::WORDS, 1);
     add("slots", geometry.slots_at, Slot::WORDS, geometry.slots as usize);
+    add("bells", geometry.bells_at, Bell::WORDS, geometry.bells as usize);
+    add("rows of interested bells", geometry.interest_at, geometry.bells as usize / 64, geometry.cells as usize);
     add("cells", geometry.cells_at, CELL_WORDS, geometry.cells as usize);
     add("ring units", geometry.units_at, Unit::WORDS, geometry.units as usize);
     add("descriptors", geometry.descriptors_at, 1, geometry.units as usize * UNIT_DESCRIPTORS);

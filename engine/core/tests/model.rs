@@ -48,7 +48,7 @@ proptest! {
                     prop_assert_eq!(heard, sender.send(serial).unwrap_or(0) as u64);
                 }
                 5 => pairs.push(Pair {
-                    ours: channels.subscribe("c", "client").unwrap().unwrap(),
+                    ours: channels.subscribe("c", "client", None).unwrap().unwrap(),
                     model: sender.subscribe(),
                     model_missed: 0,
                 }),

@@ -2,11 +2,12 @@
 
 use hypern_shm_core as core;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 
 use crate::config::{BackpressurePolicy, BroadcastConfig};
-use crate::convert::{buffer_size, receive, receive_all, with_payload};
+use crate::convert::{buffer_size, with_payload};
 use crate::errors::{no_subscribers, raise, unknown_channel};
+use crate::handle::{Handle, Message, Receiving};
 use crate::segment::{Segment, world};
 
 const KIND: &str = "Broadcast channel";
@@ -40,14 +41,6 @@ impl RealtimeBroadcast {
     /// Removes a broadcast channel; open subscribers drain what is left. False: there is none.
     fn remove(&self, name: &str) -> PyResult<bool> {
         self.channels.remove(name).map_err(raise)
-    }
-
-    /// Opens a handle that receives what is sent from now on.
-    fn subscribe(&self, py: Python<'_>, name: &str) -> PyResult<BroadcastSubscriber> {
-        match self.channels.open_handle(name).map_err(raise)? {
-            Some(receiver) => Ok(BroadcastSubscriber { receiver }),
-            None => Err(unknown_channel(py, KIND, name)),
-        }
     }
 
     /// Sends under the channel's policy and, with an id, once within its dedup window; returns how
@@ -114,64 +107,118 @@ impl RealtimeBroadcast {
 }
 
 /// An open handle on a broadcast channel.
-#[pyclass(frozen, module = "hypern_realtime_shm._engine")]
+#[pyclass(frozen, subclass, module = "hypern_realtime_shm._engine")]
 pub struct BroadcastSubscriber {
-    receiver: core::Receiver,
+    pub handle: Handle,
 }
 
 #[pymethods]
 impl BroadcastSubscriber {
-    /// The next message, as it was sent (str or bytes); None: there is none now.
+    /// Opens a handle that receives what is sent from now on.
+    #[new]
+    fn new(broadcast: &Bound<'_, RealtimeBroadcast>, name: &str) -> PyResult<BroadcastSubscriber> {
+        match broadcast.get().channels.open_handle(name, None).map_err(raise)? {
+            Some(receiver) => Ok(BroadcastSubscriber { handle: Handle::new(Receiving::One(receiver)) }),
+            None => Err(unknown_channel(broadcast.py(), KIND, name)),
+        }
+    }
+
+    /// The next message, as it was published (str or bytes); None: there is none now.
     fn try_recv<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        receive(py, &self.receiver)
+        self.handle.try_recv(py)
+    }
+
+    /// As `try_recv`, with the channel's name and the id.
+    fn try_recv_message(&self, py: Python<'_>) -> PyResult<Option<Message>> {
+        self.handle.try_recv_message(py)
     }
 
     /// All messages that are there now.
     fn drain<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        receive_all(py, &self.receiver)
+        self.handle.drain(py)
+    }
+
+    /// The next message; waits for it without holding the interpreter.
+    #[pyo3(signature = (timeout=None))]
+    fn recv<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        slf.get().handle.recv(slf.as_any(), timeout)
+    }
+
+    /// As `recv`, with the channel's name and the id.
+    #[pyo3(signature = (timeout=None))]
+    fn recv_message(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<Message> {
+        slf.get().handle.recv_message(slf.as_any(), timeout)
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        slf.get().handle.next(slf.as_any())
+    }
+
+    /// A descriptor of this thread's that is readable when there may be news.
+    fn fileno(&self) -> PyResult<i32> {
+        self.handle.fileno()
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.handle.close()
     }
 
     /// Closes the handle. Again is harmless.
     fn close(&self) -> PyResult<()> {
-        self.receiver.close().map_err(raise)
+        self.handle.close()
     }
 
     /// The channel's name.
     #[getter]
     fn channel_name(&self) -> &str {
-        self.receiver.channel()
+        self.handle.name()
+    }
+
+    /// The id of the last message received, or of the last before the first.
+    #[getter]
+    fn last_event_id(&self) -> Option<String> {
+        self.handle.one().map(|receiver| receiver.last_id().to_string())
     }
 
     /// Messages received.
     #[getter]
     fn received_count(&self) -> u64 {
-        self.receiver.received()
+        self.handle.received()
     }
 
     /// Messages overwritten before they were read.
     #[getter]
     fn lagged_count(&self) -> u64 {
-        self.receiver.missed()
+        self.handle.missed()
     }
 
-    /// Will nothing come any more: removed, unsubscribed or closed, and all that was left received?
+    /// Will nothing come any more: removed, or closed, and all that was left received?
     #[getter]
     fn ended(&self) -> PyResult<bool> {
-        self.receiver.is_ended().map_err(raise)
+        self.handle.is_ended()
     }
 
     /// Was it closed?
     #[getter]
     fn closed(&self) -> bool {
-        self.receiver.is_closed()
+        self.handle.is_closed()
     }
 
     fn __repr__(&self) -> String {
         format!(
             "BroadcastSubscriber(channel={:?}, received={}, lagged={})",
-            self.receiver.channel(),
-            self.receiver.received(),
-            self.receiver.missed()
+            self.handle.name(),
+            self.handle.received(),
+            self.handle.missed()
         )
     }
 }

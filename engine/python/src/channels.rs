@@ -1,11 +1,13 @@
 //! `ChannelManager`, `Subscriber`, `ChannelStats`.
 
 use hypern_shm_core as core;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 
-use crate::convert::{buffer_size, dict, pairs, receive, receive_all, show, with_payload};
+use crate::convert::{buffer_size, dict, pairs, show, to_python, with_payload};
 use crate::errors::{raise, unknown_channel};
+use crate::handle::{Handle, Message, Receiving};
 use crate::segment::{Segment, world};
 use crate::topics::TopicMatcher;
 
@@ -53,12 +55,24 @@ impl ChannelManager {
         self.channels.contains(name).map_err(raise)
     }
 
-    /// Registers a client and opens a handle that receives what is published from now on.
-    fn subscribe(&self, py: Python<'_>, channel_name: &str, client_id: &str) -> PyResult<Subscriber> {
-        match self.channels.subscribe(channel_name, client_id).map_err(raise)? {
-            Some(receiver) => Ok(Subscriber { receiver }),
-            None => Err(unknown_channel(py, KIND, channel_name)),
-        }
+    /// Messages that are still there: with an id the first `limit` after it, without one the last `limit`.
+    #[pyo3(signature = (channel_name, last_event_id=None, limit=None))]
+    fn replay(&self, py: Python<'_>, channel_name: &str, last_event_id: Option<&str>, limit: Option<i64>) -> PyResult<Vec<Message>> {
+        let limit = limit.map(|limit| {
+            u64::try_from(limit).map_err(|_| PyValueError::new_err(format!("limit is {limit}; it must be 0 or more, or None")))
+        });
+        let Some(messages) = self.channels.replay(channel_name, last_event_id, limit.transpose()?).map_err(raise)? else {
+            return Err(unknown_channel(py, KIND, channel_name));
+        };
+        let message = |(received, payload): (core::Received, Vec<u8>)| {
+            Message::new(channel_name.to_owned(), to_python(py, &payload, received.form).unbind(), received.id.to_string())
+        };
+        Ok(messages.into_iter().map(message).collect())
+    }
+
+    /// Ends this process's part in a client's registration, which ends with its last. The handles stay.
+    fn release(&self, channel_name: &str, client_id: &str) -> PyResult<()> {
+        self.channels.release(channel_name, client_id).map_err(raise)
     }
 
     /// Ends a client's registration and the delivery to its handles. False: it had none.
@@ -112,6 +126,11 @@ impl ChannelManager {
         self.channels.count().map_err(raise)
     }
 
+    /// What tells this world, as this process is attached to it, from all others: a forked child's differs.
+    fn world_key(&self) -> PyResult<(u64, u32)> {
+        self.channels.world().key().map_err(raise)
+    }
+
     /// Removes all channels.
     fn clear(&self) -> PyResult<()> {
         self.channels.clear().map_err(raise)
@@ -122,72 +141,144 @@ impl ChannelManager {
     }
 }
 
-/// An open handle on a channel.
-#[pyclass(frozen, module = "hypern_realtime_shm._engine")]
+/// An open handle on a channel, or on a pattern of channels.
+#[pyclass(frozen, subclass, module = "hypern_realtime_shm._engine")]
 pub struct Subscriber {
-    receiver: core::Receiver,
+    pub handle: Handle,
 }
 
 #[pymethods]
 impl Subscriber {
+    /// Opens a handle: from now on, or from an event id on; or on all channels that match a pattern.
+    #[new]
+    #[pyo3(signature = (manager, name, client_id, last_event_id=None, *, pattern=false))]
+    fn new(
+        manager: &Bound<'_, ChannelManager>,
+        name: &str,
+        client_id: &str,
+        last_event_id: Option<&str>,
+        pattern: bool,
+    ) -> PyResult<Subscriber> {
+        let channels = &manager.get().channels;
+        if pattern {
+            let receiver = channels.subscribe_pattern(name, client_id).map_err(raise)?;
+            return Ok(Subscriber { handle: Handle::new(Receiving::Many(receiver)) });
+        }
+        match channels.subscribe(name, client_id, last_event_id).map_err(raise)? {
+            Some(receiver) => Ok(Subscriber { handle: Handle::new(Receiving::One(receiver)) }),
+            None => Err(unknown_channel(manager.py(), KIND, name)),
+        }
+    }
+
     /// The next message, as it was published (str or bytes); None: there is none now.
     fn try_recv<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        receive(py, &self.receiver)
+        self.handle.try_recv(py)
+    }
+
+    /// As `try_recv`, with the channel's name and the id.
+    fn try_recv_message(&self, py: Python<'_>) -> PyResult<Option<Message>> {
+        self.handle.try_recv_message(py)
     }
 
     /// All messages that are there now.
     fn drain<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        receive_all(py, &self.receiver)
+        self.handle.drain(py)
+    }
+
+    /// The next message; waits for it without holding the interpreter.
+    #[pyo3(signature = (timeout=None))]
+    fn recv<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        slf.get().handle.recv(slf.as_any(), timeout)
+    }
+
+    /// As `recv`, with the channel's name and the id.
+    #[pyo3(signature = (timeout=None))]
+    fn recv_message(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<Message> {
+        slf.get().handle.recv_message(slf.as_any(), timeout)
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        slf.get().handle.next(slf.as_any())
+    }
+
+    /// A descriptor of this thread's that is readable when there may be news.
+    fn fileno(&self) -> PyResult<i32> {
+        self.handle.fileno()
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.handle.close()
     }
 
     /// Closes the handle; the client's registration stays. Again is harmless.
     fn close(&self) -> PyResult<()> {
-        self.receiver.close().map_err(raise)
+        self.handle.close()
     }
 
-    /// The channel's name.
+    /// The channel's name, or the pattern.
     #[getter]
     fn channel_name(&self) -> &str {
-        self.receiver.channel()
+        self.handle.name()
     }
 
     /// The client's id.
     #[getter]
     fn client_id(&self) -> &str {
-        self.receiver.client()
+        self.handle.client()
+    }
+
+    /// The id of the last message received, or of the last before the first; None: a pattern has none.
+    #[getter]
+    fn last_event_id(&self) -> Option<String> {
+        self.handle.one().map(|receiver| receiver.last_id().to_string())
     }
 
     /// Messages received.
     #[getter]
     fn received_count(&self) -> u64 {
-        self.receiver.received()
+        self.handle.received()
     }
 
-    /// Messages overwritten before they were read.
+    /// Messages overwritten before they were read, those between an event id and the oldest there was included.
     #[getter]
     fn missed_count(&self) -> u64 {
-        self.receiver.missed()
+        self.handle.missed()
+    }
+
+    /// 1: the event id it was to go on from means nothing here, so nobody can say how many were missed; else 0.
+    #[getter]
+    fn unknown_count(&self) -> u64 {
+        self.handle.one().is_some_and(core::Receiver::is_unknown).into()
     }
 
     /// Will nothing come any more: removed, unsubscribed or closed, and all that was left received?
     #[getter]
     fn ended(&self) -> PyResult<bool> {
-        self.receiver.is_ended().map_err(raise)
+        self.handle.is_ended()
     }
 
     /// Was it closed?
     #[getter]
     fn closed(&self) -> bool {
-        self.receiver.is_closed()
+        self.handle.is_closed()
     }
 
     fn __repr__(&self) -> String {
         format!(
             "Subscriber(channel={:?}, client={:?}, received={}, missed={})",
-            self.receiver.channel(),
-            self.receiver.client(),
-            self.receiver.received(),
-            self.receiver.missed()
+            self.handle.name(),
+            self.handle.client(),
+            self.handle.received(),
+            self.handle.missed()
         )
     }
 }

@@ -2,12 +2,10 @@
 
 use std::cell::RefCell;
 
-use hypern_shm_core::{Form, Receiver};
+use hypern_shm_core::Form;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
-
-use crate::errors::raise;
 
 /// Largest ring.
 const MAX_BUFFER: i64 = 1 << 20;
@@ -34,34 +32,31 @@ pub fn with_payload<R>(message: &Bound<'_, PyAny>, with: impl FnOnce(&[u8], Form
     }
 }
 
-/// The next message of a handle as a Python object.
-#[inline]
-pub fn receive<'py>(py: Python<'py>, receiver: &Receiver) -> PyResult<Option<Bound<'py, PyAny>>> {
-    SCRATCH.with_borrow_mut(|buffer| {
-        let received = receiver.try_recv(buffer).map_err(raise)?;
-        let object = match received {
-            None => None,
-            Some(Form::Bytes) => Some(PyBytes::new(py, buffer).into_any()),
-            // The core has checked it; `from_utf8` again costs little and keeps this file safe.
-            Some(Form::Text) => Some(PyString::new(py, &String::from_utf8_lossy(buffer)).into_any()),
-        };
-        if buffer.capacity() > SCRATCH_KEPT {
-            *buffer = Vec::new();
-        }
-        Ok(object)
-    })
+/// A buffer to copy messages into before they become Python objects.
+pub struct Scratch;
+
+impl Scratch {
+    /// Lends the thread's buffer.
+    #[inline]
+    pub fn with<R>(with: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        SCRATCH.with_borrow_mut(|buffer| {
+            let result = with(buffer);
+            if buffer.capacity() > SCRATCH_KEPT {
+                *buffer = Vec::new();
+            }
+            result
+        })
+    }
 }
 
-/// All messages that are there now: never more than the ring holds, however fast others publish.
-pub fn receive_all<'py>(py: Python<'py>, receiver: &Receiver) -> PyResult<Vec<Bound<'py, PyAny>>> {
-    let mut all = Vec::new();
-    for _ in 0..receiver.capacity() {
-        match receive(py, receiver)? {
-            Some(message) => all.push(message),
-            None => break,
-        }
+/// A payload as what it was published as.
+#[inline]
+pub fn to_python<'py>(py: Python<'py>, payload: &[u8], form: Form) -> Bound<'py, PyAny> {
+    match form {
+        Form::Bytes => PyBytes::new(py, payload).into_any(),
+        // The core has checked it; looking again costs little and keeps this file safe.
+        Form::Text => PyString::new(py, &String::from_utf8_lossy(payload)).into_any(),
     }
-    Ok(all)
 }
 
 /// Text pairs out of a dict.

@@ -49,3 +49,8 @@ pub fn unknown_channel(py: Python<'_>, kind: &str, name: &str) -> PyErr {
 pub fn no_subscribers(py: Python<'_>) -> PyErr {
     own(py, "NoSubscribers", ("No active subscribers",))
 }
+
+/// Nothing will come any more.
+pub fn channel_closed(py: Python<'_>, name: &str) -> PyErr {
+    own(py, "ChannelClosed", (format!("channel '{name}' was removed, or the client unsubscribed; nothing will come any more"),))
+}

@@ -47,6 +47,11 @@ impl HeartbeatMonitor {
         self.heartbeats.unregister(client_id).map_err(raise)
     }
 
+    /// Ends this process's part in watching a client, which ends with its last. True: it ended.
+    fn release(&self, client_id: &str) -> PyResult<bool> {
+        self.heartbeats.release(client_id).map_err(raise)
+    }
+
     /// Records that a ping was sent. False: not watched.
     fn ping(&self, client_id: &str) -> PyResult<bool> {
         self.heartbeats.ping(client_id).map_err(raise)

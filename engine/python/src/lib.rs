@@ -10,11 +10,13 @@ mod channels;
 mod config;
 mod convert;
 mod errors;
+mod handle;
 mod heartbeat;
 mod presence;
 mod segment;
 mod sse;
 mod topics;
+mod waitlist;
 
 use pyo3::prelude::*;
 
@@ -22,11 +24,13 @@ use pyo3::prelude::*;
 fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     segment::register(m)?;
+    handle::register(m)?;
     channels::register(m)?;
     topics::register(m)?;
     presence::register(m)?;
     config::register(m)?;
     broadcast::register(m)?;
     heartbeat::register(m)?;
-    sse::register(m)
+    sse::register(m)?;
+    waitlist::register(m)
 }

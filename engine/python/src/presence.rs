@@ -1,13 +1,15 @@
 //! `PresenceTracker`, `PresenceInfo`, `PresenceDiff`.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hypern_shm_core as core;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 
 use crate::convert::{dict, pairs, show};
 use crate::errors::raise;
+use crate::handle::{deadline, timed_out, wait_for_news};
 use crate::segment::{Segment, world};
 
 /// Who is present in the channels of one namespace of a segment.
@@ -33,6 +35,11 @@ impl PresenceTracker {
     /// Removes a member, whoever tracks it. False: it was not there.
     fn untrack(&self, channel: &str, client_id: &str) -> PyResult<bool> {
         self.presence.untrack(channel, client_id).map_err(raise)
+    }
+
+    /// Ends this process's part in a member, who leaves with its last. True: it left.
+    fn release(&self, channel: &str, client_id: &str) -> PyResult<bool> {
+        self.presence.release(channel, client_id).map_err(raise)
     }
 
     /// Removes a client from every channel; returns those it was in.
@@ -69,7 +76,12 @@ impl PresenceTracker {
 
     /// Takes the net change since the last take; each change goes to one taker.
     fn flush_diff(&self, channel: &str) -> PyResult<PresenceDiff> {
-        Ok(PresenceDiff { diff: self.presence.flush_diff(channel).map_err(raise)? })
+        Ok(PresenceDiff { diff: self.presence.flush_diff(channel).map_err(raise)?, updates: Vec::new() })
+    }
+
+    /// Does this process have a part in any of a client's memberships?
+    fn holds(&self, client_id: &str) -> PyResult<bool> {
+        self.presence.holds(client_id).map_err(raise)
     }
 
     /// The channels a client is in.
@@ -160,13 +172,20 @@ impl PresenceInfo {
 #[pyclass(frozen, module = "hypern_realtime_shm._engine")]
 pub struct PresenceDiff {
     diff: core::Diff,
+    updates: Vec<core::Member>,
+}
+
+impl PresenceDiff {
+    fn of(changes: core::Changes) -> PresenceDiff {
+        PresenceDiff { diff: core::Diff { joins: changes.joins, leaves: changes.leaves }, updates: changes.updates }
+    }
 }
 
 #[pymethods]
 impl PresenceDiff {
     #[new]
     fn new() -> PresenceDiff {
-        PresenceDiff { diff: core::Diff::default() }
+        PresenceDiff { diff: core::Diff::default(), updates: Vec::new() }
     }
 
     /// Who joined and is there.
@@ -184,7 +203,7 @@ impl PresenceDiff {
     /// Members whose metadata changed; always empty from `flush_diff`.
     #[getter]
     fn updates(&self) -> Vec<PresenceInfo> {
-        Vec::new()
+        self.updates.iter().map(|member| PresenceInfo { member: member.clone() }).collect()
     }
 
     /// Is there any change?
@@ -194,7 +213,7 @@ impl PresenceDiff {
 
     /// How many changes there are.
     fn change_count(&self) -> usize {
-        self.diff.joins.len() + self.diff.leaves.len()
+        self.diff.joins.len() + self.diff.leaves.len() + self.updates.len()
     }
 
     fn __repr__(&self) -> String {
@@ -202,8 +221,95 @@ impl PresenceDiff {
     }
 }
 
+/// A watcher of one channel's members: the whole list first, then every change.
+#[pyclass(frozen, subclass, module = "hypern_realtime_shm._engine")]
+pub struct PresenceWatch {
+    watch: Arc<core::Watch>,
+}
+
+impl PresenceWatch {
+    pub fn source(&self) -> Arc<dyn core::Source> {
+        self.watch.clone()
+    }
+}
+
+#[pymethods]
+impl PresenceWatch {
+    #[new]
+    fn new(tracker: &Bound<'_, PresenceTracker>, channel: &str) -> PyResult<PresenceWatch> {
+        let watch = core::Watch::new(&tracker.get().presence, channel).map_err(raise)?;
+        Ok(PresenceWatch { watch: Arc::new(watch) })
+    }
+
+    /// The next change; None: there is none now.
+    fn try_next(&self) -> PyResult<Option<PresenceDiff>> {
+        Ok(self.watch.try_next().map_err(raise)?.map(PresenceDiff::of))
+    }
+
+    /// The next change; waits for it without holding the interpreter.
+    #[pyo3(signature = (timeout=None))]
+    fn next(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<PresenceDiff> {
+        let deadline = deadline(timeout)?;
+        let this = slf.get();
+        loop {
+            if let Some(diff) = this.try_next()? {
+                return Ok(diff);
+            }
+            if !wait_for_news(slf.as_any(), &this.source(), deadline)? {
+                return this.try_next()?.ok_or_else(timed_out);
+            }
+        }
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(slf: &Bound<'_, Self>) -> PyResult<Option<PresenceDiff>> {
+        if slf.get().closed() {
+            return Ok(None);
+        }
+        match PresenceWatch::next(slf, None) {
+            Ok(diff) => Ok(Some(diff)),
+            Err(_) if slf.get().closed() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends watching. Again is harmless.
+    fn close(&self) {
+        self.watch.close();
+    }
+
+    /// Was it closed?
+    #[getter]
+    fn closed(&self) -> bool {
+        self.watch.is_closed()
+    }
+
+    /// The channel's name.
+    #[getter]
+    fn channel_name(&self) -> &str {
+        self.watch.channel()
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, _exception: &Bound<'_, PyTuple>) {
+        self.watch.close();
+    }
+
+    fn __repr__(&self) -> String {
+        format!("PresenceWatch(channel={:?})", self.watch.channel())
+    }
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PresenceTracker>()?;
     m.add_class::<PresenceInfo>()?;
-    m.add_class::<PresenceDiff>()
+    m.add_class::<PresenceDiff>()?;
+    m.add_class::<PresenceWatch>()
 }

@@ -16,7 +16,7 @@ pub struct Segment {
 impl Segment {
     /// Creates or attaches (``create``), or only attaches; ``name=None``: a private segment.
     #[new]
-    #[pyo3(signature = (name, create, *, size, max_processes, unlink_when_unused=false, channels=None, ring_slots=None, members=None, clients=None))]
+    #[pyo3(signature = (name, create, *, size, max_processes, unlink_when_unused=false, channels=None, ring_slots=None, members=None, clients=None, waiters=None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -29,8 +29,9 @@ impl Segment {
         ring_slots: Option<u32>,
         members: Option<u32>,
         clients: Option<u32>,
+        waiters: Option<u32>,
     ) -> PyResult<Segment> {
-        let options = core::Options { size, max_processes, unlink_when_unused, channels, ring_slots, members, clients };
+        let options = core::Options { size, max_processes, unlink_when_unused, channels, ring_slots, members, clients, waiters };
         // May wait for another process that is just attaching.
         let opened = py.detach(|| match (&name, create) {
             (None, _) => core::Segment::private(&options),

@@ -2,6 +2,7 @@
 //! Promise: every unsafe call of the engine outside `view` is here, retried on EINTR where that is
 //! right, and reported as an error with the operation and what it was about.
 
+pub mod bell;
 pub mod clock;
 pub mod fork;
 pub mod locks;

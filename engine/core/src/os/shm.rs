@@ -16,6 +16,8 @@ use crate::error::{Error, Result};
 
 /// Longest name, in bytes.
 const MAX_NAME: usize = 128;
+/// Room for what comes behind it in the names of bells: `@identity.bell.generation`.
+const BELL_SUFFIX: usize = 45;
 
 /// Where segments live.
 pub fn directory() -> &'static Path {
@@ -46,8 +48,8 @@ pub fn file_name(name: &str, layout: u32) -> Result<String> {
             file.push_str(&format!("%{byte:02X}"));
         }
     }
-    if file.len() > 255 {
-        return Err(Error::invalid("name", format!("{name:?}"), "short enough for a file name of 255 bytes when escaped"));
+    if file.len() > 255 - BELL_SUFFIX {
+        return Err(Error::invalid("name", format!("{name:?}"), "short enough for a file name of 210 bytes when escaped"));
     }
     Ok(file)
 }
@@ -184,7 +186,11 @@ pub fn unlink(name: &str, layout: u32) -> Result<bool> {
     };
     check_owned(&path, &stat)?;
     match rustix::fs::unlink(&path) {
-        Ok(()) => Ok(true),
+        Ok(()) => {
+            // The bells of those who are attached stay until they go; those of the killed go now.
+            super::bell::tidy(&format!("{}@", file_name(name, layout)?));
+            Ok(true)
+        }
         Err(Errno::NOENT) => Ok(false),
         Err(errno) => Err(failed("unlinking", path.display(), errno)),
     }

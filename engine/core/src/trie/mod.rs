@@ -17,9 +17,11 @@
 
 mod edit;
 mod list;
+mod mirror;
 mod page;
 
 pub use edit::{Change, Verdict};
+pub use mirror::{Delta, Mirror};
 pub use page::{Counts, Entry, GONE, PENDING};
 
 use crate::error::{Error, Result};

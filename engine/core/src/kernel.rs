@@ -1,0 +1,63 @@
+//! The kernel's part of doorbells: finds what a sleeper waits on, and rings it.
+//! Promise: it never blocks, and a bell that cannot be rung is left to the sweep of whoever waits.
+
+use std::os::fd::OwnedFd;
+use std::sync::Mutex;
+
+use hashbrown::HashMap;
+
+use crate::layout::{Bell, means};
+use crate::os::bell::{self, Shelf};
+use crate::space::{Ringer, Space};
+
+/// Rings the bells of one segment; remembers the descriptors of those it has rung.
+pub(crate) struct Kernel {
+    shelf: Option<Shelf>,
+    known: Mutex<HashMap<u32, (u64, OwnedFd)>>,
+}
+
+impl Kernel {
+    /// For the bells of a shelf.
+    pub(crate) fn new(shelf: Option<Shelf>) -> Kernel {
+        Kernel { shelf, known: Mutex::default() }
+    }
+}
+
+impl Ringer for Kernel {
+    fn ring(&self, space: &Space, bell: u32, generation: u64) {
+        let Some(at) = space.geometry.bell(bell) else {
+            return;
+        };
+        let field = |field: usize| space.view.get(at + field);
+        let kind = field(Bell::kind);
+        if kind == means::FUTEX {
+            return bell::futex_wake(space.view.word(at + Bell::bell));
+        }
+        let open = || bell::ringing(self.shelf.as_ref(), kind, bell, generation, field(Bell::pid), field(Bell::descriptor));
+        // Not waited for: a fork may have left it locked.
+        let Ok(mut known) = self.known.try_lock() else {
+            if let Some(descriptor) = open() {
+                bell::ring(&descriptor);
+            }
+            return;
+        };
+        if known.get(&bell).is_none_or(|(life, _)| *life != generation) {
+            match open() {
+                Some(descriptor) => drop(known.insert(bell, (generation, descriptor))),
+                None => drop(known.remove(&bell)),
+            }
+        }
+        if let Some((_, descriptor)) = known.get(&bell) {
+            bell::ring(descriptor);
+        }
+    }
+
+    fn freed(&self, bell: u32, generation: u64) {
+        if let Ok(mut known) = self.known.try_lock() {
+            known.remove(&bell);
+        }
+        if let Some(shelf) = &self.shelf {
+            shelf.remove(bell, generation);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! What a doorbell rings in the kernel: a futex for a thread, a descriptor for an event loop.
+//!
+//! Promise: ringing never blocks, never raises a signal and touches nothing but a FIFO of this user's.
+//! A FIFO lies beside the segment under a name that no other bell ever has; it goes with its owner, with
+//! whoever settles a dead owner, or, where nobody of its segment is left, with `tidy`.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::thread::futex;
+
+use super::{failed, process, shm};
+use crate::error::Result;
+use crate::layout::{LAYOUT_VERSION, means};
+use crate::sync::AtomicU64;
+
+/// How a wait in the kernel ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// Rung, or the word had changed before, or the time is over: look.
+    Look,
+    /// A signal came.
+    Signal,
+}
+
+fn half(word: &AtomicU64) -> &AtomicU32 {
+    // SAFETY: the first four bytes of a live, aligned AtomicU64 are a live, aligned AtomicU32; both are
+    // only ever accessed atomically, here by the kernel alone.
+    unsafe { &*std::ptr::from_ref(word).cast::<AtomicU32>() }
+}
+
+/// Waits while the word's lower half is `expected`'s, at most `time`.
+pub fn futex_wait(word: &AtomicU64, expected: u64, time: Duration) -> Woken {
+    let time = futex::Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
+    // Not private: the waker is another process.
+    match futex::wait(half(word), futex::Flags::empty(), expected as u32, Some(&time)) {
+        Err(Errno::INTR) => Woken::Signal,
+        _ => Woken::Look,
+    }
+}
+
+/// Ends the waits on a word.
+pub fn futex_wake(word: &AtomicU64) {
+    // Nobody there is no failure.
+    let _ = futex::wake(half(word), futex::Flags::empty(), i32::MAX as u32);
+}
+
+/// Where a named segment's bells are found: the beginning of their paths.
+#[derive(Clone, Debug)]
+pub struct Shelf(String);
+
+impl Shelf {
+    /// The shelf of a segment; `None`: the segment has no name, and its bells are pipes.
+    pub fn of(name: Option<&str>, identity: u64) -> Result<Option<Shelf>> {
+        let Some(name) = name else {
+            return Ok(None);
+        };
+        Ok(Some(Shelf(format!("{}@{:08x}", shm::path(name, LAYOUT_VERSION)?.display(), identity as u32))))
+    }
+
+    fn path(&self, bell: u32, generation: u64) -> String {
+        format!("{}.{bell}.{generation}", self.0)
+    }
+
+    /// Removes the FIFO of one life of a bell, if it is there.
+    pub fn remove(&self, bell: u32, generation: u64) {
+        // It is gone, or it is not ours to remove; neither keeps anybody from working.
+        let _ = rustix::fs::unlink(self.path(bell, generation));
+    }
+}
+
+/// The waiting end of a descriptor bell: readable when it was rung.
+pub struct Receiving {
+    descriptor: OwnedFd,
+}
+
+/// Makes what the loop waits on. Gives it with what the bell says of it: means, pid, descriptor.
+pub fn receiving(shelf: Option<&Shelf>, bell: u32, generation: u64) -> Result<(Receiving, [u64; 3])> {
+    let Some(shelf) = shelf else {
+        // Both ends in one descriptor, found by others of the family through /proc.
+        let (reading, writing) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|errno| failed("making", "a pipe to wait on", errno))?;
+        let path = format!("/proc/self/fd/{}", reading.as_raw_fd());
+        let descriptor = rustix::fs::open(&path, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| failed("opening", path, errno))?;
+        drop((reading, writing));
+        let number = descriptor.as_raw_fd() as u64;
+        return Ok((Receiving { descriptor }, [means::PIPE, u64::from(process::current().pid), number]));
+    };
+    let path = shelf.path(bell, generation);
+    loop {
+        match rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0) {
+            Ok(()) => {}
+            // Left by a former segment of the same identity, which there is none of; or planted.
+            Err(Errno::EXIST) => rustix::fs::unlink(&path).map_err(|errno| failed("removing", &path, errno))?,
+            Err(errno) => return Err(failed("making", &path, errno)),
+        }
+        // Its own writing end too, so that it never looks closed.
+        match open_fifo(&path) {
+            Ok(descriptor) => return Ok((Receiving { descriptor }, [means::FIFO, 0, 0])),
+            // Somebody tidied up before we had it open.
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(failed("opening", &path, errno)),
+        }
+    }
+}
+
+/// Opens a FIFO of this user's, without ever blocking; anything else is refused.
+fn open_fifo(path: &str) -> std::result::Result<OwnedFd, Errno> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    // A link of /proc is the way to a pipe; anywhere else a link is somebody's trick.
+    let flags = if path.starts_with("/proc/") { flags } else { flags | OFlags::NOFOLLOW };
+    let descriptor = rustix::fs::open(path, flags, Mode::empty())?;
+    let stat = rustix::fs::fstat(&descriptor)?;
+    let ours = FileType::from_raw_mode(stat.st_mode) == FileType::Fifo && stat.st_uid == rustix::process::geteuid().as_raw();
+    if ours { Ok(descriptor) } else { Err(Errno::ACCESS) }
+}
+
+impl Receiving {
+    /// The descriptor's number.
+    pub fn number(&self) -> i32 {
+        self.descriptor.as_raw_fd()
+    }
+
+    /// Takes the rings that are in it.
+    pub fn drain(&self) {
+        let mut bytes = [0_u8; 256];
+        while matches!(rustix::io::read(&self.descriptor, &mut bytes), Ok(256) | Err(Errno::INTR)) {}
+    }
+}
+
+/// Opens what somebody else waits on; `None`: nobody does any more.
+pub fn ringing(shelf: Option<&Shelf>, kind: u64, bell: u32, generation: u64, pid: u64, descriptor: u64) -> Option<OwnedFd> {
+    let path = match (kind, shelf) {
+        (means::FIFO, Some(shelf)) => shelf.path(bell, generation),
+        (means::PIPE, None) => format!("/proc/{}/fd/{}", pid as u32, descriptor as u32),
+        _ => return None,
+    };
+    open_fifo(&path).ok()
+}
+
+/// Rings. A full FIFO is as good as rung.
+pub fn ring(descriptor: &OwnedFd) {
+    let _ = rustix::io::write(descriptor, &[1]);
+}
+
+/// Removes the FIFOs of this user that nobody has open: of segments whose last process was killed.
+/// `only`: the beginning of their names.
+pub fn tidy(only: &str) {
+    let Ok(entries) = std::fs::read_dir(shm::directory()) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| name.starts_with(only) && name.contains('@')) else {
+            continue;
+        };
+        let path: PathBuf = shm::directory().join(name);
+        // Without a reader a writing end cannot be opened; with one, opening it does nothing.
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        if let Err(Errno::NXIO) = rustix::fs::open(&path, flags, Mode::empty()).map(File::from) {
+            let _ = rustix::fs::unlink(&path);
+        }
+    }
+}

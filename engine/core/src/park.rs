@@ -1,0 +1,136 @@
+//! Waiting in a thread: a short spin, then asleep behind the thread's own bell.
+//!
+//! Promise: no news is slept through. A publisher killed between publishing and ringing delays it by at
+//! most `SWEEP`. A thread keeps its bell until it ends; where all bells are in use, it looks for news
+//! every few milliseconds instead.
+
+use std::cell::{Cell as PrivateCell, RefCell};
+use std::time::{Duration, Instant};
+
+use crate::doorbell::Bell;
+use crate::error::Result;
+use crate::layout::{Bell as Words, means};
+use crate::os::bell::{Woken, futex_wait};
+use crate::segment::{Segment, WeakSegment};
+use crate::source::Source;
+use crate::space::Context;
+
+/// How often a sleeper looks by itself.
+pub const SWEEP: Duration = Duration::from_millis(250);
+/// The same where it has no bell.
+const WITHOUT_BELL: Duration = Duration::from_millis(5);
+/// Longest and shortest spin.
+const SPIN: std::ops::RangeInclusive<u64> = 1_000..=50_000;
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parked {
+    /// There is news, or was a moment ago.
+    News,
+    /// The time is over.
+    TimedOut,
+    /// A signal came; wait on if it is none of yours.
+    Signal,
+}
+
+struct Own {
+    segment: WeakSegment,
+    attachment: u64,
+    bell: Bell,
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        // In a forked child it is still the parent's; after a detach it was freed with everything else.
+        if let Some(segment) = self.segment.upgrade()
+            && let Some(cx) = segment.joined(self.attachment)
+        {
+            self.bell.release(cx);
+        }
+    }
+}
+
+thread_local! {
+    static BELLS: RefCell<Vec<Own>> = const { RefCell::new(Vec::new()) };
+    /// Nanoseconds to spin before sleeping: longer where it helped, shorter where it did not.
+    static PATIENCE: PrivateCell<u64> = const { PrivateCell::new(10_000) };
+}
+
+/// This thread's bell in the segment; `None`: all are in use.
+fn own_bell(segment: &Segment, cx: Context<'_>, attachment: u64) -> Option<Bell> {
+    BELLS.with_borrow_mut(|bells| {
+        if let Some(own) = bells.iter().find(|own| own.attachment == attachment) {
+            return Some(own.bell);
+        }
+        bells.retain(|own| own.segment.upgrade().is_some_and(|segment| segment.joined(own.attachment).is_some()));
+        let bell = cx.claim_bell()?;
+        bell.set_means(cx, means::FUTEX, 0, 0);
+        bells.push(Own { segment: segment.downgrade(), attachment, bell });
+        Some(bell)
+    })
+}
+
+/// Looks for news for a moment, without a system call.
+fn spin(source: &dyn Source) -> Result<bool> {
+    let patience = PATIENCE.get();
+    let start = Instant::now();
+    loop {
+        for _ in 0..16 {
+            if source.has_news()? {
+                PATIENCE.set((patience * 2).min(*SPIN.end()));
+                return Ok(true);
+            }
+            std::hint::spin_loop();
+        }
+        if start.elapsed() >= Duration::from_nanos(patience) {
+            PATIENCE.set((patience / 2).max(*SPIN.start()));
+            return Ok(false);
+        }
+    }
+}
+
+/// Waits for news until `deadline`; `None`: for ever.
+pub fn park(source: &dyn Source, deadline: Option<Instant>) -> Result<Parked> {
+    if spin(source)? {
+        return Ok(Parked::News);
+    }
+    let left = |most: Duration| deadline.map_or(most, |deadline| deadline.saturating_duration_since(Instant::now()).min(most));
+    let segment = source.segment();
+    let (cx, attachment) = segment.attached()?;
+    let Some(bell) = own_bell(segment, cx, attachment) else {
+        std::thread::sleep(left(WITHOUT_BELL));
+        let over = left(WITHOUT_BELL).is_zero();
+        return Ok(if !source.has_news()? && over { Parked::TimedOut } else { Parked::News });
+    };
+    let cells = source.cells();
+    for &cell in &cells {
+        bell.arm(cx, cell);
+    }
+    let outcome = sleep(source, cx, &bell, left);
+    // After a detach meanwhile the bell is not ours any more.
+    if segment.joined(attachment).is_some() {
+        for &cell in &cells {
+            bell.disarm(cx, cell);
+        }
+        bell.wake(cx);
+    }
+    outcome
+}
+
+fn sleep(source: &dyn Source, cx: Context<'_>, bell: &Bell, left: impl Fn(Duration) -> Duration) -> Result<Parked> {
+    loop {
+        let word = bell.sleep(cx);
+        // One thing is waited for: where there may be news is known.
+        bell.collect(cx, |_| {});
+        if source.has_news()? {
+            return Ok(Parked::News);
+        }
+        let time = left(SWEEP);
+        if time.is_zero() {
+            return Ok(Parked::TimedOut);
+        }
+        if futex_wait(cx.word(bell.at + Words::bell), word, time) == Woken::Signal {
+            return Ok(Parked::Signal);
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! What subscribers of every kind share: taking messages, and waiting for them with the interpreter released.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hypern_shm_core as core;
+use pyo3::exceptions::{PyTimeoutError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use crate::convert::{Scratch, to_python};
+use crate::errors::{channel_closed, raise};
+use crate::waitlist::own_list;
+
+/// A receiver of one channel or of a pattern's.
+pub enum Receiving {
+    One(core::Receiver),
+    Many(core::PatternReceiver),
+}
+
+impl core::Source for Receiving {
+    fn segment(&self) -> &core::Segment {
+        match self {
+            Receiving::One(receiver) => receiver.segment(),
+            Receiving::Many(receiver) => receiver.segment(),
+        }
+    }
+
+    fn cells(&self) -> core::Cells {
+        match self {
+            Receiving::One(receiver) => receiver.cells(),
+            Receiving::Many(receiver) => receiver.cells(),
+        }
+    }
+
+    fn has_news(&self) -> core::Result<bool> {
+        match self {
+            Receiving::One(receiver) => receiver.has_news(),
+            Receiving::Many(receiver) => receiver.has_news(),
+        }
+    }
+}
+
+/// One message: where it came from, what it is, and its id.
+#[pyclass(frozen, eq, module = "hypern_realtime_shm._engine")]
+pub struct Message {
+    /// The channel's name.
+    #[pyo3(get)]
+    channel: String,
+    /// The message as it was published: str or bytes.
+    #[pyo3(get)]
+    data: Py<PyAny>,
+    /// Its id: `<epoch>-<sequence>`.
+    #[pyo3(get)]
+    id: String,
+}
+
+impl PartialEq for Message {
+    fn eq(&self, other: &Message) -> bool {
+        let same = || Python::attach(|py| self.data.bind(py).eq(other.data.bind(py)).unwrap_or(false));
+        self.id == other.id && self.channel == other.channel && same()
+    }
+}
+
+#[pymethods]
+impl Message {
+    #[new]
+    pub fn new(channel: String, data: Py<PyAny>, id: String) -> Message {
+        Message { channel, data, id }
+    }
+
+    fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
+        PyTuple::new(py, [&self.channel, &self.id])?.hash()
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(format!("Message(channel={:?}, data={}, id={:?})", self.channel, self.data.bind(py).repr()?, self.id))
+    }
+}
+
+/// A handle: a receiver, and the list that watches it for a foreign event loop.
+pub struct Handle {
+    receiving: Arc<Receiving>,
+    is_watched: AtomicBool,
+    watched: Mutex<Option<(Arc<core::Waitlist>, u64)>>,
+}
+
+/// When a wait ends.
+pub fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
+    let Some(seconds) = timeout else {
+        return Ok(None);
+    };
+    if seconds.is_nan() {
+        return Err(PyValueError::new_err("timeout is nan; it must be a number of seconds or None"));
+    }
+    // What is too long for a clock is for ever.
+    let duration = Duration::try_from_secs_f64(seconds.max(0.0)).ok();
+    Ok(duration.and_then(|duration| Instant::now().checked_add(duration)))
+}
+
+pub fn timed_out() -> PyErr {
+    PyTimeoutError::new_err("no message came in time")
+}
+
+impl Handle {
+    pub fn new(receiving: Receiving) -> Handle {
+        Handle { receiving: Arc::new(receiving), is_watched: AtomicBool::new(false), watched: Mutex::new(None) }
+    }
+
+    pub fn one(&self) -> Option<&core::Receiver> {
+        match &*self.receiving {
+            Receiving::One(receiver) => Some(receiver),
+            Receiving::Many(_) => None,
+        }
+    }
+
+    pub fn source(&self) -> Arc<dyn core::Source> {
+        self.receiving.clone()
+    }
+
+    #[inline]
+    fn take<R>(&self, found: impl FnOnce(&[u8], core::Received, &str) -> PyResult<R>) -> PyResult<Option<R>> {
+        Scratch::with(|buffer| {
+            let received = match &*self.receiving {
+                Receiving::One(receiver) => match receiver.try_recv(buffer).map_err(raise)? {
+                    Some(received) => return found(buffer, received, receiver.channel()).map(Some),
+                    None => None,
+                },
+                Receiving::Many(receiver) => receiver.try_recv(buffer).map_err(raise)?,
+            };
+            match received {
+                Some((received, channel)) => found(buffer, received, &channel).map(Some),
+                None => {
+                    self.found_empty();
+                    Ok(None)
+                }
+            }
+        })
+    }
+
+    /// The next message's payload; None: there is none now.
+    #[inline]
+    pub fn try_recv<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.take(|payload, received, _| Ok(to_python(py, payload, received.form)))
+    }
+
+    /// The next message; None: there is none now.
+    pub fn try_recv_message(&self, py: Python<'_>) -> PyResult<Option<Message>> {
+        self.take(|payload, received, channel| {
+            let data = to_python(py, payload, received.form).unbind();
+            Ok(Message { channel: channel.to_owned(), data, id: received.id.to_string() })
+        })
+    }
+
+    /// All messages that are there now: never more than the rings hold, however fast others publish.
+    pub fn drain<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let most = match &*self.receiving {
+            Receiving::One(receiver) => receiver.capacity(),
+            Receiving::Many(receiver) => receiver.capacity(),
+        };
+        let mut all = Vec::new();
+        for _ in 0..most.max(1) {
+            match self.try_recv(py)? {
+                Some(message) => all.push(message),
+                None => break,
+            }
+        }
+        Ok(all)
+    }
+
+    /// Waits for what `take` gives. `None`: nothing will come any more.
+    fn wait<R>(
+        &self,
+        owner: &Bound<'_, PyAny>,
+        timeout: Option<f64>,
+        take: impl Fn(&Handle) -> PyResult<Option<R>>,
+    ) -> PyResult<Option<R>> {
+        if let Some(message) = take(self)? {
+            return Ok(Some(message));
+        }
+        let deadline = deadline(timeout)?;
+        loop {
+            if self.is_ended()? {
+                // What was published before the end is there by now.
+                return take(self);
+            }
+            if !wait_for_news(owner, &self.source(), deadline)? {
+                return match take(self)? {
+                    Some(message) => Ok(Some(message)),
+                    None => Err(timed_out()),
+                };
+            }
+            if let Some(message) = take(self)? {
+                return Ok(Some(message));
+            }
+        }
+    }
+
+    pub fn recv<'py>(&self, owner: &Bound<'py, PyAny>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        let message = self.wait(owner, timeout, |handle| handle.try_recv(owner.py()))?;
+        message.ok_or_else(|| channel_closed(owner.py(), self.name()))
+    }
+
+    pub fn recv_message(&self, owner: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<Message> {
+        let message = self.wait(owner, timeout, |handle| handle.try_recv_message(owner.py()))?;
+        message.ok_or_else(|| channel_closed(owner.py(), self.name()))
+    }
+
+    /// For iteration: `None` ends it, also when the handle is closed.
+    pub fn next<'py>(&self, owner: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if self.is_closed() {
+            return Ok(None);
+        }
+        match self.wait(owner, None, |handle| handle.try_recv(owner.py())) {
+            Err(_) if self.is_closed() => Ok(None),
+            other => other,
+        }
+    }
+
+    /// A descriptor that is readable when there may be news, for any event loop: this thread's.
+    pub fn fileno(&self) -> PyResult<i32> {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = own_list(self.receiving.as_ref())?;
+        if let Some((watching, _)) = &*watched
+            && Arc::ptr_eq(watching, &list)
+        {
+            return Ok(list.fileno());
+        }
+        if let Some((before, token)) = watched.take() {
+            before.unpark(token);
+        }
+        let token = list.watch(&self.source()).map_err(raise)?;
+        let descriptor = list.fileno();
+        *watched = Some((list, token));
+        self.is_watched.store(true, Ordering::Release);
+        Ok(descriptor)
+    }
+
+    /// A watched handle has nothing: its descriptor need not be readable on its account.
+    #[inline]
+    fn found_empty(&self) {
+        if !self.is_watched.load(Ordering::Relaxed) {
+            return;
+        }
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((list, token)) = &*watched {
+            // Fails in a forked child alone, whose descriptor it is not.
+            let _ = list.found_empty(*token);
+        }
+    }
+
+    pub fn close(&self) -> PyResult<()> {
+        if let Some((list, token)) = self.watched.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            list.unpark(token);
+        }
+        match &*self.receiving {
+            Receiving::One(receiver) => receiver.close(),
+            Receiving::Many(receiver) => receiver.close(),
+        }
+        .map_err(raise)
+    }
+
+    /// The channel's name, or the pattern.
+    pub fn name(&self) -> &str {
+        match &*self.receiving {
+            Receiving::One(receiver) => receiver.channel(),
+            Receiving::Many(receiver) => receiver.pattern(),
+        }
+    }
+
+    pub fn client(&self) -> &str {
+        match &*self.receiving {
+            Receiving::One(receiver) => receiver.client(),
+            Receiving::Many(receiver) => receiver.client(),
+        }
+    }
+
+    pub fn received(&self) -> u64 {
+        match &*self.receiving {
+            Receiving::One(receiver) => receiver.received(),
+            Receiving::Many(receiver) => receiver.received(),
+        }
+    }
+
+    pub fn missed(&self) -> u64 {
+        match &*self.receiving {
+            Receiving::One(receiver) => receiver.missed(),
+            Receiving::Many(receiver) => receiver.missed(),
+        }
+    }
+
+    pub fn is_ended(&self) -> PyResult<bool> {
+        match &*self.receiving {
+            Receiving::One(receiver) => receiver.is_ended().map_err(raise),
+            Receiving::Many(receiver) => Ok(receiver.is_closed()),
+        }
+    }
+
+    pub fn is_closed(&self) -> bool {
+        match &*self.receiving {
+            Receiving::One(receiver) => receiver.is_closed(),
+            Receiving::Many(receiver) => receiver.is_closed(),
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Some((list, token)) = self.watched.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            list.unpark(token);
+        }
+    }
+}
+
+/// Waits until there may be news of what `owner` is the handle of; False: the time is over. Where gevent has
+/// patched the interpreter, only this greenlet waits.
+pub fn wait_for_news(owner: &Bound<'_, PyAny>, source: &Arc<dyn core::Source>, deadline: Option<Instant>) -> PyResult<bool> {
+    let py = owner.py();
+    if let Some(monkey) = gevent(py)? {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()).as_secs_f64());
+        return monkey.call_method1("wait", (owner, left))?.extract();
+    }
+    loop {
+        match py.detach(|| core::park(source.as_ref(), deadline)).map_err(raise)? {
+            core::Parked::News => return Ok(true),
+            core::Parked::TimedOut => return Ok(false),
+            core::Parked::Signal => py.check_signals()?,
+        }
+    }
+}
+
+/// Our module for greenlets, if gevent has patched this process.
+fn gevent(py: Python<'_>) -> PyResult<Option<Bound<'_, PyModule>>> {
+    let modules = py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?;
+    let Some(monkey) = modules.get_item("gevent.monkey")? else {
+        return Ok(None);
+    };
+    let patched: bool = monkey.call_method1("is_module_patched", ("socket",))?.extract()?;
+    if patched { Ok(Some(py.import("hypern_realtime_shm._greenlets")?)) } else { Ok(None) }
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<Message>()
+}

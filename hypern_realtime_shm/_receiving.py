@@ -1,0 +1,123 @@
+"""The asynchronous half of subscribers, of every kind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from typing_extensions import Self
+
+from ._engine import Message
+from ._loops import deadline_of, wait_for_news
+from .errors import ChannelClosed
+
+T = TypeVar("T")
+
+
+class Messages:
+    """The messages of a subscriber with their channels and ids: ``for`` and ``async for`` both work."""
+
+    def __init__(self, subscriber: Receiving) -> None:
+        self._subscriber = subscriber
+
+    def __iter__(self) -> Iterator[Message]:
+        try:
+            while True:
+                yield self._subscriber.recv_message()
+        except ChannelClosed:
+            return
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        try:
+            while True:
+                yield await self._subscriber.recv_message_async()
+        except ChannelClosed:
+            return
+
+
+class Receiving:
+    """What a subscriber of the engine lacks: waiting in asyncio. A mixin."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        @property
+        def channel_name(self) -> str: ...
+        @property
+        def ended(self) -> bool: ...
+        @property
+        def closed(self) -> bool: ...
+        def try_recv(self) -> str | bytes | None: ...
+        def try_recv_message(self) -> Message | None: ...
+        def recv_message(self, timeout: float | None = None) -> Message: ...
+        def close(self) -> None: ...
+
+    async def recv_async(self, timeout: float | None = None) -> str | bytes:
+        """The next message, as it was published; waits for it without blocking the loop.
+
+        Args:
+            timeout: seconds; None: for ever.
+
+        Raises:
+            TimeoutError: none came in time.
+            ChannelClosed: the channel was removed or the client unsubscribed, and nothing is left.
+            SubscriberClosed: the handle was closed.
+        """
+        message = self.try_recv()
+        return message if message is not None else await _receive(self, self.try_recv, timeout)
+
+    async def recv_message_async(self, timeout: float | None = None) -> Message:
+        """As :meth:`recv_async`, with the channel's name and the id."""
+        message = self.try_recv_message()
+        return message if message is not None else await _receive(self, self.try_recv_message, timeout)
+
+    def messages(self) -> Messages:
+        """The messages with their channels and ids, for ``for`` and ``async for``."""
+        return Messages(self)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Awaitable[str | bytes]:
+        return _next(self)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self.close()
+
+
+async def _receive(subscriber: Any, take: Callable[[], T | None], timeout: float | None) -> T:
+    deadline = deadline_of(timeout)
+    while True:
+        if subscriber.ended:
+            # What was published before the end is there by now.
+            message = take()
+            if message is not None:
+                return message
+            raise ChannelClosed(
+                f"channel '{subscriber.channel_name}' was removed, or the client unsubscribed; "
+                "nothing will come any more"
+            )
+        in_time = await wait_for_news(subscriber, deadline)
+        message = take()
+        if message is not None:
+            return message
+        if not in_time:
+            raise TimeoutError("no message came in time")
+
+
+async def _next(subscriber: Receiving) -> str | bytes:
+    if subscriber.closed:
+        raise StopAsyncIteration
+    try:
+        return await subscriber.recv_async()
+    except ChannelClosed:
+        raise StopAsyncIteration from None
+    except ValueError:
+        # Closed by another task: iteration ends.
+        if subscriber.closed:
+            raise StopAsyncIteration from None
+        raise

@@ -1,0 +1,297 @@
+"""Server-sent event streams: join, replay, live messages, keep-alive and leaving in one iterator.
+
+A stream is what ``hub.sse_stream`` and ``hub.sse_stream_sync`` give: ready bytes for any framework. Streams are
+counted: a client with two of them, on one worker or on two, stays until the last has ended. Asking for the next
+chunk is the sign of life. A server that stops asking without closing the stream (a client that was killed, and a
+server that does not say so) loses the client's presence after the heartbeat's ``timeout_secs``; should it ask
+again, the client is back. Where a server goes on asking for a dead client's chunks nothing can be promised.
+
+Source of the format: HTML Living Standard, section 9.2 "Server-sent events".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from typing_extensions import Self
+
+from ._engine import Message, SSEEvent
+from ._loops import wait_for_news
+from .errors import ChannelClosed, RealtimeError, SegmentClosed
+
+if TYPE_CHECKING:
+    from .hub import RealtimeHub
+
+_log = logging.getLogger("hypern_realtime_shm")
+_KEEPALIVE = b": keepalive\n\n"
+# Messages that are there already and go out as one chunk.
+_AT_ONCE = 64
+
+_Place = tuple[tuple[int, int], str, str]
+
+
+class _Stays:
+    """Which streams hold which (world, channel, client) in this process. A world's key differs in every forked
+    child, so what a child inherits counts for nothing there."""
+
+    def __init__(self) -> None:
+        self._locks: defaultdict[tuple[int, int], threading.RLock] = defaultdict(threading.RLock)
+        self._tokens: dict[_Place, set[int]] = {}
+
+    def lock(self, world: tuple[int, int]) -> threading.RLock:
+        """Held while somebody joins or leaves, so that the last one leaving and a next one joining do not cross."""
+        return self._locks[world]
+
+    def add(self, place: _Place, token: int) -> None:
+        """Counts a stream."""
+        self._tokens.setdefault(place, set()).add(token)
+
+    def discard(self, place: _Place, token: int) -> bool:
+        """Counts a stream no more. True: it was the last of this process."""
+        tokens = self._tokens.get(place, set())
+        if token not in tokens:
+            return False
+        tokens.discard(token)
+        if tokens:
+            return False
+        del self._tokens[place]
+        return True
+
+
+_stays = _Stays()
+_serial = itertools.count()
+_streams: weakref.WeakSet[_Stream] = weakref.WeakSet()
+
+
+def event_of(message: Message) -> bytes:
+    """A message as an event with its id."""
+    data = message.data if isinstance(message.data, str) else message.data.decode(errors="replace")
+    return SSEEvent(data, message.id).to_bytes()
+
+
+class _Stream:
+    """A client's stay in a channel, told as events."""
+
+    def __init__(
+        self,
+        hub: RealtimeHub,
+        channel: str,
+        client_id: str,
+        metadata: dict[str, str] | None,
+        last_event_id: str | None,
+    ) -> None:
+        self._hub = hub
+        self._channel = channel
+        self._client = client_id
+        self._metadata = metadata
+        self._token = next(_serial)
+        self._closed = True
+        self._joined = False
+        self._waiting = False
+        config = hub.heartbeat.config
+        self._timeout = config.timeout_secs
+        self._keepalive = config.send_keepalive
+        # Often enough that a client whose server asks is never taken for gone.
+        self._tick = min(config.interval_secs, config.timeout_secs / 3)
+        world = hub.channels.world_key()
+        with _stays.lock(world):
+            self._subscriber = hub.join(channel, client_id, metadata, last_event_id=last_event_id)
+            self._hold(world)
+        self._closed = False
+        # What is replayed comes after this id; a client that reconnects before the first message has no gap.
+        self._opening: bytes | None = f"retry: {config.sse_retry_ms}\nid: {self._subscriber.last_event_id}\n\n".encode()
+        self._asked = time.monotonic()
+        _streams.add(self)
+        _Housekeeper.start()
+
+    def _hold(self, world: tuple[int, int]) -> None:
+        self._world = world
+        _stays.add((world, self._channel, self._client), self._token)
+        self._joined = True
+
+    def _let_go(self) -> None:
+        """Ends this stream's part in the client's stay."""
+        with _stays.lock(self._world):
+            if not self._joined:
+                return
+            self._joined = False
+            if self._world != self._hub.channels.world_key():
+                return  # a forked child: the stay is the parent's
+            if _stays.discard((self._world, self._channel, self._client), self._token):
+                self._hub.channels.release(self._channel, self._client)
+                self._hub.presence.release(self._channel, self._client)
+                if not self._hub.presence.holds(self._client):
+                    self._hub.heartbeat.release(self._client)
+
+    def _ask(self) -> None:
+        """The server asks for a chunk: the client lives."""
+        self._asked = time.monotonic()
+        self._waiting = True
+        if not self._hub.heartbeat.pong(self._client) or not self._joined:
+            self._come_back()
+
+    def _come_back(self) -> None:
+        """Joins again after having been taken for gone; not after somebody made the client leave."""
+        if self._subscriber.ended:
+            return
+        world = self._hub.channels.world_key()
+        with _stays.lock(world):
+            self._hub.presence.track(self._channel, self._client, self._metadata)
+            self._hub.heartbeat.register(self._client, self._subscriber.last_event_id)
+            self._hold(world)
+
+    def _take(self) -> bytes | None:
+        """What is there now."""
+        if self._opening is not None:
+            opening, self._opening = self._opening, None
+            return opening
+        chunk = b""
+        for _ in range(_AT_ONCE):
+            message = self._subscriber.try_recv_message()
+            if message is None:
+                break
+            chunk += event_of(message)
+        if not chunk and self._subscriber.ended:
+            raise ChannelClosed
+        return chunk or None
+
+    def _time_passed(self) -> bytes | None:
+        """Nothing came for a while: what is said then, if anything."""
+        self._asked = time.monotonic()
+        if self._keepalive:
+            return _KEEPALIVE
+        self._hub.heartbeat.pong(self._client)
+        return None
+
+    def _look_after(self, now: float) -> None:
+        if not self._waiting and self._joined and now - self._asked > self._timeout:
+            _log.info("client %r of channel %r is gone: its stream was not asked for", self._client, self._channel)
+            self._let_go()
+
+    def close(self) -> None:
+        """Ends the stream; the client leaves if it was its last. Again is harmless."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._subscriber.close()
+            self._let_go()
+        except SegmentClosed:
+            return  # everything of this process ended with it
+
+    def __del__(self) -> None:
+        # A server that drops a stream without closing it.
+        try:
+            self.close()
+        except Exception:
+            _log.exception("a stream of client %r could not be closed", self._client)
+
+
+class SSEStream(_Stream):
+    """An asynchronous iterator of ready bytes. Made by ``hub.sse_stream``."""
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._closed:
+            raise StopAsyncIteration
+        try:
+            self._ask()
+            while True:
+                chunk = self._take()
+                if chunk is not None:
+                    return chunk
+                until = asyncio.get_running_loop().time() + self._tick
+                if not await wait_for_news(self._subscriber, until):
+                    chunk = self._time_passed()
+                    if chunk is not None:
+                        return chunk
+        except (RealtimeError, asyncio.CancelledError) as error:
+            ended = self._closed or isinstance(error, ChannelClosed)
+            self.close()
+            if ended:
+                raise StopAsyncIteration from None
+            raise
+        finally:
+            self._waiting = False
+
+    async def aclose(self) -> None:
+        """Ends the stream."""
+        self.close()
+
+
+class SSEStreamSync(_Stream):
+    """An iterator of ready bytes for threads and greenlets. Made by ``hub.sse_stream_sync``."""
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._closed:
+            raise StopIteration
+        try:
+            self._ask()
+            chunk = self._take()
+            while chunk is None:
+                try:
+                    chunk = event_of(self._subscriber.recv_message(self._tick))
+                except TimeoutError:
+                    chunk = self._time_passed()
+            return chunk
+        except RealtimeError as error:
+            ended = self._closed or isinstance(error, ChannelClosed)
+            self.close()
+            if ended:
+                raise StopIteration from None
+            raise
+        finally:
+            self._waiting = False
+
+
+class _Housekeeper:
+    """A thread that lets go of clients whose streams nobody asks for any more. It runs while there are streams."""
+
+    _pid = 0
+
+    @classmethod
+    def start(cls) -> None:
+        if cls._pid != os.getpid():
+            cls._pid = os.getpid()
+            threading.Thread(target=cls._run, args=(cls._pid,), name="hypern-shm-streams", daemon=True).start()
+
+    @classmethod
+    def _run(cls, pid: int) -> None:
+        while cls._pid == pid:
+            shortest = 4.0
+            for stream in list(_streams):
+                shortest = min(shortest, stream._timeout)
+                try:
+                    stream._look_after(time.monotonic())
+                except SegmentClosed:
+                    stream._joined = False
+                except Exception:
+                    _log.exception("a stream of client %r could not be looked after", stream._client)
+            time.sleep(max(shortest / 4, 0.01))
+
+
+def end_streams() -> int:
+    """Ends all streams of this process, as a worker does that is about to stop; the clients reconnect to another
+    worker and go on where they were. Safe in a signal handler. Returns how many there were."""
+    ended = 0
+    for stream in list(_streams):
+        if not stream._closed:
+            stream._subscriber.close()
+            ended += 1
+    return ended
+
+
+__all__ = ["SSEStream", "SSEStreamSync", "end_streams", "event_of"]
