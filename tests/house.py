@@ -1,7 +1,8 @@
 """What holds for every test run, as a pytest plugin that conftest.py loads.
 
 - No test runs without a time-out.
-- Nothing of the run is left at its end: no process, and no segment whose name a test made up (``unique_name``).
+- Nothing of the run is left at its end: no process, and no segment (or bell of one) whose name a test made up
+  (``unique_name``).
 - The seed of everything random is printed; ``TEST_SEED=… pytest …`` runs the same again.
 - A run in which no test passed is a failure.
 """
@@ -86,7 +87,7 @@ def leaked(config: pytest.Config) -> list[str]:
         if pid not in testers and "multiprocessing.resource_tracker" not in command
     ]
     for name in sorted(segments() - config.stash[_before]):
-        made_by = MADE_BY.search(name)
+        made_by = MADE_BY.search(name.partition("@")[0])  # behind the @: a bell of the segment
         if made_by is not None and int(made_by[1]) in testers:  # the rest may belong to anybody on this machine
             left.append(f"segment {SHM / name}")
     return left
