@@ -60,6 +60,9 @@ pub enum Sent {
     Delivered(u64),
 }
 
+/// A message that was read again: what `try_recv` tells of it, and its payload.
+pub type Replayed = (Received, Vec<u8>);
+
 /// What is known of one channel.
 #[derive(Clone, Debug, Default)]
 pub struct ChannelStats {
@@ -369,7 +372,7 @@ impl Channels {
 
     /// Messages that are still there, without subscribing: with an id the first `limit` after it, without one
     /// the last `limit`. `None`: no such channel.
-    pub fn replay(&self, name: &str, last_event_id: Option<&str>, limit: Option<u64>) -> Result<Option<Vec<(Received, Vec<u8>)>>> {
+    pub fn replay(&self, name: &str, last_event_id: Option<&str>, limit: Option<u64>) -> Result<Option<Vec<Replayed>>> {
         let cx = self.0.world.cx()?;
         let Some(bound) = self.bind(cx, name)? else {
             return Ok(None);

@@ -139,7 +139,7 @@ impl Geometry {
             && (1..1 << 24).contains(&cells)
             && units < 1 << 26
             && (64..=MAX_BELLS).contains(&bells)
-            && bells % 64 == 0
+            && bells.is_multiple_of(64)
             && total.is_some_and(|n| (1..reference::SEALED).contains(&n));
         if !sound {
             return Err(corrupt);
