@@ -52,6 +52,12 @@ impl Ringer for Kernel {
         }
     }
 
+    fn rest(&self) {
+        if let Ok(mut known) = self.known.try_lock() {
+            known.clear();
+        }
+    }
+
     fn freed(&self, bell: u32, generation: u64) {
         if let Ok(mut known) = self.known.try_lock() {
             known.remove(&bell);

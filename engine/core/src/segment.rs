@@ -435,6 +435,8 @@ impl Attachment {
     fn wake_waiting(&self, cx: Context<'_>, owner: u64) {
         cx.ring_own(owner);
         cx.settle_bells(|other| other == owner);
+        // Others' bells, too, must look closed to whoever tidies up once their owners are gone.
+        cx.space.ringer.rest();
     }
 
     fn leave(&self, membership: &Membership) -> Result<()> {

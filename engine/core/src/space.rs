@@ -26,6 +26,8 @@ pub trait Ringer: Send + Sync {
     fn ring(&self, space: &Space, bell: u32, generation: u64);
     /// This life of a bell is over: what it had in the kernel goes.
     fn freed(&self, bell: u32, generation: u64);
+    /// This process rings no more: what it keeps to ring others goes.
+    fn rest(&self);
 }
 
 /// Rings nothing: where nobody can sleep.
@@ -34,6 +36,7 @@ pub struct Silent;
 impl Ringer for Silent {
     fn ring(&self, _: &Space, _: u32, _: u64) {}
     fn freed(&self, _: u32, _: u64) {}
+    fn rest(&self) {}
 }
 
 /// Blocks that this process freed last, of one class: the first to be taken again.
