@@ -103,7 +103,7 @@ test-core: | tools ## the engine alone, without Python: unit, property and proce
 test-loom: | tools ## the engine's algorithms under a model checker
 	@echo "==> model checking (loom)"
 	export RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
-	timeout $(PATIENCE) cargo test --locked --release -p hypern-shm-core --test loom -- -q | $(COUNTED)
+	timeout $(PATIENCE) cargo test --locked --release -p hypern-shm-core --test loom --test loom_doorbell -- -q | $(COUNTED)
 
 test-python: $(VENV)/.engine $(VENV)/.test ## real processes, real servers, a real browser
 	@.ci/need strace=strace

@@ -25,7 +25,7 @@ from typing_extensions import Self
 
 from ._engine import Message, SSEEvent
 from ._loops import wait_for_news
-from .errors import ChannelClosed, RealtimeError, SegmentClosed
+from .errors import ChannelClosed, RealtimeError, SegmentClosed, SubscriberClosed
 
 if TYPE_CHECKING:
     from .hub import RealtimeHub
@@ -34,6 +34,9 @@ _log = logging.getLogger("hypern_realtime_shm")
 _KEEPALIVE = b": keepalive\n\n"
 # Messages that are there already and go out as one chunk.
 _AT_ONCE = 64
+
+# What a subscriber raises when the channel is gone, the client was made to leave, or the worker stops.
+_ENDS = (ChannelClosed, SubscriberClosed)
 
 _Place = tuple[tuple[int, int], str, str]
 
@@ -216,7 +219,7 @@ class SSEStream(_Stream):
                     if chunk is not None:
                         return chunk
         except (RealtimeError, asyncio.CancelledError) as error:
-            ended = self._closed or isinstance(error, ChannelClosed)
+            ended = isinstance(error, _ENDS)
             self.close()
             if ended:
                 raise StopAsyncIteration from None
@@ -248,7 +251,7 @@ class SSEStreamSync(_Stream):
                     chunk = self._time_passed()
             return chunk
         except RealtimeError as error:
-            ended = self._closed or isinstance(error, ChannelClosed)
+            ended = isinstance(error, _ENDS)
             self.close()
             if ended:
                 raise StopIteration from None

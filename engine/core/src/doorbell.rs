@@ -53,7 +53,7 @@ impl Context<'_> {
     /// Claims a bell for a loop or thread of this process. `None`: all are in use.
     pub fn claim_bell(self) -> Option<Bell> {
         let bells = self.space.geometry.bells;
-        let start = self.actor.bell_cursor.load(Ordering::Relaxed) as u32 % bells;
+        let start = self.actor.bell_cursor.load(Ordering::Relaxed) as u32 % bells.max(1);
         for step in 0..bells {
             let number = (start + step) % bells;
             let at = self.space.geometry.bell(number)?;
@@ -83,7 +83,7 @@ impl Context<'_> {
         // SYNC bell.interest (W): the news before the look at who is interested; pairs with (R) in `arm`.
         fence_after_swap();
         let geometry = &self.space.geometry;
-        let words = (self.view().get(Header::bells_top) as usize).div_ceil(64).min(geometry.bells as usize / 64);
+        let words = (self.view().get(Header::bells_top) as usize).div_ceil(64).min(geometry.row_words());
         let row = geometry.interest(cell);
         for word in 0..words {
             let interested = self.view().get(row + word);

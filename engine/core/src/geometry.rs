@@ -96,7 +96,7 @@ impl Geometry {
         let slots_at = Header::WORDS;
         let bells_at = slots_at + slots as usize * Slot::WORDS;
         let interest_at = bells_at + bells as usize * Bell::WORDS;
-        let cells_at = align(interest_at + cells as usize * (bells / 64) as usize, 16);
+        let cells_at = align(interest_at + cells as usize * bells.div_ceil(64) as usize, 16);
         let units_at = cells_at + cells as usize * CELL_WORDS;
         let descriptors_at = align(units_at + units as usize * Unit::WORDS, 16);
         let mut at = descriptors_at + units as usize * UNIT_DESCRIPTORS;
@@ -211,9 +211,14 @@ impl Geometry {
             .map_err(|_| Error::invalid("size", options.size, "large enough for the capacities asked for".to_owned()))
     }
 
-    /// A very small segment on the heap, for tests and model checking.
+    /// A very small segment on the heap, for tests and model checking; without bells.
     pub fn tiny(slots: u32, cells: u32, units: u32, blocks: [u32; 3]) -> Geometry {
-        let geometry = Geometry::place(0, slots, cells, units, 64, blocks);
+        Geometry::tiny_with_bells(slots, cells, units, 0, blocks)
+    }
+
+    /// As `tiny`, with so many bells.
+    pub fn tiny_with_bells(slots: u32, cells: u32, units: u32, bells: u32, blocks: [u32; 3]) -> Geometry {
+        let geometry = Geometry::place(0, slots, cells, units, bells, blocks);
         Geometry { size: geometry.words as u64 * 8, ..geometry }
     }
 
@@ -226,7 +231,13 @@ impl Geometry {
     /// The first word of a cell's row of interested bells: 64 bells a word.
     #[inline(always)]
     pub fn interest(&self, cell: u32) -> usize {
-        self.interest_at + cell.min(self.cells - 1) as usize * (self.bells / 64) as usize
+        self.interest_at + cell.min(self.cells - 1) as usize * self.row_words()
+    }
+
+    /// Words of a row of interested bells.
+    #[inline(always)]
+    pub const fn row_words(&self) -> usize {
+        self.bells.div_ceil(64) as usize
     }
 
     /// How many blocks there are in all.

@@ -114,7 +114,7 @@ fn a_segment_of_the_default_size_is_divided_so() {
     add("header", 0, Header::WORDS, 1);
     add("slots", geometry.slots_at, Slot::WORDS, geometry.slots as usize);
     add("bells", geometry.bells_at, Bell::WORDS, geometry.bells as usize);
-    add("rows of interested bells", geometry.interest_at, geometry.bells as usize / 64, geometry.cells as usize);
+    add("rows of interested bells", geometry.interest_at, geometry.row_words(), geometry.cells as usize);
     add("cells", geometry.cells_at, CELL_WORDS, geometry.cells as usize);
     add("ring units", geometry.units_at, Unit::WORDS, geometry.units as usize);
     add("descriptors", geometry.descriptors_at, 1, geometry.units as usize * UNIT_DESCRIPTORS);
