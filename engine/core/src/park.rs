@@ -5,6 +5,7 @@
 //! every few milliseconds instead.
 
 use std::cell::{Cell as PrivateCell, RefCell};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::doorbell::Bell;
@@ -70,8 +71,17 @@ fn own_bell(segment: &Segment, cx: Context<'_>, attachment: u64) -> Option<Bell>
     })
 }
 
+/// Is there another CPU on which news could be published meanwhile?
+fn may_spin() -> bool {
+    static MANY: OnceLock<bool> = OnceLock::new();
+    *MANY.get_or_init(|| std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1))
+}
+
 /// Looks for news for a moment, without a system call.
 fn spin(source: &dyn Source) -> Result<bool> {
+    if !may_spin() {
+        return source.has_news();
+    }
     let patience = PATIENCE.get();
     let start = Instant::now();
     loop {
