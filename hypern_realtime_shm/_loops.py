@@ -35,7 +35,9 @@ class _Desk:
         self.waits = _engine.Waitlist(handle)
         self.futures: dict[int, asyncio.Future[bool]] = {}
         self.deadlines: dict[int, float] = {}
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer: asyncio.Handle | None = None
+        # Kept here: what uvloop gives for a time that is just over cannot tell it.
+        self.timer_at = 0.0
         self.lifetime = self._until_the_loop_ends()
         loop.add_reader(self.waits.fileno(), self._rung)
         # An asynchronous generator that has begun is closed by ``loop.shutdown_asyncgens``, as every runner
@@ -88,7 +90,7 @@ class _Desk:
         if deadline is not None:
             self.deadlines[token] = deadline
             # One timer for all: it is only moved forward, and finds the next deadline when it fires.
-            if self.timer is None or self.timer.when() > deadline:
+            if self.timer is None or self.timer_at > deadline:
                 self._set_timer(loop, deadline)
         try:
             return await future
@@ -100,6 +102,7 @@ class _Desk:
     def _set_timer(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
         if self.timer is not None:
             self.timer.cancel()
+        self.timer_at = deadline
         self.timer = loop.call_at(deadline, self._time_passed)
 
     def _time_passed(self) -> None:

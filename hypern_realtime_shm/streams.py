@@ -12,14 +12,17 @@ Source of the format: HTML Living Standard, section 9.2 "Server-sent events".
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
+import re
 import threading
 import time
 import weakref
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
 
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("hypern_realtime_shm")
 _KEEPALIVE = b": keepalive\n\n"
+_LINE_BREAK = re.compile(r"\r\n?")  # Hypern's events know LF only
 # Messages that are there already and go out as one chunk.
 _AT_ONCE = 64
 
@@ -74,10 +78,15 @@ _serial = itertools.count()
 _streams: weakref.WeakSet[_Stream] = weakref.WeakSet()
 
 
+def text_of(message: Message) -> str:
+    """A message's data as text: events have nothing else."""
+    data: str | bytes = message.data
+    return data if isinstance(data, str) else data.decode(errors="replace")
+
+
 def event_of(message: Message) -> bytes:
     """A message as an event with its id."""
-    data = message.data if isinstance(message.data, str) else message.data.decode(errors="replace")
-    return SSEEvent(data, message.id).to_bytes()
+    return SSEEvent(text_of(message), message.id).to_bytes()
 
 
 class _Stream:
@@ -109,8 +118,9 @@ class _Stream:
             self._subscriber = hub.join(channel, client_id, metadata, last_event_id=last_event_id)
             self._hold(world)
         self._closed = False
+        self._retry = config.sse_retry_ms
         # What is replayed comes after this id; a client that reconnects before the first message has no gap.
-        self._opening: bytes | None = f"retry: {config.sse_retry_ms}\nid: {self._subscriber.last_event_id}\n\n".encode()
+        self._opening = self._subscriber.last_event_id
         self._asked = time.monotonic()
         _streams.add(self)
         _Housekeeper.start()
@@ -151,28 +161,33 @@ class _Stream:
             self._hub.heartbeat.register(self._client, self._subscriber.last_event_id)
             self._hold(world)
 
-    def _take(self) -> bytes | None:
-        """What is there now."""
+    def _take(self) -> list[Message] | str | None:
+        """What is there now: the id to go on from, first of all, or messages; None: nothing."""
         if self._opening is not None:
             opening, self._opening = self._opening, None
             return opening
-        chunk = b""
-        for _ in range(_AT_ONCE):
+        messages: list[Message] = []
+        while len(messages) < _AT_ONCE:
             message = self._subscriber.try_recv_message()
             if message is None:
                 break
-            chunk += event_of(message)
-        if not chunk and self._subscriber.ended:
+            messages.append(message)
+        if not messages and self._subscriber.ended:
             raise ChannelClosed
-        return chunk or None
+        return messages or None
 
-    def _time_passed(self) -> bytes | None:
-        """Nothing came for a while: what is said then, if anything."""
+    def _time_passed(self) -> list[Message] | None:
+        """Nothing came for a while: a keep-alive, if one is to be sent."""
         self._asked = time.monotonic()
         if self._keepalive:
-            return _KEEPALIVE
+            return []
         self._hub.heartbeat.pong(self._client)
         return None
+
+    def _encode(self, piece: list[Message] | str) -> bytes:
+        if isinstance(piece, str):
+            return f"retry: {self._retry}\nid: {piece}\n\n".encode()
+        return b"".join(map(event_of, piece)) or _KEEPALIVE
 
     def _look_after(self, now: float) -> None:
         if not self._waiting and self._joined and now - self._asked > self._timeout:
@@ -209,19 +224,15 @@ class SSEStream(_Stream):
             raise StopAsyncIteration
         try:
             self._ask()
-            while True:
-                chunk = self._take()
-                if chunk is not None:
-                    return chunk
+            piece = self._take()
+            while piece is None:
                 until = asyncio.get_running_loop().time() + self._tick
-                if not await wait_for_news(self._subscriber, until):
-                    chunk = self._time_passed()
-                    if chunk is not None:
-                        return chunk
+                in_time = await wait_for_news(self._subscriber, until)
+                piece = self._take() if in_time else self._time_passed()
+            return self._encode(piece)
         except (RealtimeError, asyncio.CancelledError) as error:
-            ended = isinstance(error, _ENDS)
             self.close()
-            if ended:
+            if isinstance(error, _ENDS):
                 raise StopAsyncIteration from None
             raise
         finally:
@@ -239,21 +250,38 @@ class SSEStreamSync(_Stream):
         return self
 
     def __next__(self) -> bytes:
+        return self._encode(self._next())
+
+    def hypern_events(self) -> Iterator[Any]:
+        """The same as Hypern's own events, which its responses are made of:
+        ``res.sse_stream(hub.sse_stream_sync(channel, client_id).hypern_events())``."""
+        from hypern import SSEEvent as HypernEvent
+
+        with contextlib.closing(self), contextlib.suppress(StopIteration):
+            while True:
+                piece = self._next()
+                if isinstance(piece, str):
+                    yield HypernEvent(data="", id=piece, retry=self._retry)
+                for message in piece if isinstance(piece, list) else []:
+                    yield HypernEvent(data=_LINE_BREAK.sub("\n", text_of(message)), id=message.id)
+                if piece == []:
+                    yield ""  # an empty line, which clients ignore: it has no comments
+
+    def _next(self) -> list[Message] | str:
         if self._closed:
             raise StopIteration
         try:
             self._ask()
-            chunk = self._take()
-            while chunk is None:
+            piece = self._take()
+            while piece is None:
                 try:
-                    chunk = event_of(self._subscriber.recv_message(self._tick))
+                    piece = [self._subscriber.recv_message(self._tick)]
                 except TimeoutError:
-                    chunk = self._time_passed()
-            return chunk
+                    piece = self._time_passed()
+            return piece
         except RealtimeError as error:
-            ended = isinstance(error, _ENDS)
             self.close()
-            if ended:
+            if isinstance(error, _ENDS):
                 raise StopIteration from None
             raise
         finally:

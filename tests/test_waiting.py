@@ -13,7 +13,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from hypern_realtime_shm import (
     ChannelManager,
     Message,
     RealtimeBroadcast,
-    RealtimeHub,
     Segment,
     SegmentClosed,
     SubscriberClosed,
@@ -54,15 +53,15 @@ def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], 
 
 
 @pytest.fixture
-def manager() -> Iterator[ChannelManager]:
+def manager() -> ChannelManager:
     made = ChannelManager()
     made.create_channel("c")
-    yield made
+    return made
 
 
 def descriptors() -> set[str]:
     """The open descriptors of this process."""
-    return set(os.listdir("/proc/self/fd"))
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
 def later(seconds: float, call: Callable[..., Any], *arguments: Any) -> threading.Timer:
@@ -410,6 +409,17 @@ def test_timeouts_create_no_timer_per_call(manager: ChannelManager) -> None:
         print(f"{loop.timers} timers for 1,000 waits with a time-out")
     finally:
         loop.close()
+
+
+def test_time_outs_of_every_length(manager: ChannelManager, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+    """Also those that are over before the loop has a timer for them."""
+
+    async def main() -> None:
+        sub = manager.subscribe("c", "u")
+        waits = [sub.recv_async(timeout=10.0**-exponent) for exponent in range(1, 12) for _ in range(5)]
+        assert {type(result) for result in await asyncio.gather(*waits, return_exceptions=True)} == {TimeoutError}
+
+    run(main())
 
 
 def test_several_loops_in_several_threads(manager: ChannelManager) -> None:
