@@ -15,13 +15,15 @@ imported before the first hook runs. No bind address, worker class or number of 
 The hooks make sharing quicker, never necessary: without them the first worker creates the segment and the workers
 notice each other's deaths by themselves, within a second.
 
-=================  ==================================================================================================
-``on_starting``    creates the segment before the first worker, and holds it open in the master, so that it outlives
-                   any worker. The master starts no thread; each worker attaches when it first uses the segment.
-``on_reload``      the same after ``HUP``, where the configuration may have named another segment.
-``pre_exec``       hands the name on to the master that ``USR2`` starts, so that old and new workers share.
-``child_exit``     settles what a dead worker left behind, at once.
-=================  ==================================================================================================
+====================  ===============================================================================================
+``on_starting``       creates the segment before the first worker, and holds it open in the master, so that it
+                      outlives any worker. The master starts no thread; each worker attaches when it first uses it.
+``on_reload``         the same after ``HUP``, where the configuration may have named another segment.
+``pre_exec``          hands the name on to the master that ``USR2`` starts, so that old and new workers share.
+``child_exit``        settles what a dead worker left behind, at once.
+``post_worker_init``  ends a worker's event streams when it is told to stop, so that a reload does not wait for them:
+                      their clients reconnect to another worker and go on where they were.
+====================  ===============================================================================================
 
 Nothing is removed in ``on_exit``: after ``USR2`` it runs in the old master while the new one serves. The segment goes
 when its last process is gone. Give a name of your own (``HYPERN_SHM_NAME=chat``) where several servers are to share.
@@ -30,9 +32,11 @@ when its last process is gone. Give a name of your own (``HYPERN_SHM_NAME=chat``
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import re
 import secrets
+import signal
 from collections.abc import Callable, MutableMapping
 from functools import wraps
 from importlib import import_module
@@ -40,8 +44,9 @@ from pathlib import Path
 from typing import Any
 
 from .segment import Segment
+from .streams import end_streams
 
-__all__ = ["child_exit", "install", "on_reload", "on_starting", "pre_exec"]
+__all__ = ["child_exit", "install", "on_reload", "on_starting", "post_worker_init", "pre_exec"]
 
 # gunicorn reads every name in here that is also one of its settings: the hooks are the only ones without underscore.
 _Hook = Callable[..., Any]
@@ -128,7 +133,25 @@ def child_exit(server: Any, worker: Any) -> None:
             server.log.warning("Could not settle worker %s in %r", worker.pid, segment.name, exc_info=True)
 
 
-_HOOKS: dict[str, _Hook] = {hook.__name__: hook for hook in (on_starting, on_reload, pre_exec, child_exit)}
+def post_worker_init(worker: Any) -> None:
+    """End the event streams of a worker that is told to stop: by themselves they never would."""
+    for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT):
+        before = signal.getsignal(number)
+        # Only what gunicorn itself put there. Workers with an event loop have its own way of being told, later.
+        if inspect.ismethod(before) and before.__self__ is worker:
+
+            def stop(number: int, frame: Any, before: Callable[..., Any] = before) -> None:
+                end_streams()
+                before(number, frame)
+
+            signal.signal(number, stop)
+            # As gunicorn has it: system calls of requests in progress go on.
+            signal.siginterrupt(number, number != signal.SIGTERM)
+
+
+_HOOKS: dict[str, _Hook] = {
+    hook.__name__: hook for hook in (on_starting, on_reload, pre_exec, child_exit, post_worker_init)
+}
 _CHAINED = "_hypern_realtime_shm_chained"
 
 

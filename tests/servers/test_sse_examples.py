@@ -4,6 +4,7 @@ there, and until when."""
 from __future__ import annotations
 
 import random
+import signal
 import sys
 import threading
 import time
@@ -165,6 +166,32 @@ def test_reconnects_while_somebody_publishes_without_pause(site: Site) -> None:
     assert received == [str(number) for number in range(said)], "a gap or a double"
     assert len(set(ids)) == len(ids)
     print(f"{said} messages over 31 connections")
+
+
+def test_a_reload_ends_the_streams_and_they_go_on_elsewhere(name: str, log: Path) -> None:
+    """gunicorn's workers would wait for their streams until a time-out far beyond this test's."""
+    arguments = ("-k", "gthread", "--threads", "32", "--pythonpath", str(ROOT), "--graceful-timeout", "300")
+    with gunicorn(log, *arguments, app="examples.flask_sse:app", env=environment(name)) as server:
+        server.ready("/members?room=lobby")
+        site = Site("flask", server)
+        clients = [site.open(f"user-{number}") for number in range(9)]
+        before = server.children()
+        site.say("before")
+        server.process.send_signal(signal.SIGHUP)
+        for client in clients:
+            wait_for(client.ended.is_set, "the stream of an old worker has ended")
+            assert client.data == ["before"]
+            client.close()
+        site.say("between")
+        wait_for(lambda: not before & server.children(), "the old workers have gone")
+        again = [site.open(f"user-{number}", client.last_id) for number, client in enumerate(clients)]
+        site.say("after")
+        for client in again:
+            assert client.wait_for(2) == ["between", "after"]
+        assert len(site.members()) == 9
+        server.stop()
+        for client in again:
+            client.close()
 
 
 def test_an_unknown_room_is_not_found(name: str, log: Path) -> None:
