@@ -22,16 +22,29 @@ import time
 import weakref
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from typing_extensions import Self
 
 from ._engine import Message, SSEEvent
 from ._loops import wait_for_news
+from .channels import ChannelManager, Subscriber
 from .errors import ChannelClosed, RealtimeError, SegmentClosed, SubscriberClosed
+from .heartbeat import HeartbeatMonitor
+from .presence import PresenceTracker
 
-if TYPE_CHECKING:
-    from .hub import RealtimeHub
+
+class Hub(Protocol):
+    """What a stream needs of a hub."""
+
+    channels: ChannelManager
+    presence: PresenceTracker
+    heartbeat: HeartbeatMonitor
+
+    def join(
+        self, channel: str, client_id: str, metadata: dict[str, str] | None = None, *, last_event_id: str | None = None
+    ) -> Subscriber: ...
+
 
 _log = logging.getLogger("hypern_realtime_shm")
 _KEEPALIVE = b": keepalive\n\n"
@@ -94,7 +107,7 @@ class _Stream:
 
     def __init__(
         self,
-        hub: RealtimeHub,
+        hub: Hub,
         channel: str,
         client_id: str,
         metadata: dict[str, str] | None,

@@ -9,16 +9,15 @@ use crate::arena::{Held, Info};
 use crate::bound::{Bound, Form, bound_of};
 use crate::cells::Cell;
 use crate::dedup;
-use crate::directory::{Directory, Found};
+use crate::directory::Directory;
 use crate::error::{Error, Result};
-use crate::ids::{self, EventId, Start};
+use crate::ids::{self, Start};
 use crate::layout::{Channel, MAX_RING_LOG2, World as WorldCell, cell_kind};
 use crate::names;
 use crate::owned::release_owner;
 use crate::patterns::{PatternReceiver, anchor_all};
-use crate::receiver::{HandleKey, Received, Receiver, end_handles, register, taken};
-use crate::record::{decode_pairs, encode_pairs};
-use crate::ring::Read;
+use crate::receiver::{HandleKey, Receiver, end_handles, register};
+use crate::record::encode_pairs;
 use crate::space::Context;
 use crate::sync::Ordering;
 use crate::topics::{Topics, TopicsKind, pattern_matches};
@@ -58,30 +57,6 @@ pub enum Sent {
     Unheard,
     /// Sent to this many open handles.
     Delivered(u64),
-}
-
-/// A message that was read again: what `try_recv` tells of it, and its payload.
-pub type Replayed = (Received, Vec<u8>);
-
-/// What is known of one channel.
-#[derive(Clone, Debug, Default)]
-pub struct ChannelStats {
-    /// Its name.
-    pub name: String,
-    /// Registered clients.
-    pub subscribers: u64,
-    /// Open handles.
-    pub handles: u64,
-    /// Messages published.
-    pub published: u64,
-    /// Sends that were no duplicates, refused ones included.
-    pub sent: u64,
-    /// Messages missed by lagging handles; of a broadcast also those that nobody heard.
-    pub dropped: u64,
-    /// Duplicates skipped.
-    pub deduped: u64,
-    /// Text pairs kept with the channel.
-    pub metadata: Vec<(String, String)>,
 }
 
 /// Flag in a channel's config: `send` refuses when nobody listens.
@@ -126,11 +101,6 @@ impl Channels {
     /// The world they are in.
     pub fn world(&self) -> &World {
         &self.0.world
-    }
-
-    /// The registrations of handles on patterns.
-    pub(crate) fn patterns(&self) -> &Topics {
-        &self.0.patterns
     }
 
     pub(crate) fn directory<'a>(&self, cx: Context<'a>) -> Directory<'a> {
@@ -367,39 +337,8 @@ impl Channels {
 
     /// Opens a handle that receives from every channel that matches a pattern, those created later included.
     pub fn subscribe_pattern(&self, pattern: &str, client: &str) -> Result<PatternReceiver> {
-        PatternReceiver::open(self, pattern, client)
-    }
-
-    /// Messages that are still there, without subscribing: with an id the first `limit` after it, without one
-    /// the last `limit`. `None`: no such channel.
-    pub fn replay(&self, name: &str, last_event_id: Option<&str>, limit: Option<u64>) -> Result<Option<Vec<Replayed>>> {
-        let cx = self.0.world.cx()?;
-        let Some(bound) = self.bind(cx, name)? else {
-            return Ok(None);
-        };
-        let first = cx.view().get(bound.cell.at + Channel::start);
-        let epoch = ids::epoch_of(cx, bound.cell);
-        let head = bound.ring.head(cx);
-        let limit = limit.unwrap_or(u64::MAX);
-        let from = match last_event_id {
-            Some(id) => ids::after(cx, &bound, id).cursor,
-            None => bound.ring.oldest(cx).max(head.saturating_sub(limit)),
-        };
-        let mut messages = Vec::new();
-        for sequence in from..head {
-            if messages.len() as u64 >= limit {
-                break;
-            }
-            let mut payload = Vec::new();
-            // What is overwritten meanwhile is gone for this look, too.
-            if let Read::Got(info) = bound.ring.read(cx, sequence, &mut payload)
-                && let Some(form) = taken(info, &mut payload)
-            {
-                let id = EventId { epoch, sequence: sequence.wrapping_sub(first).wrapping_add(1) };
-                messages.push((Received { form, id }, payload));
-            }
-        }
-        Ok(Some(messages))
+        let directory = self.directory(self.0.world.cx()?).trie.root;
+        PatternReceiver::open(&self.0.world, directory, &self.0.patterns, pattern, client)
     }
 
     /// Ends this process's part in a client's registration, which ends with its last. The handles stay.
@@ -442,50 +381,6 @@ impl Channels {
         bound.cell.trie(cx, Channel::subscribers).records(|_, record| clients.push(record.name()))?;
         Ok(Some(clients))
     }
-
-    /// What is known of a channel; `None`: no such channel.
-    pub fn stats(&self, name: &str) -> Result<Option<ChannelStats>> {
-        let cx = self.0.world.cx()?;
-        match self.directory(cx).find(name)? {
-            Some(found) => stats_of(cx, &found).map(Some),
-            None => Ok(None),
-        }
-    }
-
-    /// The sums over all channels, and how many there are.
-    pub fn totals(&self) -> Result<(u64, ChannelStats)> {
-        let cx = self.0.world.cx()?;
-        let mut cells = Vec::new();
-        self.directory(cx).each(|found| cells.push(found))?;
-        let mut sum = ChannelStats::default();
-        for found in &cells {
-            let one = stats_of(cx, found)?;
-            sum.subscribers += one.subscribers;
-            sum.handles += one.handles;
-            sum.published += one.published;
-            sum.sent += one.sent;
-            sum.dropped += one.dropped;
-            sum.deduped += one.deduped;
-        }
-        Ok((cells.len() as u64, sum))
-    }
-}
-
-fn stats_of(cx: Context<'_>, found: &Found) -> Result<ChannelStats> {
-    let cell = found.cell;
-    let view = cx.view();
-    let ring = cell.ring(cx)?;
-    let published = ring.head(cx).wrapping_sub(view.get(cell.at + Channel::start));
-    Ok(ChannelStats {
-        name: found.record.name(),
-        subscribers: cell.trie(cx, Channel::subscribers).live()?,
-        handles: cell.trie(cx, Channel::handles).live()?,
-        published,
-        sent: published.wrapping_add(view.get(cell.at + Channel::refused)),
-        dropped: view.get(cell.at + Channel::dropped),
-        deduped: view.get(cell.at + Channel::deduped),
-        metadata: decode_pairs(found.extra()),
-    })
 }
 
 #[derive(PartialEq, Eq)]

@@ -43,6 +43,8 @@ mod bound;
 #[cfg(not(loom))]
 mod channels;
 #[cfg(not(loom))]
+mod clients;
+#[cfg(not(loom))]
 mod dedup;
 #[cfg(not(loom))]
 pub mod directory;
@@ -73,11 +75,17 @@ pub mod reap;
 #[cfg(not(loom))]
 mod receiver;
 #[cfg(not(loom))]
+mod replay;
+#[cfg(not(loom))]
 mod segment;
 #[cfg(not(loom))]
 mod source;
 #[cfg(not(loom))]
+mod stats;
+#[cfg(not(loom))]
 mod topics;
+#[cfg(not(loom))]
+mod usage;
 #[cfg(not(loom))]
 mod waitlist;
 #[cfg(not(loom))]
@@ -92,7 +100,7 @@ pub use error::{Error, Result};
 #[cfg(not(loom))]
 pub use bound::Form;
 #[cfg(not(loom))]
-pub use channels::{ChannelKind, ChannelSpec, ChannelStats, Channels, Sent};
+pub use channels::{ChannelKind, ChannelSpec, Channels, Sent};
 #[cfg(not(loom))]
 pub use heartbeat::{Beat, BeatStats, ClientInfo, Heartbeats};
 #[cfg(not(loom))]
@@ -106,11 +114,17 @@ pub use presence::{Diff, Member, Presence};
 #[cfg(not(loom))]
 pub use receiver::{Received, Receiver};
 #[cfg(not(loom))]
-pub use segment::{Options, Segment, SegmentStats, detach_all};
+pub use replay::Replayed;
+#[cfg(not(loom))]
+pub use segment::{Options, Segment, detach_all};
 #[cfg(not(loom))]
 pub use source::{Cells, Source};
 #[cfg(not(loom))]
+pub use stats::ChannelStats;
+#[cfg(not(loom))]
 pub use topics::{Topics, TopicsKind, pattern_matches};
+#[cfg(not(loom))]
+pub use usage::SegmentStats;
 #[cfg(not(loom))]
 pub use waitlist::Waitlist;
 #[cfg(not(loom))]

@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::bound::bound_of;
 use crate::cells::Cell;
-use crate::channels::Channels;
 use crate::directory::cell_of;
 use crate::error::{Error, Result};
 use crate::ids::Start;
@@ -22,8 +21,8 @@ use crate::source::{Cells, Source};
 use crate::space::Context;
 use crate::sync::Ordering;
 use crate::topics::{Topics, pattern_matches};
-use crate::trie::{Delta, Mirror};
-use crate::world::check_length;
+use crate::trie::{Delta, Mirror, Trie};
+use crate::world::{World, check_length};
 
 /// Who a registration is of, as the second half of its pair: client, owner, serial.
 fn tail_of(key: &HandleKey) -> String {
@@ -68,7 +67,11 @@ struct Parts {
 
 /// An open handle on a pattern. Dropping it closes it.
 pub struct PatternReceiver {
-    channels: Channels,
+    world: World,
+    /// Word index of the root of the channels' directory.
+    directory: usize,
+    /// Where handles on patterns are registered.
+    registrations: Topics,
     pattern: String,
     client: String,
     parts: Mutex<Parts>,
@@ -78,15 +81,17 @@ pub struct PatternReceiver {
 }
 
 impl PatternReceiver {
-    pub(crate) fn open(channels: &Channels, pattern: &str, client: &str) -> Result<PatternReceiver> {
+    pub(crate) fn open(world: &World, directory: usize, registrations: &Topics, pattern: &str, client: &str) -> Result<PatternReceiver> {
         check_length("pattern", pattern)?;
         check_length("client_id", client)?;
-        channels.world().segment().owns_something()?;
-        let (cx, attachment) = channels.world().segment().attached()?;
+        world.segment().owns_something()?;
+        let (cx, attachment) = world.segment().attached()?;
         let key = HandleKey::new(cx, client);
         let parts = Parts { mirror: Mirror::default(), receivers: Vec::new(), next: 0, key: key.clone(), attachment, closed: false };
         let receiver = PatternReceiver {
-            channels: channels.clone(),
+            world: world.clone(),
+            directory,
+            registrations: registrations.clone(),
             pattern: pattern.to_owned(),
             client: client.to_owned(),
             parts: Mutex::new(parts),
@@ -97,7 +102,7 @@ impl PatternReceiver {
             let mut parts = receiver.parts();
             // What is there before the registration is received from now on; everything else from its beginning.
             let there = receiver.discover(cx, &mut parts)?;
-            channels.patterns().subscribe(pattern, &tail_of(&key))?;
+            registrations.subscribe(pattern, &tail_of(&key))?;
             receiver.receive_from(cx, &mut parts, there, false)?;
             receiver.refresh(cx, &mut parts)?;
         }
@@ -110,8 +115,7 @@ impl PatternReceiver {
 
     /// Matching channels that were not there at the last look.
     fn discover(&self, cx: Context<'_>, parts: &mut Parts) -> Result<Vec<(Arc<str>, Cell)>> {
-        let trie = self.channels.directory(cx).trie;
-        let deltas = parts.mirror.update(&trie, &mut |_, record| {
+        let deltas = parts.mirror.update(&Trie::new(cx, self.directory), &mut |_, record| {
             let name = std::str::from_utf8(record.key()).ok().filter(|name| pattern_matches(&self.pattern, name))?;
             Some((name.into(), cell_of(cx, record)?))
         })?;
@@ -135,7 +139,7 @@ impl PatternReceiver {
                 false => bound.ring.head(cx),
             };
             let start = Start { cursor, missed: 0, unknown: false };
-            let segment = self.channels.world().segment();
+            let segment = self.world.segment();
             parts.receivers.extend(Receiver::open(segment, bound, &name, parts.key.clone(), false, start)?);
         }
         Ok(())
@@ -143,16 +147,16 @@ impl PatternReceiver {
 
     /// Opens receivers on what was created since the last look.
     fn refresh(&self, cx: Context<'_>, parts: &mut Parts) -> Result<()> {
-        let segment = self.channels.world().segment();
+        let segment = self.world.segment();
         let (_, attachment) = segment.attached()?;
         if parts.attachment != attachment {
             // In a forked child: under a registration of its own. The receivers do the same.
             parts.attachment = attachment;
             parts.key = HandleKey::new(cx, &self.client);
             segment.owns_something()?;
-            self.channels.patterns().subscribe(&self.pattern, &tail_of(&parts.key))?;
+            self.registrations.subscribe(&self.pattern, &tail_of(&parts.key))?;
         }
-        if parts.mirror.word() == cx.word(self.channels.directory(cx).trie.root).load(Ordering::Acquire) {
+        if parts.mirror.word() == cx.word(self.directory).load(Ordering::Acquire) {
             return Ok(());
         }
         let found = self.discover(cx, parts)?;
@@ -165,7 +169,7 @@ impl PatternReceiver {
         if parts.closed {
             return Err(Error::HandleClosed);
         }
-        let cx = self.channels.world().cx()?;
+        let cx = self.world.cx()?;
         let parts = &mut *parts;
         self.refresh(cx, parts)?;
         let mut asked = 0;
@@ -226,30 +230,30 @@ impl PatternReceiver {
         if std::mem::replace(&mut parts.closed, true) {
             return Ok(());
         }
-        let segment = self.channels.world().segment();
+        let segment = self.world.segment();
         let Some(cx) = segment.joined(parts.attachment) else {
             parts.receivers.clear();
             return Ok(());
         };
         // SYNC patterns.close (W): the registration before the handles; pairs with (R) in `anchor_all`.
-        self.channels.patterns().unsubscribe(&self.pattern, &tail_of(&parts.key))?;
+        self.registrations.unsubscribe(&self.pattern, &tail_of(&parts.key))?;
         parts.receivers.clear();
         // Handles that others made for us and that we have not seen.
         for (_, cell) in self.discover(cx, &mut parts)? {
             unanchor(cx, cell, &parts.key)?;
         }
-        cx.tell(self.channels.world().cell_number());
+        cx.tell(self.world.cell_number());
         Ok(())
     }
 }
 
 impl Source for PatternReceiver {
     fn segment(&self) -> &Segment {
-        self.channels.world().segment()
+        self.world.segment()
     }
 
     fn cells(&self) -> Cells {
-        let mut cells = Cells::from_slice(&[self.channels.world().cell_number()]);
+        let mut cells = Cells::from_slice(&[self.world.cell_number()]);
         cells.extend(self.parts().receivers.iter().flat_map(Receiver::cells));
         cells
     }
@@ -259,8 +263,8 @@ impl Source for PatternReceiver {
         let Ok(parts) = self.parts.try_lock() else {
             return Ok(true);
         };
-        let cx = self.channels.world().cx()?;
-        let directory = cx.word(self.channels.directory(cx).trie.root).load(Ordering::Acquire);
+        let cx = self.world.cx()?;
+        let directory = cx.word(self.directory).load(Ordering::Acquire);
         if parts.closed || parts.mirror.word() != directory {
             return Ok(true);
         }

@@ -19,7 +19,7 @@ use crate::owned::{leaving, remove_all, replaced, sweep_members};
 use crate::record::{Owners, Record, decode_pairs, encode, encode_pairs};
 use crate::space::Context;
 use crate::trie::{Change, GONE, PENDING, Root, Stop, Trie};
-use crate::whereabouts::{Hint, key_pair};
+use crate::whereabouts::Hint;
 use crate::world::{World, check_length};
 
 /// A member of a channel.
@@ -85,11 +85,11 @@ impl Presence {
         Presence { world: world.clone(), groups: Arc::default() }
     }
 
-    fn directory<'a>(&self, cx: Context<'a>) -> Directory<'a> {
+    pub(crate) fn directory<'a>(&self, cx: Context<'a>) -> Directory<'a> {
         Directory::new(cx, self.world.root(WorldCell::presence))
     }
 
-    fn whereabouts<'a>(&self, cx: Context<'a>) -> Trie<'a> {
+    pub(crate) fn whereabouts<'a>(&self, cx: Context<'a>) -> Trie<'a> {
         Trie::new(cx, self.world.root(WorldCell::whereabouts))
     }
 
@@ -272,39 +272,13 @@ impl Presence {
         Ok(())
     }
 
-    fn find(&self, cx: Context<'_>, channel: &str, client: &str) -> Result<Option<Record>> {
+    pub(crate) fn find(&self, cx: Context<'_>, channel: &str, client: &str) -> Result<Option<Record>> {
         let Some((_, members)) = self.members(cx, channel)? else {
             return Ok(None);
         };
         let place = cx.space.hash(client.as_bytes()).place();
         let found = members.get(place, client.as_bytes())?;
         Ok(found.filter(|(entry, _)| entry.is_live()).map(|(_, record)| record))
-    }
-
-    /// Removes a client from every channel; gives those it was in.
-    pub fn untrack_all(&self, client: &str) -> Result<Vec<String>> {
-        let mut left = Vec::new();
-        for channel in self.hinted(client)? {
-            if self.untrack(&channel, client)? {
-                left.push(channel);
-            }
-        }
-        Ok(left)
-    }
-
-    /// The channels that the hints name for a client.
-    fn hinted(&self, client: &str) -> Result<Vec<String>> {
-        let cx = self.world.cx()?;
-        let mut channels = Vec::new();
-        let pair = cx.space.hash(client.as_bytes()).high;
-        self.whereabouts(cx).records_of_pair(pair, |_, record| {
-            if let Some((who, channel)) = key_pair(record.key())
-                && who == client
-            {
-                channels.push(channel);
-            }
-        })?;
-        Ok(channels)
     }
 
     /// Replaces a member's metadata. False: it is not there.
@@ -410,68 +384,6 @@ impl Presence {
             from = next;
         }
         Ok(diff)
-    }
-
-    /// Does this process have a part in any of a client's memberships?
-    pub fn holds(&self, client: &str) -> Result<bool> {
-        let cx = self.world.cx()?;
-        for channel in self.hinted(client)? {
-            if self.find(cx, &channel, client)?.is_some_and(|record| record.owners.contains(&cx.actor.owner)) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// The channels a client is in.
-    pub fn client_channels(&self, client: &str) -> Result<Vec<String>> {
-        let cx = self.world.cx()?;
-        let mut channels = Vec::new();
-        for channel in self.hinted(client)? {
-            if self.find(cx, &channel, client)?.is_some() {
-                channels.push(channel);
-            }
-        }
-        Ok(channels)
-    }
-
-    /// The channels that have members.
-    pub fn active_channels(&self) -> Result<Vec<String>> {
-        let cx = self.world.cx()?;
-        let mut groups = Vec::new();
-        self.directory(cx).each(|found| groups.push((found.record.name(), found.cell)))?;
-        let mut active = Vec::new();
-        for (name, cell) in groups {
-            if cell.trie(cx, Group::members).live()? > 0 {
-                active.push(name);
-            }
-        }
-        Ok(active)
-    }
-
-    /// How many clients are in at least one channel.
-    pub fn total_clients(&self) -> Result<u64> {
-        self.world.segment().tend()?;
-        let whereabouts = self.whereabouts(self.world.cx()?);
-        let (mut total, mut last, mut shared) = (0, None, Vec::new());
-        whereabouts.entries(|entry| {
-            let client = entry.place() & crate::space::PAIR_MASK;
-            if last != Some(client) {
-                total += 1;
-                last = Some(client);
-            } else if shared.last() != Some(&client) {
-                shared.push(client);
-            }
-        })?;
-        // Neighbours under one hash prefix are almost always one client in several channels.
-        for client in shared {
-            let mut names = hashbrown::HashSet::new();
-            whereabouts.records_of_pair(client, |_, record| {
-                names.extend(key_pair(record.key()).map(|(name, _)| name));
-            })?;
-            total += (names.len() as u64).saturating_sub(1);
-        }
-        Ok(total)
     }
 
     /// Removes members not seen for `timeout_secs`; each is given to one caller.

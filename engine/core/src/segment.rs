@@ -12,10 +12,10 @@ use hashbrown::HashMap;
 
 use crate::attach::{Gate, UNLINK_WHEN_UNUSED, create_space, find_or_create, nobody_alive, settle_dead};
 use crate::error::{Error, Result};
+use crate::geometry::Geometry;
 pub use crate::geometry::Options;
-use crate::geometry::{BLOCKS_PER_CLIENT, BLOCKS_PER_MEMBER, Geometry};
 use crate::keeper;
-use crate::layout::{CLASS_BYTES, Header, LAYOUT_VERSION, UNIT_DESCRIPTORS};
+use crate::layout::{Header, LAYOUT_VERSION};
 use crate::os::bell::Shelf;
 use crate::os::fork::Guarded;
 use crate::os::{clock, fork, locks, shm};
@@ -24,7 +24,6 @@ use crate::process::{FREE, LEAVING, SlotState, TAKEN};
 use crate::reap::{scavenge, settle};
 use crate::space::{Actor, Context, Space};
 use crate::sync::Ordering;
-use crate::waitlist::Waitlist;
 
 /// What one process of a family of forks is in the segment.
 struct Membership {
@@ -48,12 +47,18 @@ struct Attachment {
     closed: AtomicBool,
     membership: OnceLock<Box<Membership>>,
     /// What the keeper sweeps.
-    waitlists: Mutex<Vec<Weak<Waitlist>>>,
+    waitlists: Mutex<Vec<Weak<dyn Swept>>>,
 }
 
 /// A segment that this process is attached to. Clones share the attachment.
 #[derive(Clone)]
 pub struct Segment(Arc<Attachment>);
+
+/// Where sleepers are that the keeper looks after.
+pub(crate) trait Swept: Send + Sync {
+    /// Rings for whoever has news and was not told.
+    fn sweep(&self);
+}
 
 /// A segment without keeping this process attached.
 #[derive(Clone)]
@@ -63,39 +68,6 @@ impl WeakSegment {
     pub(crate) fn upgrade(&self) -> Option<Segment> {
         self.0.upgrade().map(Segment)
     }
-}
-
-/// Capacities and use.
-#[derive(Clone, Debug, Default)]
-pub struct SegmentStats {
-    /// The name; `None`: private.
-    pub name: Option<String>,
-    /// Bytes in all.
-    pub size: u64,
-    /// Processes attached, and how many may be.
-    pub processes: u64,
-    /// See `processes`.
-    pub max_processes: u64,
-    /// Named things in use (channels, broadcasts, channels with members, namespaces), and how many may be.
-    pub cells: u64,
-    /// See `cells`.
-    pub max_cells: u64,
-    /// Messages that all rings together retain, in use and in all.
-    pub ring_slots: u64,
-    /// See `ring_slots`.
-    pub max_ring_slots: u64,
-    /// Blocks in use and in all, by class (256 bytes, 2 KiB, 16 KiB).
-    pub blocks: [u64; 3],
-    /// See `blocks`.
-    pub max_blocks: [u64; 3],
-    /// How many members or clients fit if nothing else is in the small blocks.
-    pub max_members: u64,
-    /// See `max_members`.
-    pub max_clients: u64,
-    /// Messages whose history was given up because the arena was full.
-    pub evicted_messages: u64,
-    /// Dead processes settled since creation.
-    pub reaped: u64,
 }
 
 /// Attachments of this process by name, so that several managers share one slot.
@@ -242,10 +214,10 @@ impl Segment {
     }
 
     /// Has the keeper look after a waitlist.
-    pub(crate) fn sweeps(&self, list: &Arc<Waitlist>) {
+    pub(crate) fn sweeps(&self, list: Weak<dyn Swept>) {
         let mut lists = self.0.waitlists.lock().unwrap_or_else(PoisonError::into_inner);
         lists.retain(|list| list.strong_count() > 0);
-        lists.push(Arc::downgrade(list));
+        lists.push(list);
     }
 
     /// To be called before something is owned: whoever owns something keeps the segment in order.
@@ -282,37 +254,6 @@ impl Segment {
     /// Settles dead processes now; how many there were.
     pub fn reap(&self) -> Result<usize> {
         self.0.reap()
-    }
-
-    /// Capacities and use.
-    pub fn stats(&self) -> Result<SegmentStats> {
-        let cx = self.cx()?;
-        let geometry = &cx.space.geometry;
-        let view = cx.view();
-        let mut blocks = [0; 3];
-        for (class, used) in blocks.iter_mut().enumerate() {
-            let first = geometry.first_of(class);
-            let busy = (first..first + geometry.blocks[class]).filter_map(|block| geometry.block(block));
-            *used = busy.filter(|&(_, at)| view.get(at) & 0xf != 0).count() as u64;
-        }
-        let busy_units = (0..geometry.units).filter(|&unit| view.get(geometry.units_at + unit as usize * 2) & 0xf != 0).count();
-        let cells = (0..geometry.cells).filter_map(|cell| geometry.cell(cell)).filter(|&at| view.get(at) & 0xf != 0).count();
-        Ok(SegmentStats {
-            name: self.0.name.clone(),
-            size: geometry.size,
-            processes: u64::from(cx.space.slots_in_use()),
-            max_processes: u64::from(geometry.slots),
-            cells: cells as u64,
-            max_cells: u64::from(geometry.cells),
-            ring_slots: (busy_units * UNIT_DESCRIPTORS) as u64,
-            max_ring_slots: u64::from(geometry.units) * UNIT_DESCRIPTORS as u64,
-            blocks,
-            max_blocks: geometry.blocks.map(u64::from),
-            max_members: u64::from(geometry.blocks[0]) / BLOCKS_PER_MEMBER,
-            max_clients: u64::from(geometry.blocks[0]) / BLOCKS_PER_CLIENT,
-            evicted_messages: view.get(Header::evictions),
-            reaped: view.get(Header::reaps),
-        })
     }
 
     /// Everything that nothing refers to is returned; for tests and for an operator.
@@ -538,5 +479,3 @@ pub fn detach_all() {
         let _ = attachment.detach();
     }
 }
-
-const _: () = assert!(CLASS_BYTES[0] == 256);

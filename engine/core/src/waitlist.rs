@@ -4,14 +4,14 @@
 //! costs what has news, not what is parked. Nothing here waits. The keeper's sweep rings for publishers
 //! that were killed between publishing and ringing.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use hashbrown::{HashMap, HashSet};
 
 use crate::doorbell::{BUCKETS, Bell};
 use crate::error::{Error, Result};
 use crate::os::bell::{Receiving, receiving};
-use crate::segment::Segment;
+use crate::segment::{Segment, Swept};
 use crate::source::{Cells, Source};
 use crate::space::Context;
 
@@ -57,7 +57,8 @@ impl Waitlist {
         bell.set_means(cx, kind, pid, number);
         bell.sleep(cx);
         let list = Arc::new(Waitlist { segment: segment.clone(), attachment, bell, descriptor, waits: Mutex::default() });
-        segment.sweeps(&list);
+        let swept: Weak<dyn Swept> = Arc::downgrade(&list) as _;
+        segment.sweeps(swept);
         Ok(list)
     }
 
@@ -243,9 +244,11 @@ impl Waitlist {
             cx.ring(self.bell.number, cell);
         }
     }
+}
 
-    /// Rings for whoever has news and was not told: a publisher was killed or is stopped.
-    pub(crate) fn sweep(&self) {
+impl Swept for Waitlist {
+    // A publisher was killed or is stopped.
+    fn sweep(&self) {
         let Ok(cx) = self.cx() else {
             return;
         };

@@ -2,12 +2,12 @@
 
 use hypern_shm_core as core;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::PyDict;
 
 use crate::config::{BackpressurePolicy, BroadcastConfig};
 use crate::convert::{buffer_size, with_payload};
 use crate::errors::{no_subscribers, raise, unknown_channel};
-use crate::handle::{Handle, Message, Receiving};
+use crate::handle::{Handle, Receiving};
 use crate::segment::{Segment, world};
 
 const KIND: &str = "Broadcast channel";
@@ -107,118 +107,33 @@ impl RealtimeBroadcast {
 }
 
 /// An open handle on a broadcast channel.
-#[pyclass(frozen, subclass, module = "hypern_realtime_shm._engine")]
-pub struct BroadcastSubscriber {
-    pub handle: Handle,
-}
+#[pyclass(frozen, subclass, extends = Handle, module = "hypern_realtime_shm._engine")]
+pub struct BroadcastSubscriber;
 
 #[pymethods]
 impl BroadcastSubscriber {
     /// Opens a handle that receives what is sent from now on.
     #[new]
-    fn new(broadcast: &Bound<'_, RealtimeBroadcast>, name: &str) -> PyResult<BroadcastSubscriber> {
+    fn new(broadcast: &Bound<'_, RealtimeBroadcast>, name: &str) -> PyResult<PyClassInitializer<BroadcastSubscriber>> {
         match broadcast.get().channels.open_handle(name, None).map_err(raise)? {
-            Some(receiver) => Ok(BroadcastSubscriber { handle: Handle::new(Receiving::One(receiver)) }),
+            Some(receiver) => Ok(PyClassInitializer::from(Handle::new(Receiving::One(receiver))).add_subclass(BroadcastSubscriber)),
             None => Err(unknown_channel(broadcast.py(), KIND, name)),
         }
     }
 
-    /// The next message, as it was published (str or bytes); None: there is none now.
-    fn try_recv<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.handle.try_recv(py)
-    }
-
-    /// As `try_recv`, with the channel's name and the id.
-    fn try_recv_message(&self, py: Python<'_>) -> PyResult<Option<Message>> {
-        self.handle.try_recv_message(py)
-    }
-
-    /// All messages that are there now.
-    fn drain<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        self.handle.drain(py)
-    }
-
-    /// The next message; waits for it without holding the interpreter.
-    #[pyo3(signature = (timeout=None))]
-    fn recv<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
-        slf.get().handle.recv(slf.as_any(), timeout)
-    }
-
-    /// As `recv`, with the channel's name and the id.
-    #[pyo3(signature = (timeout=None))]
-    fn recv_message(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<Message> {
-        slf.get().handle.recv_message(slf.as_any(), timeout)
-    }
-
-    fn __iter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        slf.get().handle.next(slf.as_any())
-    }
-
-    /// A descriptor of this thread's that is readable when there may be news.
-    fn fileno(&self) -> PyResult<i32> {
-        self.handle.fileno()
-    }
-
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    #[pyo3(signature = (*_exception))]
-    fn __exit__(&self, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
-        self.handle.close()
-    }
-
-    /// Closes the handle. Again is harmless.
-    fn close(&self) -> PyResult<()> {
-        self.handle.close()
-    }
-
-    /// The channel's name.
-    #[getter]
-    fn channel_name(&self) -> &str {
-        self.handle.name()
-    }
-
-    /// The id of the last message received, or of the last before the first.
-    #[getter]
-    fn last_event_id(&self) -> Option<String> {
-        self.handle.one().map(|receiver| receiver.last_id().to_string())
-    }
-
-    /// Messages received.
-    #[getter]
-    fn received_count(&self) -> u64 {
-        self.handle.received()
-    }
-
     /// Messages overwritten before they were read.
     #[getter]
-    fn lagged_count(&self) -> u64 {
-        self.handle.missed()
+    fn lagged_count(slf: &Bound<'_, Self>) -> u64 {
+        slf.as_super().get().missed()
     }
 
-    /// Will nothing come any more: removed, or closed, and all that was left received?
-    #[getter]
-    fn ended(&self) -> PyResult<bool> {
-        self.handle.is_ended()
-    }
-
-    /// Was it closed?
-    #[getter]
-    fn closed(&self) -> bool {
-        self.handle.is_closed()
-    }
-
-    fn __repr__(&self) -> String {
+    fn __repr__(slf: &Bound<'_, Self>) -> String {
+        let handle = slf.as_super().get();
         format!(
             "BroadcastSubscriber(channel={:?}, received={}, lagged={})",
-            self.handle.name(),
-            self.handle.received(),
-            self.handle.missed()
+            handle.channel_name(),
+            handle.received_count(),
+            handle.missed()
         )
     }
 }

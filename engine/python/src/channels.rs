@@ -3,7 +3,7 @@
 use hypern_shm_core as core;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::PyDict;
 
 use crate::convert::{buffer_size, dict, pairs, show, to_python, with_payload};
 use crate::errors::{raise, unknown_channel};
@@ -142,10 +142,8 @@ impl ChannelManager {
 }
 
 /// An open handle on a channel, or on a pattern of channels.
-#[pyclass(frozen, subclass, module = "hypern_realtime_shm._engine")]
-pub struct Subscriber {
-    pub handle: Handle,
-}
+#[pyclass(frozen, subclass, extends = Handle, module = "hypern_realtime_shm._engine")]
+pub struct Subscriber;
 
 #[pymethods]
 impl Subscriber {
@@ -158,127 +156,44 @@ impl Subscriber {
         client_id: &str,
         last_event_id: Option<&str>,
         pattern: bool,
-    ) -> PyResult<Subscriber> {
+    ) -> PyResult<PyClassInitializer<Subscriber>> {
         let channels = &manager.get().channels;
         if pattern {
             let receiver = channels.subscribe_pattern(name, client_id).map_err(raise)?;
-            return Ok(Subscriber { handle: Handle::new(Receiving::Many(receiver)) });
+            return Ok(PyClassInitializer::from(Handle::new(Receiving::Many(receiver))).add_subclass(Subscriber));
         }
         match channels.subscribe(name, client_id, last_event_id).map_err(raise)? {
-            Some(receiver) => Ok(Subscriber { handle: Handle::new(Receiving::One(receiver)) }),
+            Some(receiver) => Ok(PyClassInitializer::from(Handle::new(Receiving::One(receiver))).add_subclass(Subscriber)),
             None => Err(unknown_channel(manager.py(), KIND, name)),
         }
     }
 
-    /// The next message, as it was published (str or bytes); None: there is none now.
-    fn try_recv<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.handle.try_recv(py)
-    }
-
-    /// As `try_recv`, with the channel's name and the id.
-    fn try_recv_message(&self, py: Python<'_>) -> PyResult<Option<Message>> {
-        self.handle.try_recv_message(py)
-    }
-
-    /// All messages that are there now.
-    fn drain<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        self.handle.drain(py)
-    }
-
-    /// The next message; waits for it without holding the interpreter.
-    #[pyo3(signature = (timeout=None))]
-    fn recv<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
-        slf.get().handle.recv(slf.as_any(), timeout)
-    }
-
-    /// As `recv`, with the channel's name and the id.
-    #[pyo3(signature = (timeout=None))]
-    fn recv_message(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<Message> {
-        slf.get().handle.recv_message(slf.as_any(), timeout)
-    }
-
-    fn __iter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        slf.get().handle.next(slf.as_any())
-    }
-
-    /// A descriptor of this thread's that is readable when there may be news.
-    fn fileno(&self) -> PyResult<i32> {
-        self.handle.fileno()
-    }
-
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    #[pyo3(signature = (*_exception))]
-    fn __exit__(&self, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
-        self.handle.close()
-    }
-
-    /// Closes the handle; the client's registration stays. Again is harmless.
-    fn close(&self) -> PyResult<()> {
-        self.handle.close()
-    }
-
-    /// The channel's name, or the pattern.
-    #[getter]
-    fn channel_name(&self) -> &str {
-        self.handle.name()
-    }
-
     /// The client's id.
     #[getter]
-    fn client_id(&self) -> &str {
-        self.handle.client()
-    }
-
-    /// The id of the last message received, or of the last before the first; None: a pattern has none.
-    #[getter]
-    fn last_event_id(&self) -> Option<String> {
-        self.handle.one().map(|receiver| receiver.last_id().to_string())
-    }
-
-    /// Messages received.
-    #[getter]
-    fn received_count(&self) -> u64 {
-        self.handle.received()
+    fn client_id(slf: &Bound<'_, Self>) -> String {
+        slf.as_super().get().client().to_owned()
     }
 
     /// Messages overwritten before they were read, those between an event id and the oldest there was included.
     #[getter]
-    fn missed_count(&self) -> u64 {
-        self.handle.missed()
+    fn missed_count(slf: &Bound<'_, Self>) -> u64 {
+        slf.as_super().get().missed()
     }
 
     /// 1: the event id it was to go on from means nothing here, so nobody can say how many were missed; else 0.
     #[getter]
-    fn unknown_count(&self) -> u64 {
-        self.handle.one().is_some_and(core::Receiver::is_unknown).into()
+    fn unknown_count(slf: &Bound<'_, Self>) -> u64 {
+        slf.as_super().get().one().is_some_and(core::Receiver::is_unknown).into()
     }
 
-    /// Will nothing come any more: removed, unsubscribed or closed, and all that was left received?
-    #[getter]
-    fn ended(&self) -> PyResult<bool> {
-        self.handle.is_ended()
-    }
-
-    /// Was it closed?
-    #[getter]
-    fn closed(&self) -> bool {
-        self.handle.is_closed()
-    }
-
-    fn __repr__(&self) -> String {
+    fn __repr__(slf: &Bound<'_, Self>) -> String {
+        let handle = slf.as_super().get();
         format!(
             "Subscriber(channel={:?}, client={:?}, received={}, missed={})",
-            self.handle.name(),
-            self.handle.client(),
-            self.handle.received(),
-            self.handle.missed()
+            handle.channel_name(),
+            handle.client(),
+            handle.received_count(),
+            handle.missed()
         )
     }
 }

@@ -11,7 +11,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::convert::{Scratch, to_python};
 use crate::errors::{channel_closed, raise};
-use crate::waitlist::own_list;
+use crate::lists::own_list;
 
 /// A receiver of one channel or of a pattern's.
 pub enum Receiving {
@@ -79,8 +79,10 @@ impl Message {
     }
 }
 
-/// A handle: a receiver, and the list that watches it for a foreign event loop.
+/// An open handle: what subscribers of every kind have in common.
+#[pyclass(frozen, subclass, module = "hypern_realtime_shm._engine")]
 pub struct Handle {
+    // With it the list that watches it for a foreign event loop.
     receiving: Arc<Receiving>,
     is_watched: AtomicBool,
     watched: Mutex<Option<(Arc<core::Waitlist>, u64)>>,
@@ -139,14 +141,64 @@ impl Handle {
         })
     }
 
-    /// The next message's payload; None: there is none now.
+    /// Waits for what `take` gives. `None`: nothing will come any more.
+    fn wait<R>(slf: &Bound<'_, Self>, timeout: Option<f64>, take: impl Fn(&Handle) -> PyResult<Option<R>>) -> PyResult<Option<R>> {
+        let this = slf.get();
+        if let Some(message) = take(this)? {
+            return Ok(Some(message));
+        }
+        let deadline = deadline(timeout)?;
+        loop {
+            if this.ended()? {
+                // What was published before the end is there by now.
+                return take(this);
+            }
+            let in_time = wait_for_news(slf.as_any(), &this.source(), deadline)?;
+            match take(this)? {
+                Some(message) => return Ok(Some(message)),
+                None if !in_time => return Err(timed_out()),
+                None => {}
+            }
+        }
+    }
+
+    /// A watched handle has nothing: its descriptor need not be readable on its account.
     #[inline]
-    pub fn try_recv<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    fn found_empty(&self) {
+        if !self.is_watched.load(Ordering::Relaxed) {
+            return;
+        }
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((list, token)) = &*watched {
+            // Fails in a forked child alone, whose descriptor it is not.
+            let _ = list.found_empty(*token);
+        }
+    }
+
+    pub fn client(&self) -> &str {
+        match &*self.receiving {
+            Receiving::One(receiver) => receiver.client(),
+            Receiving::Many(receiver) => receiver.client(),
+        }
+    }
+
+    pub fn missed(&self) -> u64 {
+        match &*self.receiving {
+            Receiving::One(receiver) => receiver.missed(),
+            Receiving::Many(receiver) => receiver.missed(),
+        }
+    }
+}
+
+#[pymethods]
+impl Handle {
+    /// The next message, as it was published (str or bytes); None: there is none now.
+    fn try_recv<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.take(|payload, received, _| Ok(to_python(py, payload, received.form)))
     }
 
-    /// The next message; None: there is none now.
-    pub fn try_recv_message(&self, py: Python<'_>) -> PyResult<Option<Message>> {
+    /// As `try_recv`, with the channel's name and the id.
+    fn try_recv_message(&self, py: Python<'_>) -> PyResult<Option<Message>> {
         self.take(|payload, received, channel| {
             let data = to_python(py, payload, received.form).unbind();
             Ok(Message { channel: channel.to_owned(), data, id: received.id.to_string() })
@@ -154,7 +206,7 @@ impl Handle {
     }
 
     /// All messages that are there now: never more than the rings hold, however fast others publish.
-    pub fn drain<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    fn drain<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let most = match &*self.receiving {
             Receiving::One(receiver) => receiver.capacity(),
             Receiving::Many(receiver) => receiver.capacity(),
@@ -169,57 +221,37 @@ impl Handle {
         Ok(all)
     }
 
-    /// Waits for what `take` gives. `None`: nothing will come any more.
-    fn wait<R>(
-        &self,
-        owner: &Bound<'_, PyAny>,
-        timeout: Option<f64>,
-        take: impl Fn(&Handle) -> PyResult<Option<R>>,
-    ) -> PyResult<Option<R>> {
-        if let Some(message) = take(self)? {
-            return Ok(Some(message));
-        }
-        let deadline = deadline(timeout)?;
-        loop {
-            if self.is_ended()? {
-                // What was published before the end is there by now.
-                return take(self);
-            }
-            if !wait_for_news(owner, &self.source(), deadline)? {
-                return match take(self)? {
-                    Some(message) => Ok(Some(message)),
-                    None => Err(timed_out()),
-                };
-            }
-            if let Some(message) = take(self)? {
-                return Ok(Some(message));
-            }
-        }
+    /// The next message; waits for it without holding the interpreter.
+    #[pyo3(signature = (timeout=None))]
+    fn recv<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        let message = Handle::wait(slf, timeout, |handle| handle.try_recv(slf.py()))?;
+        message.ok_or_else(|| channel_closed(slf.py(), slf.get().channel_name()))
     }
 
-    pub fn recv<'py>(&self, owner: &Bound<'py, PyAny>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
-        let message = self.wait(owner, timeout, |handle| handle.try_recv(owner.py()))?;
-        message.ok_or_else(|| channel_closed(owner.py(), self.name()))
+    /// As `recv`, with the channel's name and the id.
+    #[pyo3(signature = (timeout=None))]
+    fn recv_message(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<Message> {
+        let message = Handle::wait(slf, timeout, |handle| handle.try_recv_message(slf.py()))?;
+        message.ok_or_else(|| channel_closed(slf.py(), slf.get().channel_name()))
     }
 
-    pub fn recv_message(&self, owner: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<Message> {
-        let message = self.wait(owner, timeout, |handle| handle.try_recv_message(owner.py()))?;
-        message.ok_or_else(|| channel_closed(owner.py(), self.name()))
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
     }
 
-    /// For iteration: `None` ends it, also when the handle is closed.
-    pub fn next<'py>(&self, owner: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        if self.is_closed() {
+    /// Iteration ends with the channel, and when the handle is closed.
+    fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if slf.get().closed() {
             return Ok(None);
         }
-        match self.wait(owner, None, |handle| handle.try_recv(owner.py())) {
-            Err(_) if self.is_closed() => Ok(None),
+        match Handle::wait(slf, None, |handle| handle.try_recv(slf.py())) {
+            Err(_) if slf.get().closed() => Ok(None),
             other => other,
         }
     }
 
     /// A descriptor that is readable when there may be news, for any event loop: this thread's.
-    pub fn fileno(&self) -> PyResult<i32> {
+    fn fileno(&self) -> PyResult<i32> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let list = own_list(self.receiving.as_ref())?;
         if let Some((watching, _)) = &*watched
@@ -237,20 +269,8 @@ impl Handle {
         Ok(descriptor)
     }
 
-    /// A watched handle has nothing: its descriptor need not be readable on its account.
-    #[inline]
-    fn found_empty(&self) {
-        if !self.is_watched.load(Ordering::Relaxed) {
-            return;
-        }
-        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((list, token)) = &*watched {
-            // Fails in a forked child alone, whose descriptor it is not.
-            let _ = list.found_empty(*token);
-        }
-    }
-
-    pub fn close(&self) -> PyResult<()> {
+    /// Closes the handle; a client's registration stays. Again is harmless.
+    fn close(&self) -> PyResult<()> {
         if let Some((list, token)) = self.watched.lock().unwrap_or_else(PoisonError::into_inner).take() {
             list.unpark(token);
         }
@@ -261,43 +281,51 @@ impl Handle {
         .map_err(raise)
     }
 
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.close()
+    }
+
     /// The channel's name, or the pattern.
-    pub fn name(&self) -> &str {
+    #[getter]
+    pub fn channel_name(&self) -> &str {
         match &*self.receiving {
             Receiving::One(receiver) => receiver.channel(),
             Receiving::Many(receiver) => receiver.pattern(),
         }
     }
 
-    pub fn client(&self) -> &str {
-        match &*self.receiving {
-            Receiving::One(receiver) => receiver.client(),
-            Receiving::Many(receiver) => receiver.client(),
-        }
+    /// The id of the last message received, or of the last before the first; None: a pattern has none.
+    #[getter]
+    fn last_event_id(&self) -> Option<String> {
+        self.one().map(|receiver| receiver.last_id().to_string())
     }
 
-    pub fn received(&self) -> u64 {
+    /// Messages received.
+    #[getter]
+    pub fn received_count(&self) -> u64 {
         match &*self.receiving {
             Receiving::One(receiver) => receiver.received(),
             Receiving::Many(receiver) => receiver.received(),
         }
     }
 
-    pub fn missed(&self) -> u64 {
-        match &*self.receiving {
-            Receiving::One(receiver) => receiver.missed(),
-            Receiving::Many(receiver) => receiver.missed(),
-        }
-    }
-
-    pub fn is_ended(&self) -> PyResult<bool> {
+    /// Will nothing come any more: removed, unsubscribed or closed, and all that was left received?
+    #[getter]
+    fn ended(&self) -> PyResult<bool> {
         match &*self.receiving {
             Receiving::One(receiver) => receiver.is_ended().map_err(raise),
             Receiving::Many(receiver) => Ok(receiver.is_closed()),
         }
     }
 
-    pub fn is_closed(&self) -> bool {
+    /// Was it closed?
+    #[getter]
+    fn closed(&self) -> bool {
         match &*self.receiving {
             Receiving::One(receiver) => receiver.is_closed(),
             Receiving::Many(receiver) => receiver.is_closed(),
@@ -341,5 +369,6 @@ fn gevent(py: Python<'_>) -> PyResult<Option<Bound<'_, PyModule>>> {
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add_class::<Message>()
+    m.add_class::<Message>()?;
+    m.add_class::<Handle>()
 }

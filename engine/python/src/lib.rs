@@ -12,6 +12,7 @@ mod convert;
 mod errors;
 mod handle;
 mod heartbeat;
+mod lists;
 mod presence;
 mod segment;
 mod sse;

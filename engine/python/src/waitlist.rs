@@ -1,41 +1,19 @@
 //! `Waitlist`: what waits in one event loop, behind one descriptor.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
 use hypern_shm_core as core;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
-use crate::broadcast::BroadcastSubscriber;
-use crate::channels::Subscriber;
 use crate::errors::raise;
+use crate::handle::Handle;
 use crate::presence::PresenceWatch;
-
-thread_local! {
-    /// The lists of this thread that foreign event loops watch, one a segment.
-    static LISTS: RefCell<Vec<Arc<core::Waitlist>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// This thread's list for the segment of `source`.
-pub fn own_list(source: &dyn core::Source) -> PyResult<Arc<core::Waitlist>> {
-    LISTS.with_borrow_mut(|lists| {
-        lists.retain(|list| !list.is_stale());
-        if let Some(list) = lists.iter().find(|list| list.is_of(source.segment())) {
-            return Ok(list.clone());
-        }
-        let list = core::Waitlist::new(source.segment()).map_err(raise)?;
-        lists.push(list.clone());
-        Ok(list)
-    })
-}
 
 /// What a handle of any kind waits for.
 fn source_of(handle: &Bound<'_, PyAny>) -> PyResult<Arc<dyn core::Source>> {
-    if let Ok(subscriber) = handle.cast::<Subscriber>() {
-        Ok(subscriber.get().handle.source())
-    } else if let Ok(subscriber) = handle.cast::<BroadcastSubscriber>() {
-        Ok(subscriber.get().handle.source())
+    if let Ok(handle) = handle.cast::<Handle>() {
+        Ok(handle.get().source())
     } else if let Ok(watch) = handle.cast::<PresenceWatch>() {
         Ok(watch.get().source())
     } else {

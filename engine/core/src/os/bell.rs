@@ -2,11 +2,9 @@
 //!
 //! Promise: ringing never blocks, never raises a signal and touches nothing but a FIFO of this user's.
 //! A FIFO lies beside the segment under a name that no other bell ever has; it goes with its owner, with
-//! whoever settles a dead owner, or, where nobody of its segment is left, with `tidy`.
+//! whoever settles a dead owner, or, where nobody of its segment is left, with the segment's name.
 
-use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
@@ -147,24 +145,4 @@ pub fn ringing(shelf: Option<&Shelf>, kind: u64, bell: u32, generation: u64, pid
 /// Rings. A full FIFO is as good as rung.
 pub fn ring(descriptor: &OwnedFd) {
     let _ = rustix::io::write(descriptor, &[1]);
-}
-
-/// Removes the FIFOs of this user that nobody has open: of segments whose last process was killed.
-/// `only`: the beginning of their names.
-pub fn tidy(only: &str) {
-    let Ok(entries) = std::fs::read_dir(shm::directory()) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|name| name.starts_with(only) && name.contains('@')) else {
-            continue;
-        };
-        let path: PathBuf = shm::directory().join(name);
-        // Without a reader a writing end cannot be opened; with one, opening it does nothing.
-        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        if let Err(Errno::NXIO) = rustix::fs::open(&path, flags, Mode::empty()).map(File::from) {
-            let _ = rustix::fs::unlink(&path);
-        }
-    }
 }

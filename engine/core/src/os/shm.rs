@@ -188,11 +188,31 @@ pub fn unlink(name: &str, layout: u32) -> Result<bool> {
     match rustix::fs::unlink(&path) {
         Ok(()) => {
             // The bells of those who are attached stay until they go; those of the killed go now.
-            super::bell::tidy(&format!("{}@", file_name(name, layout)?));
+            tidy(&format!("{}@", file_name(name, layout)?));
             Ok(true)
         }
         Err(Errno::NOENT) => Ok(false),
         Err(errno) => Err(failed("unlinking", path.display(), errno)),
+    }
+}
+
+/// Removes the FIFOs beside a segment (see `bell`) that nobody has open: those of processes that were killed.
+/// `only`: the beginning of their names.
+fn tidy(only: &str) {
+    let Ok(entries) = std::fs::read_dir(directory()) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| name.starts_with(only) && name.contains('@')) else {
+            continue;
+        };
+        let path: PathBuf = directory().join(name);
+        // Without a reader a writing end cannot be opened; with one, opening it does nothing.
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        if let Err(Errno::NXIO) = rustix::fs::open(&path, flags, Mode::empty()).map(File::from) {
+            let _ = rustix::fs::unlink(&path);
+        }
     }
 }
 

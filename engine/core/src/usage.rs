@@ -1,0 +1,72 @@
+//! Capacities of a segment and how much of each is in use: counted from the state words when asked for.
+
+use crate::error::Result;
+use crate::geometry::{BLOCKS_PER_CLIENT, BLOCKS_PER_MEMBER};
+use crate::layout::{Header, UNIT_DESCRIPTORS};
+use crate::segment::Segment;
+
+/// Capacities and use.
+#[derive(Clone, Debug, Default)]
+pub struct SegmentStats {
+    /// The name; `None`: private.
+    pub name: Option<String>,
+    /// Bytes in all.
+    pub size: u64,
+    /// Processes attached, and how many may be.
+    pub processes: u64,
+    /// See `processes`.
+    pub max_processes: u64,
+    /// Named things in use (channels, broadcasts, channels with members, namespaces), and how many may be.
+    pub cells: u64,
+    /// See `cells`.
+    pub max_cells: u64,
+    /// Messages that all rings together retain, in use and in all.
+    pub ring_slots: u64,
+    /// See `ring_slots`.
+    pub max_ring_slots: u64,
+    /// Blocks in use and in all, by class (256 bytes, 2 KiB, 16 KiB).
+    pub blocks: [u64; 3],
+    /// See `blocks`.
+    pub max_blocks: [u64; 3],
+    /// How many members or clients fit if nothing else is in the small blocks.
+    pub max_members: u64,
+    /// See `max_members`.
+    pub max_clients: u64,
+    /// Messages whose history was given up because the arena was full.
+    pub evicted_messages: u64,
+    /// Dead processes settled since creation.
+    pub reaped: u64,
+}
+
+impl Segment {
+    /// Capacities and use.
+    pub fn stats(&self) -> Result<SegmentStats> {
+        let cx = self.cx()?;
+        let geometry = &cx.space.geometry;
+        let view = cx.view();
+        let mut blocks = [0; 3];
+        for (class, used) in blocks.iter_mut().enumerate() {
+            let first = geometry.first_of(class);
+            let busy = (first..first + geometry.blocks[class]).filter_map(|block| geometry.block(block));
+            *used = busy.filter(|&(_, at)| view.get(at) & 0xf != 0).count() as u64;
+        }
+        let busy_units = (0..geometry.units).filter(|&unit| view.get(geometry.units_at + unit as usize * 2) & 0xf != 0).count();
+        let cells = (0..geometry.cells).filter_map(|cell| geometry.cell(cell)).filter(|&at| view.get(at) & 0xf != 0).count();
+        Ok(SegmentStats {
+            name: self.name().map(str::to_owned),
+            size: geometry.size,
+            processes: u64::from(cx.space.slots_in_use()),
+            max_processes: u64::from(geometry.slots),
+            cells: cells as u64,
+            max_cells: u64::from(geometry.cells),
+            ring_slots: (busy_units * UNIT_DESCRIPTORS) as u64,
+            max_ring_slots: u64::from(geometry.units) * UNIT_DESCRIPTORS as u64,
+            blocks,
+            max_blocks: geometry.blocks.map(u64::from),
+            max_members: u64::from(geometry.blocks[0]) / BLOCKS_PER_MEMBER,
+            max_clients: u64::from(geometry.blocks[0]) / BLOCKS_PER_CLIENT,
+            evicted_messages: view.get(Header::evictions),
+            reaped: view.get(Header::reaps),
+        })
+    }
+}
