@@ -36,7 +36,7 @@ def uvicorn(example: str, name: str, log: Path) -> Server:
 
 
 def flask(name: str, log: Path) -> Server:
-    arguments = ("-k", "gthread", "--threads", "32", "--pythonpath", str(ROOT))
+    arguments = ("-k", "gthread", "--threads", "64", "--pythonpath", str(ROOT))
     return gunicorn(log, *arguments, app="examples.flask_sse:app", env=environment(name))
 
 
@@ -81,6 +81,14 @@ class Site:
 def site(request: pytest.FixtureRequest, name: str, log: Path) -> Any:
     with SERVERS[request.param](name, log) as server:
         server.ready("/members?room=lobby")
+        answered: set[int] = set()
+
+        def all_answer() -> bool:
+            answered.add(server.get("/members", room="lobby")["pid"])
+            return len(answered) == 3
+
+        # Else the first one up takes more streams than it has threads.
+        wait_for(all_answer, "all three workers answer", 30, 0)
         yield Site(request.param, server)
         output = server.output()
         assert "Traceback" not in output, output[-4000:]

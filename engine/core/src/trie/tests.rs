@@ -149,3 +149,95 @@ fn threads_agree_and_leak_nothing() {
     assert!(all_free(cx));
     assert_eq!(scavenge(cx, &|_| false).unwrap(), Default::default());
 }
+
+/// What a mirror told, added up; each delta must make sense where it comes.
+fn apply(held: &mut BTreeMap<u64, u64>, deltas: Vec<Delta<(u64, u64)>>) {
+    for delta in deltas {
+        match delta {
+            Delta::Added((key, value)) => assert!(held.insert(key, value).is_none(), "added twice"),
+            Delta::Removed((key, value)) => assert_eq!(held.remove(&key), Some(value), "removed what was not there"),
+        }
+    }
+}
+
+fn pair_of(entry: &Entry, record: &Record) -> Option<(u64, u64)> {
+    entry.is_live().then(|| (u64::from_le_bytes(record.key().try_into().unwrap()), value_of(record)))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_mirror_is_what_it_was_told(steps in proptest::collection::vec((0_u8..4, 0_u64..120, any::<u64>()), 1..400), crowded in any::<bool>()) {
+        let space = small();
+        let actor = Actor::new(0, 1);
+        let cx = Context { space: &space, actor: &actor };
+        let trie = Trie::new(cx, crate::layout::Header::worlds);
+        let place = |key: u64| if crowded { (key / 10) << 4 } else { space.hash(&key.to_le_bytes()).place() };
+        let mut mirror = Mirror::default();
+        let mut held = BTreeMap::new();
+        for (step, key, value) in steps {
+            match step {
+                0 | 1 => {
+                    put(&trie, key, value, place(key));
+                }
+                2 => {
+                    remove(&trie, key, place(key));
+                }
+                _ => {
+                    apply(&mut held, mirror.update(&trie, &mut pair_of).unwrap());
+                    prop_assert_eq!(&held, &listed(&trie));
+                    prop_assert!(mirror.update(&trie, &mut pair_of).unwrap().is_empty(), "nothing has changed");
+                }
+            }
+        }
+        apply(&mut held, mirror.clear());
+        prop_assert!(held.is_empty());
+    }
+}
+
+#[test]
+fn a_mirror_follows_writers_that_do_not_wait_for_it() {
+    let space = small();
+    let done = std::sync::atomic::AtomicU64::new(0);
+    let held = std::thread::scope(|scope| {
+        for slot in 0..2_u32 {
+            let (space, done) = (&space, &done);
+            scope.spawn(move || {
+                let actor = Actor::new(slot, 1);
+                let trie = Trie::new(Context { space, actor: &actor }, crate::layout::Header::worlds);
+                for step in 0..20_000_u64 {
+                    let key = step.wrapping_mul(0x9e37_79b9_7f4a_7c15) % 300 * 2 + u64::from(slot);
+                    let place = space.hash(&key.to_le_bytes()).place();
+                    if step % 3 == 0 {
+                        remove(&trie, key, place);
+                    } else {
+                        put(&trie, key, step, place);
+                    }
+                }
+                done.fetch_add(1, std::sync::atomic::Ordering::Release);
+            });
+        }
+        let (space, done) = (&space, &done);
+        scope
+            .spawn(move || {
+                let actor = Actor::new(2, 1);
+                let trie = Trie::new(Context { space, actor: &actor }, crate::layout::Header::worlds);
+                let mut mirror = Mirror::default();
+                let mut held = BTreeMap::new();
+                let mut looks = 0;
+                while done.load(std::sync::atomic::Ordering::Acquire) < 2 {
+                    apply(&mut held, mirror.update(&trie, &mut pair_of).unwrap());
+                    looks += 1;
+                }
+                apply(&mut held, mirror.update(&trie, &mut pair_of).unwrap());
+                println!("{looks} looks during 40,000 changes");
+                held
+            })
+            .join()
+            .unwrap()
+    });
+    let actor = Actor::new(3, 1);
+    let cx = Context { space: &space, actor: &actor };
+    assert_eq!(held, listed(&Trie::new(cx, crate::layout::Header::worlds)));
+}
