@@ -84,6 +84,7 @@ def test_an_id_that_means_nothing_begins_at_the_oldest(manager: ChannelManager) 
     for garbage in (
         before, "", "-", "x", "0-0", "1", f"{epoch}-", f"{epoch}--1", f"{epoch}-4", f"{epoch}-99999999999999999999",
         f"{epoch}-01", f"{epoch.upper()}-1x", f" {epoch}-1", f"{epoch}-1\n", "\0", "a" * 10_000, "ä-1", f"+{epoch}-1",
+        "\udcff-1",
     ):  # fmt: skip
         sub = manager.subscribe("c", "u", last_event_id=garbage)
         assert sub.drain() == ["0", "1", "2"], garbage

@@ -35,8 +35,8 @@ def uvicorn(example: str, name: str, log: Path) -> Server:
     )
 
 
-def flask(name: str, log: Path) -> Server:
-    arguments = ("-k", "gthread", "--threads", "64", "--pythonpath", str(ROOT))
+def flask(name: str, log: Path, *worker: str) -> Server:
+    arguments = (*(worker or ("-k", "gthread", "--threads", "64")), "--pythonpath", str(ROOT))
     return gunicorn(log, *arguments, app="examples.flask_sse:app", env=environment(name))
 
 
@@ -50,6 +50,7 @@ SERVERS: dict[str, Callable[[str, Path], Server]] = {
     "starlette": lambda name, log: uvicorn("starlette_sse", name, log),
     "django": lambda name, log: uvicorn("django_sse", name, log),
     "flask": flask,
+    "flask-gevent": lambda name, log: flask(name, log, "-k", "gevent"),
     "hypern": hypern,
 }
 
@@ -185,10 +186,11 @@ def test_a_reload_ends_the_streams_and_they_go_on_elsewhere(name: str, log: Path
         clients = [site.open(f"user-{number}") for number in range(9)]
         before = server.children()
         site.say("before")
+        for client in clients:
+            assert client.wait_for(1) == ["before"]
         server.process.send_signal(signal.SIGHUP)
         for client in clients:
             wait_for(client.ended.is_set, "the stream of an old worker has ended")
-            assert client.data == ["before"]
             client.close()
         site.say("between")
         wait_for(lambda: not before & server.children(), "the old workers have gone")

@@ -144,3 +144,51 @@ fn sleep(source: &dyn Source, cx: Context<'_>, bell: &Bell, left: impl Fn(Durati
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::Info;
+    use crate::bound::Form;
+    use crate::channels::{ChannelKind, ChannelSpec, Channels};
+    use crate::geometry::Options;
+    use crate::waitlist::Waitlist;
+    use crate::world::World;
+    use std::sync::Arc;
+
+    /// Publishes as somebody who is killed before ringing anybody.
+    fn publish_and_die(channels: &Channels, name: &str) {
+        let cx = channels.world().cx().unwrap();
+        let bound = channels.bind(cx, name).unwrap().expect("it is there");
+        let held = cx.store(Info::new(Form::Bytes.kind(), 0, 0, 0), u64::from(bound.cell.number), 0, &[], b"x").unwrap();
+        bound.ring.publish(cx, &held, |_| Ok(true)).unwrap().expect("it is open");
+    }
+
+    #[test]
+    fn the_sweep_makes_up_for_a_publisher_that_was_killed_before_ringing() {
+        let segment = Segment::private(&Options { size: 4 << 20, ..Options::default() }).unwrap();
+        let channels = Channels::new(&World::new(&segment, "").unwrap(), ChannelKind::Channel);
+        let spec = ChannelSpec { buffer_size: 16, metadata: vec![], fail_when_unheard: false, dedup_window: None };
+        channels.create("a", &spec).unwrap();
+        let receiver = Arc::new(channels.subscribe("a", "alice", None).unwrap().expect("it is there"));
+        std::thread::scope(|scope| {
+            let parked = scope.spawn(|| park(&*receiver, Some(Instant::now() + Duration::from_secs(60))));
+            std::thread::sleep(Duration::from_millis(50));
+            let start = Instant::now();
+            publish_and_die(&channels, "a");
+            assert_eq!(parked.join().unwrap(), Ok(Parked::News));
+            println!("a thread was woken by its sweep after {:?}", start.elapsed());
+        });
+        receiver.try_recv(&mut Vec::new()).unwrap().expect("the message");
+        let list = Waitlist::new(&segment).unwrap();
+        let source: Arc<dyn Source> = receiver;
+        let token = list.park(&source).unwrap().expect("nothing is there");
+        let start = Instant::now();
+        publish_and_die(&channels, "a");
+        while list.take().unwrap() != [token] {
+            assert!(start.elapsed() < Duration::from_secs(60), "the keeper did not sweep");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        println!("a loop was rung by the keeper's sweep after {:?}", start.elapsed());
+    }
+}

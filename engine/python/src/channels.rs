@@ -3,9 +3,9 @@
 use hypern_shm_core as core;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyString};
 
-use crate::convert::{buffer_size, dict, pairs, show, to_python, with_payload};
+use crate::convert::{buffer_size, dict, event_id, pairs, show, to_python, with_payload};
 use crate::errors::{raise, unknown_channel};
 use crate::handle::{Handle, Message, Receiving};
 use crate::segment::{Segment, world};
@@ -57,11 +57,18 @@ impl ChannelManager {
 
     /// Messages that are still there: with an id the first `limit` after it, without one the last `limit`.
     #[pyo3(signature = (channel_name, last_event_id=None, limit=None))]
-    fn replay(&self, py: Python<'_>, channel_name: &str, last_event_id: Option<&str>, limit: Option<i64>) -> PyResult<Vec<Message>> {
+    fn replay(
+        &self,
+        py: Python<'_>,
+        channel_name: &str,
+        last_event_id: Option<&Bound<'_, PyString>>,
+        limit: Option<i64>,
+    ) -> PyResult<Vec<Message>> {
         let limit = limit.map(|limit| {
             u64::try_from(limit).map_err(|_| PyValueError::new_err(format!("limit is {limit}; it must be 0 or more, or None")))
         });
-        let Some(messages) = self.channels.replay(channel_name, last_event_id, limit.transpose()?).map_err(raise)? else {
+        let Some(messages) = self.channels.replay(channel_name, event_id(last_event_id).as_deref(), limit.transpose()?).map_err(raise)?
+        else {
             return Err(unknown_channel(py, KIND, channel_name));
         };
         let message = |(received, payload): (core::Received, Vec<u8>)| {
@@ -154,7 +161,7 @@ impl Subscriber {
         manager: &Bound<'_, ChannelManager>,
         name: &str,
         client_id: &str,
-        last_event_id: Option<&str>,
+        last_event_id: Option<&Bound<'_, PyString>>,
         pattern: bool,
     ) -> PyResult<PyClassInitializer<Subscriber>> {
         let channels = &manager.get().channels;
@@ -162,7 +169,7 @@ impl Subscriber {
             let receiver = channels.subscribe_pattern(name, client_id).map_err(raise)?;
             return Ok(PyClassInitializer::from(Handle::new(Receiving::Many(receiver))).add_subclass(Subscriber));
         }
-        match channels.subscribe(name, client_id, last_event_id).map_err(raise)? {
+        match channels.subscribe(name, client_id, event_id(last_event_id).as_deref()).map_err(raise)? {
             Some(receiver) => Ok(PyClassInitializer::from(Handle::new(Receiving::One(receiver))).add_subclass(Subscriber)),
             None => Err(unknown_channel(manager.py(), KIND, name)),
         }

@@ -1,5 +1,6 @@
 //! Arguments and results: messages that are `str` or `bytes`, metadata, buffer sizes.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 
 use hypern_shm_core::Form;
@@ -57,6 +58,11 @@ pub fn to_python<'py>(py: Python<'py>, payload: &[u8], form: Form) -> Bound<'py,
         // The core has checked it; looking again costs little and keeps this file safe.
         Form::Text => PyString::new(py, &String::from_utf8_lossy(payload)).into_any(),
     }
+}
+
+/// An event id as a client sent it: whatever is no text is no id either, and never an error.
+pub fn event_id<'a>(id: Option<&'a Bound<'_, PyString>>) -> Option<Cow<'a, str>> {
+    id.map(|id| id.to_string_lossy())
 }
 
 /// Text pairs out of a dict.
