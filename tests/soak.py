@@ -8,6 +8,7 @@ that was not in use at the start. Prints its seed; ``--seed`` replays the choice
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import random
 import signal
@@ -15,9 +16,19 @@ import sys
 import time
 import traceback
 import warnings
+from pathlib import Path
 from typing import Any
 
-from hypern_realtime_shm import BroadcastConfig, RealtimeHub, Segment, Subscriber
+from hypern_realtime_shm import (
+    BroadcastConfig,
+    ChannelClosed,
+    Message,
+    PresenceWatch,
+    RealtimeHub,
+    Segment,
+    SSEStreamSync,
+    Subscriber,
+)
 from hypern_realtime_shm.testing import unique_name
 
 WORKERS = 6
@@ -32,7 +43,9 @@ class Worker:
         self.hub = hub
         self.random = random.Random(seed)
         self.subs: list[Subscriber] = []
-        self.last: dict[tuple[int, str], int] = {}
+        self.last: dict[tuple[int, str, str], tuple[int, str]] = {}
+        self.watches: list[tuple[PresenceWatch, set[str]]] = []
+        self.streams: list[SSEStreamSync] = []
 
     def run(self) -> None:
         actions = [getattr(self, name) for name in dir(self) if name.startswith("do_")]
@@ -48,13 +61,25 @@ class Worker:
 
     def check_messages(self) -> None:
         for sub in self.subs:
-            for message in sub.drain():
-                room, publisher, serial, rest = message.split("|")
-                assert room == sub.channel_name, f"{message[:80]} on {sub}"
-                assert rest == "x" * len(rest), "torn"
-                key = (id(sub), publisher)
-                assert int(serial) > self.last.get(key, -1), "reordered or doubled"
-                self.last[key] = int(serial)
+            while (message := sub.try_recv_message()) is not None:
+                self.check(sub, message)
+
+    def check(self, sub: Subscriber, message: Message) -> None:
+        room, publisher, serial, rest = message.data.split("|")
+        assert room == message.channel, f"{message.data[:80]} on {sub}"
+        assert message.channel == sub.channel_name or sub.channel_name == "*"
+        assert rest == "x" * len(rest), "torn"
+        key = (id(sub), publisher, room)
+        last = self.last.get(key, (-1, ""))
+        assert int(serial) > last[0], f"reordered or doubled: {message.data[:60]} {message.id} after {last} on {sub}"
+        self.last[key] = int(serial), message.id
+
+    def keep(self, sub: Subscriber) -> None:
+        if len(self.subs) > 20:
+            gone = self.subs.pop(self.random.randrange(len(self.subs)))
+            self.last = {key: value for key, value in self.last.items() if key[0] != id(gone)}
+            gone.close()
+        self.subs.append(sub)
 
     def do_create(self, room: str, _: str) -> None:
         self.hub.channels.create_channel(room, self.random.choice([4, 16, 64]))
@@ -64,10 +89,57 @@ class Worker:
             self.hub.channels.remove_channel(room)
 
     def do_subscribe(self, room: str, client: str) -> None:
-        if len(self.subs) > 20:
-            gone = self.subs.pop(self.random.randrange(len(self.subs)))
-            self.last = {key: value for key, value in self.last.items() if key[0] != id(gone)}
-        self.subs.append(self.hub.channels.subscribe(room, client))
+        self.keep(self.hub.channels.subscribe(room, client))
+
+    def do_subscribe_pattern(self, _: str, client: str) -> None:
+        self.keep(self.hub.channels.subscribe_pattern("*", client))
+
+    def do_resume(self, room: str, client: str) -> None:
+        messages = self.hub.channels.replay(room)
+        ids = [message.id.rpartition("-") for message in messages]
+        sequences = [int(sequence) for _, _, sequence in ids]
+        assert sequences == sorted(set(sequences))
+        if messages:
+            self.keep(self.hub.channels.subscribe(room, client, last_event_id=self.random.choice(messages).id))
+
+    def do_wait(self, _room: str, _client: str) -> None:
+        for sub in self.subs[-3:]:
+            try:
+                self.check(sub, sub.recv_message(timeout=0.001))
+            except (TimeoutError, ChannelClosed):
+                continue
+
+    def do_wait_in_a_loop(self, _room: str, _client: str) -> None:
+        async def main() -> None:
+            waits = [sub.recv_message_async(timeout=0.001) for sub in self.subs[-5:]]
+            for sub, message in zip(self.subs[-5:], await asyncio.gather(*waits, return_exceptions=True), strict=True):
+                if isinstance(message, Message):
+                    self.check(sub, message)
+                else:
+                    assert isinstance(message, (TimeoutError, ChannelClosed)), repr(message)
+
+        asyncio.run(main())
+
+    def do_watch(self, room: str, _: str) -> None:
+        if len(self.watches) < 4:
+            self.watches.append((self.hub.presence.watch(room), set()))
+        else:
+            self.watches.pop(0)[0].close()
+        for watch, present in self.watches:
+            if (diff := watch.try_next()) is not None:
+                joined = {info.client_id for info in diff.joins}
+                assert not joined & present, "joined twice"
+                assert present.issuperset(diff.leaves), "left twice"
+                assert present.issuperset(info.client_id for info in diff.updates)
+                present |= joined
+                present -= set(diff.leaves)
+
+    def do_stream(self, room: str, client: str) -> None:
+        if len(self.streams) > 4:
+            self.streams.pop(self.random.randrange(len(self.streams))).close()
+        stream = self.hub.sse_stream_sync(room, client, {"by": str(os.getpid())})
+        assert next(stream).startswith(b"retry: ")
+        self.streams.append(stream)
 
     def do_unsubscribe(self, room: str, client: str) -> None:
         self.hub.channels.unsubscribe(room, client)
@@ -183,7 +255,9 @@ def soak(seconds: float, seed: int) -> dict[str, Any]:
         # Empty groups of members are kept for the next join: a cell and a directory entry each.
         groups = after["channels"] - base["channels"]
         assert groups <= ROOMS
-        for key in ("ring_slots", "medium_blocks", "large_blocks", "processes"):
+        bells = [path.name for path in Path("/dev/shm").iterdir() if f"{name}@" in path.name]
+        assert bells == [], "bells of the dead"
+        for key in ("ring_slots", "medium_blocks", "large_blocks", "processes", "waiters"):
             assert after[key] == base[key], f"{key}: {base[key]} at the start, {after[key]} at the end"
         assert after["small_blocks"] <= base["small_blocks"] + groups + 3, (base, after)
         return {"seed": seed, "kills": kills, "stops": stops, "reaped": after["reaped_processes"]}

@@ -3,7 +3,7 @@
 //! claimed and freed through state words like blocks, and never become payload.
 
 use crate::error::{Error, Result};
-use crate::layout::{Channel, Group, Unit, World, cell_kind, state};
+use crate::layout::{Channel, Group, Header, Unit, World, cell_kind, state};
 use crate::ring::{Ring, units_of};
 use crate::space::Context;
 use crate::sync::{Ordering, fence};
@@ -58,6 +58,12 @@ impl Cell {
         (state::generation(word) == self.generation).then_some(state::of(word))
     }
 
+    /// Has its cell no later life yet?
+    #[inline(always)]
+    pub fn is_generation(&self, cx: Context<'_>) -> bool {
+        state::generation(cx.word(self.at).load(Ordering::Acquire)) == self.generation
+    }
+
     /// Is it in use under its name? (HELD: its creator has not marked it LIVE yet.)
     #[inline(always)]
     pub fn is_open(&self, cx: Context<'_>) -> bool {
@@ -85,6 +91,15 @@ impl Cell {
         false
     }
 
+    /// Marks a channel that is about to be named as later than all that had its name before: their entries
+    /// have left, and `removals` has grown before that.
+    pub fn put_in_order(&self, cx: Context<'_>) {
+        if is_channel(cx.view().get(self.at + Channel::back)) {
+            // SYNC directory.removals (R): pairs with (W) in `entry_leaves`.
+            cx.view().set(self.at + Channel::order, cx.word(Header::removals).load(Ordering::Acquire));
+        }
+    }
+
     /// HELD → LIVE; fails harmlessly when the cell was retired meanwhile.
     pub fn make_live(&self, cx: Context<'_>) {
         self.turn(cx, state::LIVE, &[state::LIVE, state::FREE, state::RETIRED, state::CLEARING]);
@@ -108,28 +123,40 @@ impl Cell {
     /// A trie of this cell.
     #[inline(always)]
     pub fn trie<'a>(&self, cx: Context<'a>, field: usize) -> Trie<'a> {
-        Trie::new(cx, self.at + field)
+        Trie::of_life(cx, *self, field)
     }
 
     /// LIVE → RETIRED: nothing is published any more; what is left can be drained by open handles.
     /// True for exactly one caller.
     pub fn retire(&self, cx: Context<'_>) -> Result<bool> {
         let won = self.turn(cx, state::RETIRED, &[state::FREE, state::RETIRED, state::CLEARING]);
-        if self.state(cx) == Some(state::RETIRED) {
-            self.ring(cx)?.seal(cx);
-            // Whoever waits drains what is left and ends.
-            cx.tell(self.number);
-        }
+        self.seal(cx)?;
+        // Whoever waits drains what is left and ends.
+        cx.tell(self.number);
         Ok(won)
+    }
+
+    fn is_over(&self, cx: Context<'_>) -> bool {
+        matches!(self.state(cx), Some(state::RETIRED | state::CLEARING))
+    }
+
+    /// If the channel was removed: sees to it that nothing is published from here on, whoever removed it and
+    /// however far it came.
+    pub fn seal(&self, cx: Context<'_>) -> Result<()> {
+        if self.is_over(cx) {
+            self.ring(cx)?.seal(cx, || self.is_over(cx));
+        }
+        Ok(())
     }
 
     /// Gives a retired channel's content back once no handle is open. Any process may do this, and
     /// several at once: every step is a compare-and-swap that only this life can pass.
     pub fn clear_if_unused(&self, cx: Context<'_>) -> Result<()> {
-        let mine = || matches!(self.state(cx), Some(state::RETIRED | state::CLEARING));
+        let mine = || self.is_over(cx);
         if !mine() || !self.trie(cx, Channel::handles).seal_if_empty() || !mine() {
             return Ok(());
         }
+        self.seal(cx)?;
         self.turn(cx, state::CLEARING, &[state::FREE, state::CLEARING]);
         self.trie(cx, Channel::subscribers).seal_and_free(mine);
         self.trie(cx, Channel::seen).seal_and_free(mine);
@@ -158,6 +185,8 @@ impl Cell {
         if is_channel(cx.view().get(self.at + Channel::back))
             && let Ok(ring) = self.ring(cx)
         {
+            // Handles that were made for patterns before it was to be named.
+            self.trie(cx, Channel::handles).seal_and_free(|| self.is_same_life(cx));
             self.free_units(cx, &ring, || self.is_same_life(cx));
         }
         self.turn(cx, state::FREE, &[state::FREE]);

@@ -15,7 +15,7 @@ use crate::ids::{self, Start};
 use crate::layout::{Channel, MAX_RING_LOG2, World as WorldCell, cell_kind};
 use crate::names;
 use crate::owned::release_owner;
-use crate::patterns::{PatternReceiver, anchor_all};
+use crate::patterns::{Made, PatternReceiver, anchor_all};
 use crate::receiver::{HandleKey, Receiver, end_handles, register};
 use crate::record::encode_pairs;
 use crate::space::Context;
@@ -63,6 +63,10 @@ pub enum Sent {
 const FAIL_WHEN_UNHEARD: u64 = 1;
 /// Patterns remembered for one state of the directory.
 const PATTERNS_REMEMBERED: usize = 256;
+
+/// A channel found again and again is gone again and again only this often, unless the segment is damaged.
+const PATIENCE: u32 = 1 << 20;
+const GOING: Error = Error::Corrupt { what: "a channel is named as open, and closed" };
 
 static FACADES: PrivateU64 = PrivateU64::new(1);
 
@@ -145,11 +149,21 @@ impl Channels {
         let root = directory.trie.root;
         let window = u64::from(spec.dedup_window.unwrap_or(0));
         let log2 = spec.buffer_size.trailing_zeros();
-        let made = directory.insert(name, &extra, |ident| cx.new_channel(kind, root, ident, log2, flags, window))?;
-        if let (Some(cell), ChannelKind::Channel) = (made, self.0.kind) {
-            // Should this find no room, the owners of the patterns make their handles themselves, or meet
-            // that very error.
-            let _ = anchor_all(cx, &self.0.patterns, name, cell);
+        let has_patterns = self.0.kind == ChannelKind::Channel;
+        let mut known = 0;
+        // Should handles find no room, the owners of the patterns make them themselves, or meet that very error.
+        let made = directory.insert(name, &extra, |ident| {
+            let cell = cx.new_channel(kind, root, ident, log2, flags, window)?;
+            if has_patterns {
+                known = self.0.patterns.word(cx);
+                let _ = anchor_all(cx, &self.0.patterns, name, cell, Made::InTime);
+            }
+            Ok(cell)
+        })?;
+        if let (Some(cell), true) = (made, has_patterns) {
+            if self.0.patterns.word(cx) != known {
+                let _ = anchor_all(cx, &self.0.patterns, name, cell, Made::Late);
+            }
             cx.news(self.0.world.cell_number());
         }
         Ok(made.is_some())
@@ -204,7 +218,7 @@ impl Channels {
     /// Publishes to every open handle, in every process. Gives how many there are; `None`: no such channel.
     pub fn publish(&self, name: &str, payload: &[u8], form: Form) -> Result<Option<u64>> {
         let cx = self.0.world.cx()?;
-        loop {
+        for _ in 0..PATIENCE {
             let Some(bound) = self.bind(cx, name)? else {
                 return Ok(None);
             };
@@ -212,6 +226,7 @@ impl Channels {
                 return self.heard(cx, name, &bound).map(Some);
             }
         }
+        Err(GOING)
     }
 
     /// How many handles are open: counted again only when their root word has changed.
@@ -235,7 +250,7 @@ impl Channels {
     /// Publishes under the channel's policy and, with an id, once within its dedup window.
     pub fn send(&self, name: &str, payload: &[u8], form: Form, id: Option<&str>) -> Result<Sent> {
         let cx = self.0.world.cx()?;
-        loop {
+        for _ in 0..PATIENCE {
             let Some(bound) = self.bind(cx, name)? else {
                 return Ok(Sent::Unknown);
             };
@@ -259,6 +274,7 @@ impl Channels {
                 }
             }
         }
+        Err(GOING)
     }
 
     /// Publishes once to every channel whose name matches. Gives the sum of the open handles.
@@ -316,7 +332,7 @@ impl Channels {
 
     fn open(&self, name: &str, client: &str, registered: bool, last_event_id: Option<&str>) -> Result<Option<Receiver>> {
         let segment = self.0.world.segment();
-        loop {
+        for _ in 0..PATIENCE {
             let cx = self.0.world.cx()?;
             let Some(bound) = self.bind(cx, name)? else {
                 return Ok(None);
@@ -333,6 +349,7 @@ impl Channels {
                 return Ok(Some(receiver));
             }
         }
+        Err(GOING)
     }
 
     /// Opens a handle that receives from every channel that matches a pattern, those created later included.

@@ -2,8 +2,10 @@
 
 use crate::cells::Cell;
 use crate::error::Result;
+use crate::layout::Header;
 use crate::record::{Record, encode};
 use crate::space::Context;
+use crate::sync::Ordering;
 use crate::trie::{Change, Trie};
 
 /// A directory entry, read.
@@ -32,6 +34,15 @@ pub struct Directory<'a> {
 pub fn cell_of(cx: Context<'_>, record: &Record) -> Option<Cell> {
     let word = |at: usize| Some(u64::from_le_bytes(record.value().get(at..at + 8)?.try_into().ok()?));
     Cell::of(cx, word(0)?, word(8)?)
+}
+
+impl Context<'_> {
+    /// To be called before an entry leaves a directory, so that whoever sees that it is gone, or what has its
+    /// name now, can tell that something was removed.
+    pub fn entry_leaves(self) {
+        // SYNC directory.removals (W): pairs with (R) in `PatternReceiver::refresh` and `Cell::put_in_order`.
+        self.word(Header::removals).fetch_add(1, Ordering::AcqRel);
+    }
 }
 
 impl<'a> Directory<'a> {
@@ -64,12 +75,14 @@ impl<'a> Directory<'a> {
         value.extend_from_slice(extra);
         let content = encode(&[], name.as_bytes(), &value);
         let inserted = self.trie.change_record(place, name.as_bytes(), |found| {
-            // An entry whose cell is gone was left by a process that died while removing it.
-            if let Some((_, record)) = found
-                && cell_of(cx, &record).is_some_and(|cell| cell.is_open(cx))
-            {
-                return Ok((Change::Keep, false));
+            // An entry whose cell is gone was left by a process that died, or is stopped, while removing it.
+            if let Some((_, record)) = found {
+                if cell_of(cx, &record).is_some_and(|cell| cell.is_open(cx)) {
+                    return Ok((Change::Keep, false));
+                }
+                cx.entry_leaves();
             }
+            cell.put_in_order(cx);
             let held = cx.new_record(self.trie.root, place, &content)?;
             Ok((Change::Put(0, held), true))
         });
@@ -101,6 +114,7 @@ impl<'a> Directory<'a> {
             if only.is_some() && cell != only {
                 return Ok((Change::Keep, None));
             }
+            cx.entry_leaves();
             Ok((Change::Remove, cell))
         })?;
         Ok(removed.flatten())

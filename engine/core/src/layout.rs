@@ -78,6 +78,8 @@ structure! {
         evictions,
         /// One above the highest bell ever claimed; only ever grows.
         bells_top,
+        /// Grows before an entry leaves a directory: who has handles by pattern looks for what was removed unseen.
+        removals,
     }
 }
 
@@ -132,6 +134,8 @@ structure! {
         deduped,
         /// Ids ever indexed: the ordinal of the next.
         ordinal,
+        /// `removals` when it was named: of two lives of one name, the later has more.
+        order,
     }
 }
 

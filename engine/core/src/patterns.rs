@@ -2,20 +2,26 @@
 //!
 //! A pattern handle is registered once in its world and has an ordinary handle on each matching channel, so
 //! it is counted, keeps messages and is reaped as those are. Who creates a channel makes those handles for
-//! all patterns that match, in the owner's name and under a key that both can tell; the owner makes whatever
-//! is missing when it sees that the directory has changed. Promise: what is created after the registration
-//! is received from its first message on, whoever dies in between; the order within each channel is kept.
+//! all patterns that match, in the owner's name and under a key that both can tell, before the channel has its
+//! name; the owner makes whatever is missing when it sees that the directory has changed. Promise: what is
+//! created after the registration is received from its first message on, whoever dies in between; the order
+//! within each channel is kept, and what a removed channel left comes before what a new one of its name
+//! brings. (A channel that is created while the pattern is being registered, and removed before the owner looks,
+//! counts as missed: nobody can tell any more what it came before.)
 
 use std::sync::atomic::{AtomicU64 as PrivateU64, Ordering as PrivateOrdering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hashbrown::HashMap;
 
 use crate::bound::bound_of;
 use crate::cells::Cell;
 use crate::directory::cell_of;
 use crate::error::{Error, Result};
 use crate::ids::Start;
-use crate::layout::Channel;
-use crate::receiver::{HandleKey, Received, Receiver, anchor, unanchor};
+use crate::layout::{Channel, Header, cell_kind, state};
+use crate::reap::each_cell;
+use crate::receiver::{HandleKey, Received, Receiver, anchor, note_of, unanchor};
 use crate::segment::Segment;
 use crate::source::{Cells, Source};
 use crate::space::Context;
@@ -36,13 +42,24 @@ fn key_of(tail: &str) -> Option<HandleKey> {
     Some(HandleKey { client: parts.next()?.to_owned(), owner, serial })
 }
 
-/// Makes the handles of all matching patterns on a channel that was just created.
-pub(crate) fn anchor_all(cx: Context<'_>, patterns: &Topics, name: &str, cell: Cell) -> Result<()> {
+/// When a handle was made for a pattern.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Made {
+    /// Before the channel had its name.
+    InTime = 0,
+    /// After that, because the pattern was registered meanwhile.
+    Late = 1,
+}
+
+/// Makes the handles of all matching patterns on a channel that is being created.
+pub(crate) fn anchor_all(cx: Context<'_>, patterns: &Topics, name: &str, cell: Cell, made: Made) -> Result<()> {
+    // For an owner that finds the handle when the channel's name is gone again.
+    let note = [&[made as u8], name.as_bytes()].concat();
     for tail in patterns.match_topic(name)? {
         let Some(key) = key_of(&tail) else {
             continue;
         };
-        if anchor(cx, cell, &key)?.is_none() {
+        if anchor(cx, cell, &key, &note)?.is_none() {
             return Ok(());
         }
         // SYNC patterns.close (R): the handle before the look at its registration; pairs with (W) in `close`,
@@ -54,15 +71,41 @@ pub(crate) fn anchor_all(cx: Context<'_>, patterns: &Topics, name: &str, cell: C
     Ok(())
 }
 
+/// The handle on one of the channels.
+struct Part {
+    receiver: Receiver,
+    /// The channel that had the name before, while it is still being drained: its messages come first.
+    behind: Option<Cell>,
+}
+
+/// A channel that has no receiver yet.
+struct Found {
+    /// Of two of one name, the later has more.
+    order: u64,
+    name: Arc<str>,
+    cell: Cell,
+}
+
 struct Parts {
     /// Channel names and cells of the directory as last seen.
     mirror: Mirror<(Arc<str>, Cell)>,
-    receivers: Vec<Receiver>,
+    /// `Header::removals` as last seen.
+    removals: u64,
+    receivers: Vec<Part>,
+    /// The last life of each cell that was received to its end: its creator may make a late handle on it.
+    finished: HashMap<u32, u64>,
     /// Which receiver is asked first.
     next: usize,
     key: HandleKey,
     attachment: u64,
     closed: bool,
+}
+
+impl Parts {
+    /// Is there a receiver on this channel?
+    fn has(&self, cell: Cell) -> bool {
+        self.receivers.iter().any(|part| part.receiver.cell() == cell)
+    }
 }
 
 /// An open handle on a pattern. Dropping it closes it.
@@ -87,7 +130,17 @@ impl PatternReceiver {
         world.segment().owns_something()?;
         let (cx, attachment) = world.segment().attached()?;
         let key = HandleKey::new(cx, client);
-        let parts = Parts { mirror: Mirror::default(), receivers: Vec::new(), next: 0, key: key.clone(), attachment, closed: false };
+        let removals = cx.view().get(Header::removals);
+        let parts = Parts {
+            mirror: Mirror::default(),
+            removals,
+            receivers: Vec::new(),
+            finished: HashMap::new(),
+            next: 0,
+            key: key.clone(),
+            attachment,
+            closed: false,
+        };
         let receiver = PatternReceiver {
             world: world.clone(),
             directory,
@@ -114,23 +167,24 @@ impl PatternReceiver {
     }
 
     /// Matching channels that were not there at the last look.
-    fn discover(&self, cx: Context<'_>, parts: &mut Parts) -> Result<Vec<(Arc<str>, Cell)>> {
+    fn discover(&self, cx: Context<'_>, parts: &mut Parts) -> Result<Vec<Found>> {
         let deltas = parts.mirror.update(&Trie::new(cx, self.directory), &mut |_, record| {
             let name = std::str::from_utf8(record.key()).ok().filter(|name| pattern_matches(&self.pattern, name))?;
             Some((name.into(), cell_of(cx, record)?))
         })?;
         let added = deltas.into_iter().filter_map(|delta| match delta {
-            Delta::Added(channel) => Some(channel),
+            Delta::Added((name, cell)) => Some(Found { order: cx.view().get(cell.at + Channel::order), name, cell }),
             // Its receiver ends by itself, once what is left has been taken.
             Delta::Removed(_) => None,
         });
         Ok(added.collect())
     }
 
-    fn receive_from(&self, cx: Context<'_>, parts: &mut Parts, found: Vec<(Arc<str>, Cell)>, from_the_first: bool) -> Result<()> {
-        for (name, cell) in found {
+    fn receive_from(&self, cx: Context<'_>, parts: &mut Parts, found: Vec<Found>, from_the_first: bool) -> Result<()> {
+        for Found { name, cell, .. } in found {
             // An entry may be listed again with another record, and a channel may be gone again.
-            if !cell.is_same_life(cx) || parts.receivers.iter().any(|receiver| receiver.cell() == cell) {
+            let known = parts.finished.get(&cell.number) == Some(&cell.generation) || parts.has(cell);
+            if known || !cell.is_same_life(cx) {
                 continue;
             }
             let bound = bound_of(cx, cell)?;
@@ -140,7 +194,10 @@ impl PatternReceiver {
             };
             let start = Start { cursor, missed: 0, unknown: false };
             let segment = self.world.segment();
-            parts.receivers.extend(Receiver::open(segment, bound, &name, parts.key.clone(), false, start)?);
+            let before = parts.receivers.iter().rev().find(|part| part.receiver.channel() == &*name);
+            let behind = before.map(|part| part.receiver.cell());
+            let receiver = Receiver::open(segment, bound, &name, parts.key.clone(), false, start)?;
+            parts.receivers.extend(receiver.map(|receiver| Part { receiver, behind }));
         }
         Ok(())
     }
@@ -156,11 +213,59 @@ impl PatternReceiver {
             segment.owns_something()?;
             self.registrations.subscribe(&self.pattern, &tail_of(&parts.key))?;
         }
-        if parts.mirror.word() == cx.word(self.directory).load(Ordering::Acquire) {
-            return Ok(());
+        let mut found = Vec::new();
+        if parts.mirror.word() != cx.word(self.directory).load(Ordering::Acquire) {
+            found = self.discover(cx, parts)?;
         }
-        let found = self.discover(cx, parts)?;
+        // SYNC directory.removals (R): pairs with (W) in `entry_leaves`. The directory before the removals: what was
+        // removed before something was found is known by now, and its messages come first.
+        let removals = cx.word(Header::removals).load(Ordering::Acquire);
+        if parts.removals != removals {
+            self.find_removed(cx, parts, removals, &mut found)?;
+            parts.removals = removals;
+        }
+        // What was in the directory may be gone since, and what came after it, too.
+        found.sort_by_key(|found| found.order);
         self.receive_from(cx, parts, found, true)
+    }
+
+    /// Adds channels that were created and removed again before they were seen: their creators have made our
+    /// handles, which keep what was published. `removals` as it was before; what came to be named since is left
+    /// for the next time: the channel before it may have been removed behind the place where we look.
+    fn find_removed(&self, cx: Context<'_>, parts: &Parts, removals: u64, found: &mut Vec<Found>) -> Result<()> {
+        each_cell(cx, |cell, kind| {
+            if kind != cell_kind::CHANNEL
+                || cell.state(cx) != Some(state::RETIRED)
+                || parts.has(cell)
+                || found.iter().any(|found| found.cell == cell)
+            {
+                return Ok(());
+            }
+            let order = cx.view().get(cell.at + Channel::order);
+            let Some(note) = note_of(cx, cell, &parts.key)? else {
+                return Ok(());
+            };
+            match note.split_first() {
+                Some((&made, name)) if made == Made::InTime as u8 => {
+                    if order <= removals {
+                        found.push(Found { order, name: String::from_utf8_lossy(name).into(), cell });
+                    }
+                    Ok(())
+                }
+                _ => self.give_up_late(cx, parts, cell),
+            }
+        })
+    }
+
+    /// A late handle on a channel that is gone: what came after it may have been received by now, so its
+    /// messages count as missed, unless they were received themselves.
+    fn give_up_late(&self, cx: Context<'_>, parts: &Parts, cell: Cell) -> Result<()> {
+        if parts.finished.get(&cell.number) != Some(&cell.generation) {
+            cell.seal(cx)?;
+            let left = bound_of(cx, cell)?.ring.head(cx).wrapping_sub(cx.view().get(cell.at + Channel::start));
+            self.missed_before.fetch_add(left, PrivateOrdering::Relaxed);
+        }
+        unanchor(cx, cell, &parts.key)
     }
 
     /// The next message of any channel, as [`Receiver::try_recv`], and the channel's name.
@@ -175,7 +280,15 @@ impl PatternReceiver {
         let mut asked = 0;
         while asked < parts.receivers.len() {
             let at = parts.next % parts.receivers.len();
-            let receiver = &parts.receivers[at];
+            if let Some(before) = parts.receivers[at].behind {
+                if parts.has(before) {
+                    parts.next = at + 1;
+                    asked += 1;
+                    continue;
+                }
+                parts.receivers[at].behind = None;
+            }
+            let receiver = &parts.receivers[at].receiver;
             if let Some(received) = receiver.try_recv(buffer)? {
                 // Another channel's turn: none starves behind a busy one.
                 parts.next = at + 1;
@@ -184,8 +297,12 @@ impl PatternReceiver {
             }
             if receiver.is_ended()? {
                 self.missed_before.fetch_add(receiver.missed(), PrivateOrdering::Relaxed);
-                // Dropping it closes it.
-                drop(parts.receivers.swap_remove(at));
+                // Dropping it closes it. Whoever waits behind it gets another turn.
+                let cell = parts.receivers.remove(at).receiver.cell();
+                parts.finished.insert(cell.number, cell.generation);
+                // In a forked child the receiver's own key is another than the one that others made handles under.
+                unanchor(cx, cell, &parts.key)?;
+                asked = 0;
                 continue;
             }
             parts.next = at + 1;
@@ -211,12 +328,12 @@ impl PatternReceiver {
 
     /// Messages that were overwritten or given up before they were read, on all channels.
     pub fn missed(&self) -> u64 {
-        self.missed_before.load(PrivateOrdering::Relaxed) + self.parts().receivers.iter().map(Receiver::missed).sum::<u64>()
+        self.missed_before.load(PrivateOrdering::Relaxed) + self.parts().receivers.iter().map(|part| part.receiver.missed()).sum::<u64>()
     }
 
     /// The most that one look at everything can find.
     pub fn capacity(&self) -> u64 {
-        self.parts().receivers.iter().map(Receiver::capacity).sum()
+        self.parts().receivers.iter().map(|part| part.receiver.capacity()).sum()
     }
 
     /// Was it closed?
@@ -237,9 +354,13 @@ impl PatternReceiver {
         };
         // SYNC patterns.close (W): the registration before the handles; pairs with (R) in `anchor_all`.
         self.registrations.unsubscribe(&self.pattern, &tail_of(&parts.key))?;
-        parts.receivers.clear();
-        // Handles that others made for us and that we have not seen.
-        for (_, cell) in self.discover(cx, &mut parts)? {
+        // Handles that others made for us, too, and that we have not seen.
+        let parts = &mut *parts;
+        let mut cells: Vec<Cell> = parts.receivers.drain(..).map(|part| part.receiver.cell()).collect();
+        let mut unseen = self.discover(cx, parts)?;
+        self.find_removed(cx, parts, u64::MAX, &mut unseen)?;
+        cells.extend(unseen.into_iter().map(|found| found.cell));
+        for cell in cells {
             unanchor(cx, cell, &parts.key)?;
         }
         cx.tell(self.world.cell_number());
@@ -254,7 +375,7 @@ impl Source for PatternReceiver {
 
     fn cells(&self) -> Cells {
         let mut cells = Cells::from_slice(&[self.world.cell_number()]);
-        cells.extend(self.parts().receivers.iter().flat_map(Receiver::cells));
+        cells.extend(self.parts().receivers.iter().flat_map(|part| part.receiver.cells()));
         cells
     }
 
@@ -264,12 +385,15 @@ impl Source for PatternReceiver {
             return Ok(true);
         };
         let cx = self.world.cx()?;
-        let directory = cx.word(self.directory).load(Ordering::Acquire);
-        if parts.closed || parts.mirror.word() != directory {
+        let seen = |parts: &Parts| {
+            parts.mirror.word() == cx.word(self.directory).load(Ordering::Acquire)
+                && parts.removals == cx.word(Header::removals).load(Ordering::Acquire)
+        };
+        if parts.closed || !seen(&parts) {
             return Ok(true);
         }
-        for receiver in &parts.receivers {
-            if receiver.has_news()? {
+        for part in &parts.receivers {
+            if part.receiver.has_news()? {
                 return Ok(true);
             }
         }

@@ -109,6 +109,7 @@ fn prune_directory(trie: &Trie<'_>) -> Result<u64> {
                 return Ok(Change::Keep);
             }
             gone.push(());
+            trie.cx.entry_leaves();
             Ok(Change::Remove)
         })?;
         pruned += gone.len() as u64;

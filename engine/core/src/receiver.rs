@@ -160,12 +160,12 @@ fn place_of(cx: Context<'_>, key: &HandleKey) -> u64 {
 }
 
 /// Adds a handle's entry to the trie of handles, unless it is there. Gives the ref and first word of its
-/// record; `None`: the channel is gone.
-pub(crate) fn anchor(cx: Context<'_>, cell: Cell, key: &HandleKey) -> Result<Option<(u64, usize)>> {
+/// record; `None`: the channel is gone. `note`: kept with the entry.
+pub(crate) fn anchor(cx: Context<'_>, cell: Cell, key: &HandleKey, note: &[u8]) -> Result<Option<(u64, usize)>> {
     let trie = cell.trie(cx, Channel::handles);
     let place = place_of(cx, key);
     let bytes = key.bytes();
-    let content = encode(&[key.owner], &bytes, &[]);
+    let content = encode(&[key.owner], &bytes, note);
     trie.change_record(place, &bytes, |found| {
         if let Some((_, record)) = found {
             return Ok((Change::Keep, (record.reference, record.at)));
@@ -174,6 +174,12 @@ pub(crate) fn anchor(cx: Context<'_>, cell: Cell, key: &HandleKey) -> Result<Opt
         cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), OPEN));
         Ok((Change::Put(0, held), (held.reference(), held.at)))
     })
+}
+
+/// What is kept with a handle's entry; `None`: there is no such entry.
+pub(crate) fn note_of(cx: Context<'_>, cell: Cell, key: &HandleKey) -> Result<Option<Vec<u8>>> {
+    let found = cell.trie(cx, Channel::handles).get(place_of(cx, key), &key.bytes())?;
+    Ok(found.map(|(_, record)| record.value().to_vec()))
 }
 
 /// Removes a handle's entry, and gives back what it alone kept.
@@ -195,7 +201,7 @@ impl Receiver {
         start: Start,
     ) -> Result<Option<Receiver>> {
         let (cx, attachment) = segment.attached()?;
-        let Some((reference, at)) = anchor(cx, bound.cell, &key)? else {
+        let Some((reference, at)) = anchor(cx, bound.cell, &key, &[])? else {
             return Ok(None);
         };
         let receiver = Receiver {
@@ -310,7 +316,7 @@ impl Receiver {
             register(cx, self.cell, &self.client, false)?;
         }
         let key = HandleKey::new(cx, &self.client);
-        match anchor(cx, self.cell, &key)? {
+        match anchor(cx, self.cell, &key, &[])? {
             Some((reference, at)) => {
                 position.anchor = Anchor { reference, at, key, attachment };
                 Ok(true)
@@ -331,6 +337,8 @@ impl Receiver {
     }
 
     fn ended_at(&self, cx: Context<'_>, position: &Position) -> Result<bool> {
+        // Until it is sealed, a publisher on the way may still add to what is left.
+        self.cell.seal(cx)?;
         let left = self.cell.is_same_life(cx) && position.cursor < self.ring.head(cx);
         let ended = match self.end(cx, &position.anchor) {
             Some(OPEN) | None => !self.cell.is_open(cx) && !left,

@@ -8,7 +8,9 @@
 //! - Neither waits for anybody. The only writes to contended words are compare-and-swaps that fail
 //!   when stale, so a process that wakes up late does no harm.
 //!
-//! A descriptor is `lap:36 | block:28`, where the lap of sequence q is q divided by the ring's
+//! - Once `seal` has returned, nothing is published any more, not even by who was on the way.
+//!
+//! A descriptor is `closed:1 | lap:35 | block:28`, where the lap of sequence q is q divided by the ring's
 //! length. Whoever reuses a ring's place goes on above the laps found there.
 
 use crate::arena::{Held, Info};
@@ -19,8 +21,10 @@ use crate::sync::{AtomicU64, Ordering, fence};
 
 /// In a head: the channel was removed; nothing is published any more.
 pub const SEALED: u64 = 1 << 63;
+/// In a descriptor: the ring was sealed here. It only makes the swap of a late publisher fail.
+const CLOSED: u64 = 1 << 63;
 /// Bits of a lap.
-const LAP_MASK: u64 = (1 << 36) - 1;
+const LAP_MASK: u64 = (1 << 35) - 1;
 /// No loop over words that others write runs longer than this; only damage can make it.
 const PATIENCE: u32 = 1 << 22;
 
@@ -81,6 +85,12 @@ impl Ring {
         sequence >> self.log2 & LAP_MASK
     }
 
+    /// Is this descriptor of the lap of `sequence`?
+    #[inline(always)]
+    const fn is_of(&self, descriptor: u64, sequence: u64) -> bool {
+        descriptor >> reference::BLOCK_BITS & LAP_MASK == self.lap(sequence)
+    }
+
     #[inline(always)]
     fn slot<'a>(&self, cx: Context<'a>, sequence: u64) -> &'a AtomicU64 {
         cx.word(self.slots_at + (sequence & (self.len() - 1)) as usize)
@@ -120,7 +130,7 @@ impl Ring {
             if head.load(Ordering::Acquire) != h {
                 continue;
             }
-            if seen >> reference::BLOCK_BITS == self.lap(h) {
+            if self.is_of(seen, h) {
                 // Published by somebody who died or sleeps before moving the head: do it for them.
                 self.advance(cx, h);
                 continue;
@@ -162,14 +172,14 @@ impl Ring {
         let slot = self.slot(cx, sequence);
         // SYNC ring.publish (R): pairs with (W) in `publish`.
         let mut seen = slot.load(Ordering::Acquire);
-        if seen >> reference::BLOCK_BITS != self.lap(sequence) {
+        if !self.is_of(seen, sequence) {
             if self.head(cx) <= sequence {
                 return Read::Empty;
             }
             // It may have been published between the two loads: only a slot that is still of another lap
             // after the head has passed is one that was overwritten.
             seen = slot.load(Ordering::Acquire);
-            if seen >> reference::BLOCK_BITS != self.lap(sequence) {
+            if !self.is_of(seen, sequence) {
                 return Read::Lagged;
             }
         }
@@ -180,7 +190,7 @@ impl Ring {
         // SYNC arena.fill (R): pairs with the release fence after a claim: bytes of a later life imply
         // that the descriptor is seen to have moved on.
         fence(Ordering::Acquire);
-        if slot.load(Ordering::Relaxed) != seen {
+        if (slot.load(Ordering::Relaxed) ^ seen) & !CLOSED != 0 {
             return Read::Lagged;
         }
         match info {
@@ -193,7 +203,7 @@ impl Ring {
     /// Is there a message at `sequence`, or was there one?
     #[inline(always)]
     pub fn is_there(&self, cx: Context<'_>, sequence: u64) -> bool {
-        self.slot(cx, sequence).load(Ordering::Acquire) >> reference::BLOCK_BITS == self.lap(sequence)
+        self.is_of(self.slot(cx, sequence).load(Ordering::Acquire), sequence)
     }
 
     /// The two words of id mark in front of a message, if it has one.
@@ -230,7 +240,7 @@ impl Ring {
     fn take(&self, cx: Context<'_>, sequence: u64) -> bool {
         let slot = self.slot(cx, sequence);
         let seen = slot.load(Ordering::Acquire);
-        if seen >> reference::BLOCK_BITS != self.lap(sequence) || seen & reference::BLOCK_MASK == reference::NO_BLOCK {
+        if !self.is_of(seen, sequence) || seen & reference::BLOCK_MASK == reference::NO_BLOCK {
             return false;
         }
         let named = self.named(cx, seen);
@@ -244,16 +254,36 @@ impl Ring {
     /// Does the ring refer to this message? `reference` names a block whose `ident` is `sequence`.
     pub fn refers_to(&self, cx: Context<'_>, sequence: u64, reference: u64) -> bool {
         let seen = self.slot(cx, sequence).load(Ordering::Acquire);
-        seen >> reference::BLOCK_BITS == self.lap(sequence) && reference::block(seen) == reference::block(reference)
+        self.is_of(seen, sequence) && reference::block(seen) == reference::block(reference)
     }
 
-    /// Stops publishing for ever; the head stays where it is.
-    pub fn seal(&self, cx: Context<'_>) {
+    /// Stops publishing for ever. Any process may do this and several at once; `still_mine` says whether the
+    /// ring is still of the life that is over, and is asked after the head was read: a head never repeats, so
+    /// that of a next life is never sealed.
+    pub fn seal(&self, cx: Context<'_>, still_mine: impl Fn() -> bool) {
         let head = cx.word(self.cell_at + Channel::head);
-        let h = head.fetch_or(SEALED, Ordering::AcqRel) & !SEALED;
-        // Somebody may have published at `h` and not moved the head: that message counts.
-        if self.slot(cx, h).load(Ordering::Acquire) >> reference::BLOCK_BITS == self.lap(h) {
-            self.advance(cx, h);
+        for _ in 0..PATIENCE {
+            let seen = head.load(Ordering::Acquire);
+            if !still_mine() {
+                return;
+            }
+            let h = seen & !SEALED;
+            if seen == h {
+                let _ = head.compare_exchange(h, h | SEALED, Ordering::AcqRel, Ordering::Relaxed);
+                continue;
+            }
+            let slot = self.slot(cx, h);
+            let found = slot.load(Ordering::Acquire);
+            if self.is_of(found, h) {
+                // Somebody published at `h` and has not moved the head: that message counts.
+                self.advance(cx, h);
+                continue;
+            }
+            // Who read the head before it was sealed may still be about to publish here. After this its swap
+            // fails; and who reads this descriptor and then the head again, as `publish` does, sees the seal.
+            if found & CLOSED != 0 || slot.compare_exchange(found, found | CLOSED, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                return;
+            }
         }
     }
 
@@ -272,7 +302,7 @@ impl Ring {
     pub fn prepare(&self, cx: Context<'_>) {
         let mut top = self.lap(cx.view().get(self.cell_at + Channel::head) & !SEALED);
         for index in 0..self.len() {
-            top = top.max(self.slot(cx, index).load(Ordering::Acquire) >> reference::BLOCK_BITS);
+            top = top.max(self.slot(cx, index).load(Ordering::Acquire) >> reference::BLOCK_BITS & LAP_MASK);
         }
         // + 2: a sleeper of the last life may still put one lap above what was found.
         let lap = (top + 2) & LAP_MASK;

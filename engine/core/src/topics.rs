@@ -220,6 +220,11 @@ impl Topics {
         Trie::new(cx, self.world.root(self.field))
     }
 
+    /// The root word: another one each time something has changed.
+    pub(crate) fn word(&self, cx: Context<'_>) -> u64 {
+        self.trie(cx).word()
+    }
+
     /// Looks at the patterns as they are now.
     fn with<R>(&self, look: impl FnOnce(&Compiled) -> R) -> Result<R> {
         let cx = self.world.cx()?;

@@ -32,6 +32,10 @@ pub struct SegmentStats {
     pub max_members: u64,
     /// See `max_members`.
     pub max_clients: u64,
+    /// Event loops and threads that wait, or have waited and not ended, and how many may.
+    pub waiters: u64,
+    /// See `waiters`.
+    pub max_waiters: u64,
     /// Messages whose history was given up because the arena was full.
     pub evicted_messages: u64,
     /// Dead processes settled since creation.
@@ -52,6 +56,7 @@ impl Segment {
         }
         let busy_units = (0..geometry.units).filter(|&unit| view.get(geometry.units_at + unit as usize * 2) & 0xf != 0).count();
         let cells = (0..geometry.cells).filter_map(|cell| geometry.cell(cell)).filter(|&at| view.get(at) & 0xf != 0).count();
+        let bells = (0..geometry.bells).filter_map(|bell| geometry.bell(bell)).filter(|&at| view.get(at) & 0xf != 0).count();
         Ok(SegmentStats {
             name: self.name().map(str::to_owned),
             size: geometry.size,
@@ -65,6 +70,8 @@ impl Segment {
             max_blocks: geometry.blocks.map(u64::from),
             max_members: u64::from(geometry.blocks[0]) / BLOCKS_PER_MEMBER,
             max_clients: u64::from(geometry.blocks[0]) / BLOCKS_PER_CLIENT,
+            waiters: bells as u64,
+            max_waiters: u64::from(geometry.bells),
             evicted_messages: view.get(Header::evictions),
             reaped: view.get(Header::reaps),
         })

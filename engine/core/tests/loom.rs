@@ -115,6 +115,31 @@ fn a_reader_sees_whole_messages_in_their_own_places() {
 }
 
 #[test]
+fn what_is_published_beside_a_seal_is_there_when_it_returns() {
+    model(3, || {
+        let (space, cell) = channel(1, 4);
+        cell.make_live(Context { space: &space, actor: &Actor::new(2, 1) });
+        let there = space.clone();
+        let publisher = thread::spawn(move || {
+            let actor = Actor::new(0, 1);
+            let cx = Context { space: &there, actor: &actor };
+            let ring = cell.ring(cx).unwrap();
+            let held = cx.store(Info::new(kind::BYTES, 0, 0, 0), u64::from(ring.cell), 0, &[], &7_u64.to_le_bytes()).unwrap();
+            ring.publish(cx, &held, |_| Ok(true)).unwrap().is_some()
+        });
+        let actor = Actor::new(1, 1);
+        let cx = Context { space: &space, actor: &actor };
+        cell.retire(cx).unwrap();
+        // From here on a receiver that has read up to the head has read everything.
+        let ring = cell.ring(cx).unwrap();
+        let end = ring.head(cx);
+        let published = publisher.join().unwrap();
+        assert_eq!(ring.head(cx), end, "published after the seal");
+        assert_eq!(published, end > cx.view().get(cell.at + Channel::start));
+    });
+}
+
+#[test]
 fn nothing_is_missed_in_a_ring_that_is_long_enough() {
     model(3, || {
         let (space, cell) = channel(1, 4);

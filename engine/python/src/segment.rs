@@ -100,6 +100,8 @@ impl Segment {
             ("max_large_blocks", stats.max_blocks[2]),
             ("max_members", stats.max_members),
             ("max_clients", stats.max_clients),
+            ("waiters", stats.waiters),
+            ("max_waiters", stats.max_waiters),
             ("evicted_messages", stats.evicted_messages),
             ("reaped_processes", stats.reaped),
         ] {

@@ -7,7 +7,7 @@ use super::{Attempt, Root, Stop, Trie, root_of, with_patience};
 use crate::arena::Held;
 use crate::error::Result;
 use crate::record::Record;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, fence_after_swap};
 
 /// What becomes of an entry.
 pub enum Change {
@@ -159,6 +159,8 @@ impl<'a> Trie<'a> {
                     give_back(&draft);
                     return Ok(false);
                 }
+                // Two processes that each change one tree and then look at the other's do not miss each other.
+                fence_after_swap();
                 for held in &draft.new {
                     cx.make_live(held);
                 }

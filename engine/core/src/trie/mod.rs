@@ -24,6 +24,7 @@ pub use edit::{Change, Verdict};
 pub use mirror::{Delta, Mirror};
 pub use page::{Counts, Entry, GONE, PENDING};
 
+use crate::cells::Cell;
 use crate::error::{Error, Result};
 use crate::layout::{Block, kind, reference};
 use crate::record::Record;
@@ -39,6 +40,8 @@ pub struct Trie<'a> {
     pub cx: Context<'a>,
     /// Word index of the root.
     pub root: usize,
+    /// The life of the cell that the root is in; `None`: the root is of the segment itself, for ever.
+    life: Option<Cell>,
 }
 
 /// Why an attempt ended early.
@@ -84,9 +87,7 @@ pub fn root_of(word: u64) -> Root {
 pub(crate) fn with_patience<T>(trie: &Trie<'_>, mut attempt: impl FnMut(u64) -> Attempt<T>) -> Result<T> {
     let mut stuck = Stuck::default();
     for _ in 0..1 << 22 {
-        // SYNC trie.root (R): pairs with (W) in `edit::commit`: pages before the root that names them.
-        let word = trie.cx.word(trie.root).load(Ordering::Acquire);
-        match attempt(word) {
+        match attempt(trie.word()) {
             Ok(value) => return Ok(value),
             Err(Stop::Failed(error)) => return Err(error),
             Err(Stop::Moved) => stuck.at(trie)?,
@@ -122,14 +123,33 @@ impl Stuck {
 }
 
 impl<'a> Trie<'a> {
-    /// The group whose root word has this index.
+    /// The group whose root word has this index, whatever life its cell is in.
     pub fn new(cx: Context<'a>, root: usize) -> Trie<'a> {
-        Trie { cx, root }
+        Trie { cx, root, life: None }
+    }
+
+    /// A group of one life of a cell: sealed for whoever comes when that life is over.
+    #[inline(always)]
+    pub fn of_life(cx: Context<'a>, cell: Cell, field: usize) -> Trie<'a> {
+        Trie { cx, root: cell.at + field, life: Some(cell) }
+    }
+
+    /// The root word now. A word of the cell's next life is never given: it reads as sealed.
+    #[inline(always)]
+    pub(crate) fn word(&self) -> u64 {
+        // SYNC trie.root (R): pairs with (W) in `edit::commit`: pages before the root that names them.
+        let word = self.cx.word(self.root).load(Ordering::Acquire);
+        // A new life's state word is written before its roots, so after reading one of them it shows. A word of
+        // this life read here can be swapped only while it is there, and no root word ever repeats.
+        match self.life {
+            Some(cell) if !cell.is_generation(self.cx) => reference::SEALED,
+            _ => word,
+        }
     }
 
     /// What the root word says now.
     pub fn root(&self) -> Root {
-        root_of(self.cx.word(self.root).load(Ordering::Acquire))
+        root_of(self.word())
     }
 
     /// Finds the entry at `place` for which `same(value)` says yes (`None`: its record moved on).
@@ -217,17 +237,18 @@ impl<'a> Trie<'a> {
     /// EMPTY → SEALED with a new tag: nothing can be added any more. True: it is sealed now.
     pub fn seal_if_empty(&self) -> bool {
         let root = self.cx.word(self.root);
-        let mut word = root.load(Ordering::Acquire);
-        loop {
+        for _ in 0..1 << 16 {
+            let word = self.word();
             match root_of(word) {
                 Root::Sealed => return true,
                 Root::Page(_) => return false,
-                Root::Empty => match root.compare_exchange(word, self.cx.space.fresh_sealed(), Ordering::AcqRel, Ordering::Acquire) {
-                    Ok(_) => return true,
-                    Err(now) => word = now,
-                },
+                Root::Empty if root.compare_exchange(word, self.cx.space.fresh_sealed(), Ordering::AcqRel, Ordering::Relaxed).is_ok() => {
+                    return true;
+                }
+                Root::Empty => {}
             }
         }
+        false
     }
 
     /// Seals the group whatever is in it and frees its pages and records. `still_mine` is asked after
@@ -236,7 +257,7 @@ impl<'a> Trie<'a> {
     pub fn seal_and_free(&self, still_mine: impl Fn() -> bool) {
         let root = self.cx.word(self.root);
         for _ in 0..1 << 16 {
-            let word = root.load(Ordering::Acquire);
+            let word = self.word();
             if root_of(word) == Root::Sealed || !still_mine() {
                 return;
             }
