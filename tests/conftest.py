@@ -27,3 +27,6 @@ def segment(name: str) -> Iterator[Segment]:
     """A segment of the test's own that others can attach to by name."""
     with Segment.open(name, size="8MiB") as made:
         yield made
+        if not made.closed:
+            made.reap()
+            assert made.check() == [], "the test left the segment unsound"

@@ -243,6 +243,8 @@ def soak(seconds: float, seed: int) -> dict[str, Any]:
                 kill(pid)
         segment.reap()
         assert segment.reap() == 0
+        unsound = segment.check()
+        assert unsound == [], "\n".join(unsound)
         left = hub.presence.total_clients(), hub.heartbeat.client_count(), hub.channels.topic_matcher.patterns()
         assert left == (0, 0, []), f"left behind by the dead: {left}"
         for room in hub.channels.list_channels():

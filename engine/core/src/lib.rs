@@ -43,6 +43,8 @@ mod bound;
 #[cfg(not(loom))]
 mod channels;
 #[cfg(not(loom))]
+pub mod check;
+#[cfg(not(loom))]
 mod clients;
 #[cfg(not(loom))]
 mod dedup;

@@ -30,8 +30,8 @@ pub enum Parked {
     News,
     /// The time is over.
     TimedOut,
-    /// A signal came; wait on if it is none of yours.
-    Signal,
+    /// A signal came, or may have come just before we slept; wait on if it is none of yours.
+    Pause,
 }
 
 struct Own {
@@ -110,7 +110,11 @@ pub fn park(source: &dyn Source, deadline: Option<Instant>) -> Result<Parked> {
     let Some(bell) = own_bell(segment, cx, attachment) else {
         std::thread::sleep(left(WITHOUT_BELL));
         let over = left(WITHOUT_BELL).is_zero();
-        return Ok(if !source.has_news()? && over { Parked::TimedOut } else { Parked::News });
+        return Ok(match source.has_news()? {
+            true => Parked::News,
+            false if over => Parked::TimedOut,
+            false => Parked::Pause,
+        });
     };
     let cells = source.cells();
     for &cell in &cells {
@@ -128,6 +132,7 @@ pub fn park(source: &dyn Source, deadline: Option<Instant>) -> Result<Parked> {
 }
 
 fn sleep(source: &dyn Source, cx: Context<'_>, bell: &Bell, left: impl Fn(Duration) -> Duration) -> Result<Parked> {
+    let pause = Instant::now() + SWEEP;
     loop {
         let word = bell.sleep(cx);
         // One thing is waited for: where there may be news is known.
@@ -135,12 +140,13 @@ fn sleep(source: &dyn Source, cx: Context<'_>, bell: &Bell, left: impl Fn(Durati
         if source.has_news()? {
             return Ok(Parked::News);
         }
-        let time = left(SWEEP);
-        if time.is_zero() {
+        if left(SWEEP).is_zero() {
             return Ok(Parked::TimedOut);
         }
-        if futex_wait(cx.word(bell.at + Words::bell), word, time) == Woken::Signal {
-            return Ok(Parked::Signal);
+        // A signal that was taken between the last look and the wait does not end the wait.
+        let time = left(pause.saturating_duration_since(Instant::now()));
+        if time.is_zero() || futex_wait(cx.word(bell.at + Words::bell), word, time) == Woken::Signal {
+            return Ok(Parked::Pause);
         }
     }
 }
@@ -172,7 +178,15 @@ mod tests {
         channels.create("a", &spec).unwrap();
         let receiver = Arc::new(channels.subscribe("a", "alice", None).unwrap().expect("it is there"));
         std::thread::scope(|scope| {
-            let parked = scope.spawn(|| park(&*receiver, Some(Instant::now() + Duration::from_secs(60))));
+            let deadline = Some(Instant::now() + Duration::from_secs(60));
+            let waiting = receiver.clone();
+            let wait = move || loop {
+                match park(&*waiting, deadline) {
+                    Ok(Parked::Pause) => {}
+                    other => return other,
+                }
+            };
+            let parked = scope.spawn(wait);
             std::thread::sleep(Duration::from_millis(50));
             let start = Instant::now();
             publish_and_die(&channels, "a");

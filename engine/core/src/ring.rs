@@ -206,6 +206,19 @@ impl Ring {
         self.is_of(self.slot(cx, sequence).load(Ordering::Acquire), sequence)
     }
 
+    /// The block that holds the message of `sequence`, if there is one.
+    pub fn block_at(&self, cx: Context<'_>, sequence: u64) -> Option<u32> {
+        let seen = self.slot(cx, sequence).load(Ordering::Acquire);
+        let block = reference::block(seen);
+        (self.is_of(seen, sequence) && u64::from(block) != reference::NO_BLOCK).then_some(block)
+    }
+
+    /// How many descriptors name a block.
+    pub fn blocks(&self, cx: Context<'_>) -> u64 {
+        let named = |&index: &u64| self.slot(cx, index).load(Ordering::Acquire) & reference::BLOCK_MASK != reference::NO_BLOCK;
+        (0..self.len()).filter(named).count() as u64
+    }
+
     /// The two words of id mark in front of a message, if it has one.
     pub fn marks(&self, cx: Context<'_>, sequence: u64, buffer: &mut Vec<u8>) -> Option<[u64; 2]> {
         let Read::Got(info) = self.read(cx, sequence, buffer) else {

@@ -256,6 +256,12 @@ impl Segment {
         self.0.reap()
     }
 
+    /// Does the kernel say that the process of this slot is gone? Where it cannot be asked, no.
+    pub(crate) fn is_dead(&self, slot: u32) -> bool {
+        let space = &self.0.space;
+        self.0.file.file().is_ok_and(|file| space.is_dead(&file, space.slot(slot)).unwrap_or(false))
+    }
+
     /// Everything that nothing refers to is returned; for tests and for an operator.
     pub fn scavenge(&self) -> Result<crate::reap::Scavenged> {
         let cx = self.cx()?;

@@ -30,18 +30,29 @@ fn soon() -> Option<Instant> {
     Some(Instant::now() + Duration::from_secs(20))
 }
 
+/// Waits as its users do: on after every pause.
+fn wait(source: &dyn Source) -> Result<Parked, Error> {
+    let deadline = soon();
+    loop {
+        match park(source, deadline) {
+            Ok(Parked::Pause) => {}
+            other => return other,
+        }
+    }
+}
+
 #[test]
 fn a_parked_thread_wakes_or_times_out() {
     let channels = channels(&["a"]);
     let receiver = channels.subscribe("a", "alice", None).unwrap().unwrap();
     assert_eq!(park(&receiver, Some(Instant::now() + Duration::from_millis(20))), Ok(Parked::TimedOut));
     std::thread::scope(|scope| {
-        let parked = scope.spawn(|| park(&receiver, soon()));
+        let parked = scope.spawn(|| wait(&receiver));
         std::thread::sleep(Duration::from_millis(50));
         channels.publish("a", b"x", Form::Bytes).unwrap();
         assert_eq!(parked.join().unwrap(), Ok(Parked::News));
         receiver.try_recv(&mut Vec::new()).unwrap().expect("it was rung for");
-        let parked = scope.spawn(|| park(&receiver, soon()));
+        let parked = scope.spawn(|| wait(&receiver));
         std::thread::sleep(Duration::from_millis(50));
         assert!(channels.remove("a").unwrap());
         assert_eq!(parked.join().unwrap(), Ok(Parked::News), "the end is news");
@@ -90,8 +101,8 @@ fn bells_are_given_back() {
     let receiver = channels.subscribe("a", "alice", None).unwrap().unwrap();
     std::thread::scope(|scope| {
         let parked = scope.spawn(|| {
-            let deadline = soon();
-            while park(&receiver, deadline).unwrap() == Parked::News && receiver.try_recv(&mut Vec::new()).unwrap().is_none() {}
+            assert_eq!(wait(&receiver), Ok(Parked::News));
+            receiver.try_recv(&mut Vec::new()).unwrap().expect("the message");
             receiver.received()
         });
         std::thread::sleep(Duration::from_millis(30));
@@ -128,7 +139,7 @@ fn a_watch_tells_the_list_and_then_changes() {
     assert!(watch.try_next().unwrap().expect("the list").joins.is_empty());
     assert!(watch.try_next().unwrap().is_none());
     presence.track("room", "ada", &[]).unwrap();
-    assert_eq!(park(&watch, soon()), Ok(Parked::News));
+    assert_eq!(wait(&watch), Ok(Parked::News));
     assert_eq!(watch.try_next().unwrap().expect("a join").joins[0].client, "ada");
     assert!(presence.release("room", "ada").unwrap());
     assert_eq!(watch.try_next().unwrap().expect("a leave").leaves, ["ada"]);

@@ -353,7 +353,7 @@ pub fn wait_for_news(owner: &Bound<'_, PyAny>, source: &Arc<dyn core::Source>, d
         match py.detach(|| core::park(source.as_ref(), deadline)).map_err(raise)? {
             core::Parked::News => return Ok(true),
             core::Parked::TimedOut => return Ok(false),
-            core::Parked::Signal => py.check_signals()?,
+            core::Parked::Pause => py.check_signals()?,
         }
     }
 }

@@ -74,6 +74,14 @@ impl Segment {
         py.detach(|| self.inner.reap()).map_err(raise)
     }
 
+    /// Walks the whole segment and says what is wrong with it, one finding a line; empty: nothing.
+    ///
+    /// Writes nothing and holds nobody up. On a live segment a finding counts when it lasts over several looks;
+    /// what a stopped process was just changing is listed until it goes on.
+    fn check(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        py.detach(|| self.inner.check()).map_err(raise)
+    }
+
     /// Starts the background thread that settles dead processes within a second.
     fn start_keeper(&self) -> PyResult<()> {
         self.inner.start_keeper().map_err(raise)

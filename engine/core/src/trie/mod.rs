@@ -22,7 +22,7 @@ mod page;
 
 pub use edit::{Change, Verdict};
 pub use mirror::{Delta, Mirror};
-pub use page::{Counts, Entry, GONE, PENDING};
+pub use page::{Counts, Entry, GONE, PENDING, Page};
 
 use crate::cells::Cell;
 use crate::error::{Error, Result};
