@@ -234,6 +234,7 @@ def test_control_c_ends_a_wait(kill: str) -> None:
     source = """
     import os, signal, threading
     from hypern_realtime_shm import ChannelManager
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored
     manager = ChannelManager()
     manager.create_channel("c")
     sub = manager.subscribe("c", "u")
