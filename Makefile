@@ -9,8 +9,9 @@ PORT ?= 8000
 WORKERS ?= 4
 # Processes that run Python tests side by side.
 XDIST ?= 2
-# Seconds of the soak, and after which a suite of the engine's tests counts as stuck.
+# Seconds of the soak and of the fuzzing, and after which a suite of the engine's tests counts as stuck.
 SOAK ?= 60
+FUZZ ?= 60
 PATIENCE ?= 600
 
 VENV := .venv
@@ -24,7 +25,7 @@ SHELL := bash
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check check-rust check-python test-core test-loom test-python bench soak clean tools
+.PHONY: help setup demo test check check-rust check-python test-core test-loom test-crash test-python bench fuzz soak clean tools
 
 # pip and maturin are those of .venv, whatever is active or set outside.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME
@@ -77,7 +78,7 @@ demo: $(VENV)/.engine $(VENV)/.demo ## a chat served by 4 gunicorn workers, on h
 
 # ---- tests
 
-test: check test-core test-loom test-python ## all checks and tests, after installing what they need
+test: check test-core test-loom test-crash test-python ## all checks and tests, after installing what they need
 	@echo "==> all passed"
 
 check: check-rust check-python ## formatting, clippy, documentation, ruff, mypy strict, stubs against the binary
@@ -105,6 +106,11 @@ test-loom: | tools ## the engine's algorithms under a model checker
 	export RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
 	timeout $(PATIENCE) cargo test --locked --release -p hypern-shm-core --test loom --test loom_doorbell -- -q | $(COUNTED)
 
+test-crash: | tools ## one process killed, and stopped, at every crash point of the engine: SEED= and POINT= choose
+	@echo "==> crash points"
+	export RUSTFLAGS="--cfg crash_points" CARGO_TARGET_DIR=target/crash CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+	timeout $(PATIENCE) cargo test --locked --release -p hypern-shm-core --test crash -- --nocapture | $(COUNTED)
+
 test-python: $(VENV)/.engine $(VENV)/.test ## real processes, real servers, a real browser
 	@.ci/need strace=strace
 	.ci/need chromium=chromium || echo "==> going on without: the tests that need a browser are skipped"
@@ -113,6 +119,10 @@ test-python: $(VENV)/.engine $(VENV)/.test ## real processes, real servers, a re
 
 bench: $(VENV)/.engine $(VENV)/.test ## benchmarks against the in-process original, as ratios of one run
 	@for script in bench/*.py; do echo "==> $$script"; $(BIN)/python $$script; done
+
+fuzz: | tools ## random bytes all over a live segment under use: FUZZ=600 for ten minutes
+	@echo "==> a rain of bytes, $(FUZZ) s"
+	RAIN=$(FUZZ) cargo test --locked -p hypern-shm-core --test corrupt -- --nocapture | $(COUNTED)
 
 soak: $(VENV)/.engine $(VENV)/.test ## kills and stops at random under load: SOAK=3600 for an hour
 	@echo "==> soak, $(SOAK) s"

@@ -12,6 +12,7 @@
 use crate::error::{Error, Result};
 use crate::geometry::Geometry;
 use crate::layout::{BLOCK_HEADER_WORDS, Block, kind, reference, state};
+use crate::points::point;
 use crate::space::Context;
 use crate::sync::{AtomicU64, Ordering, fence};
 
@@ -101,6 +102,7 @@ impl Context<'_> {
         // SYNC arena.claim (R): pairs with arena.free (W): what the last life's readers and writers
         // did happened before this life begins.
         state_word.compare_exchange(free, held, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        point!("allocate.claimed");
         // SYNC arena.fill (W): pairs with the acquire fence before every re-check: whoever reads a
         // byte written below also sees that the block had moved on.
         fence(Ordering::Release);
@@ -161,6 +163,7 @@ impl Context<'_> {
                 if bits.fetch_and(!bit, Ordering::Relaxed) & bit == 0 {
                     continue;
                 }
+                point!("allocate.unmarked");
                 let number = index * 64 + bit.trailing_zeros() as usize;
                 if number < geometry.blocks[class] as usize
                     && let Some(held) = self.claim(first + number as u32)
@@ -269,8 +272,10 @@ impl Context<'_> {
             // SYNC arena.free (W): pairs with arena.claim (R).
             match state_word.compare_exchange(word, state::with(word, state::FREE), Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
+                    point!("free.freed");
                     self.hint(class, reference::block(reference));
                     if next != 0 {
+                        point!("free.head");
                         self.free_tail(next);
                     }
                     return true;
@@ -281,7 +286,8 @@ impl Context<'_> {
         false
     }
 
-    fn free_tail(self, mut reference: u64) {
+    /// Frees the later blocks of a chain. Who finds one freed leaves the rest to whoever freed it.
+    pub fn free_tail(self, mut reference: u64) {
         for _ in 0..self.space.geometry.total_blocks() {
             let Some((class, at)) = self.space.geometry.block(reference::block(reference)) else {
                 return;
@@ -296,6 +302,7 @@ impl Context<'_> {
                 return;
             }
             self.hint(class, reference::block(reference));
+            point!("free.tail");
             if next == 0 {
                 return;
             }
@@ -368,7 +375,9 @@ impl Context<'_> {
             let part = rest.len().min(Geometry::payload(block.class));
             self.view().write(block.at + BLOCK_HEADER_WORDS, &rest[..part]);
             rest = &rest[part..];
+            point!("chain.written");
             self.word(block.at).store(state::with(block.word, state::CONT), Ordering::Release);
+            point!("chain.cont");
             self.view().set(last + Block::next, block.reference());
             last = block.at;
         }

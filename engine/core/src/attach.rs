@@ -11,6 +11,7 @@ use crate::layout::{Header, LAYOUT_VERSION, MAGIC, fingerprint};
 use crate::os::bell::Shelf;
 use crate::os::{clock, locks, shm};
 use crate::owned::{Dead, Departure};
+use crate::points::point;
 use crate::process::{FREE, LEAVING, SETTLED, SlotState, TAKEN};
 use crate::reap::{scavenge, settle};
 use crate::space::{Actor, Context, Space};
@@ -43,21 +44,26 @@ pub(crate) fn settle_dead(space: &Space, file: &File, actor: Option<&Actor>) -> 
     }
     let owners = |slots: &[SlotState]| slots.iter().map(SlotState::owner).collect::<Vec<_>>();
     settle(cx, &Dead { owners: &owners(&crashed), departure: Departure::Crash })?;
+    point!("reap.settled");
     settle(cx, &Dead { owners: &owners(&left), departure: Departure::Clean })?;
+    point!("reap.left");
     let dead: Vec<SlotState> = crashed.into_iter().chain(left).collect();
-    let owners = owners(&dead);
-    cx.settle_bells(|owner| owners.contains(&owner));
+    cx.settle_bells(|slot| dead.iter().any(|seen| u64::from(seen.slot) == slot && space.slot(seen.slot) == *seen));
+    point!("reap.bells");
     // Without a slot we act behind the gate, alone: what such an actor held before us, it left behind.
     let alone = actor.slot == NO_SLOT;
     let held_by_dead = |slot: u64| dead.iter().any(|seen| u64::from(seen.slot) == slot && space.slot(seen.slot) == *seen);
     scavenge(cx, &|slot| held_by_dead(slot) || alone && slot == u64::from(NO_SLOT))?;
+    point!("reap.scavenged");
     let mut settled = 0;
     for seen in dead {
         // Only whoever locks the byte may let the slot be taken again; where a child still holds it,
         // the slot waits.
         let byte = space.slot_byte(seen.slot);
         let state = if locks::try_lock(file, byte)? { FREE } else { SETTLED };
+        point!("reap.locked");
         settled += usize::from(space.turn_slot(seen, state));
+        point!("reap.turned");
         if state == FREE {
             locks::unlock(file, byte)?;
         }
@@ -151,11 +157,14 @@ fn clear_connections(space: &Space) -> Result<()> {
 fn is_ready(file: &File) -> Result<bool> {
     let view = View::mapped(shm::Mapping::new(file, Header::WORDS * 8, false)?);
     // SYNC segment.ready (R): pairs with (W) in `create_space`.
-    Ok(view.word(Header::version).load(Ordering::Acquire) != 0 || view.get(Header::magic) != 0)
+    let finished = view.word(Header::version).load(Ordering::Acquire) != 0;
+    // Something else altogether is not ours to finish.
+    Ok(finished || !matches!(view.get(Header::magic), 0 | MAGIC))
 }
 
 /// Fills a reserved, zeroed file. The version is stored last.
 pub(crate) fn create_space(file: &File, name: Option<&str>, geometry: &Geometry, options: &Options) -> Result<Space> {
+    point!("new.reserved");
     let view = View::mapped(shm::Mapping::new(file, geometry.size as usize, true)?);
     let mut random = [0_u8; 24];
     getrandom::fill(&mut random).map_err(|error| Error::Os {
@@ -186,10 +195,13 @@ pub(crate) fn create_space(file: &File, name: Option<&str>, geometry: &Geometry,
     ] {
         view.set(index, value);
     }
+    point!("new.header");
     let space = Space::new(view, geometry.clone(), Box::new(Kernel::new(Shelf::of(name, word(2))?)));
     space.format();
+    point!("new.formatted");
     // SYNC segment.ready (W): everything before the version; pairs with (R) in `is_ready` and `open_space`.
     space.view.word(Header::magic).store(MAGIC, Ordering::Release);
+    point!("new.magic");
     space.view.word(Header::version).store(u64::from(LAYOUT_VERSION), Ordering::Release);
     Ok(space)
 }

@@ -33,8 +33,10 @@ pub(crate) struct Bound {
     pub window: u64,
 }
 
-/// Where an open channel is, and how it was made.
-pub(crate) fn bound_of(cx: Context<'_>, cell: Cell) -> Result<Bound> {
-    let config = cx.view().get(cell.at + Channel::config);
-    Ok(Bound { cell, ring: cell.ring(cx)?, flags: config >> 8 & 0xff, window: cx.view().get(cell.at + Channel::window) })
+/// Where a channel is, and how it was made. `None`: this life of it is over.
+pub(crate) fn bound_of(cx: Context<'_>, cell: Cell) -> Result<Option<Bound>> {
+    let flags = cx.view().get(cell.at + Channel::config) >> 8 & 0xff;
+    let window = cx.view().get(cell.at + Channel::window);
+    // Last: it tells whether what was read before is of this life.
+    Ok(cell.ring(cx)?.map(|ring| Bound { cell, ring, flags, window }))
 }

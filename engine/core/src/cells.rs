@@ -4,6 +4,7 @@
 
 use crate::error::{Error, Result};
 use crate::layout::{Channel, Group, Header, Unit, World, cell_kind, state};
+use crate::points::point;
 use crate::ring::{Ring, units_of};
 use crate::space::Context;
 use crate::sync::{Ordering, fence};
@@ -19,6 +20,9 @@ pub struct Cell {
     /// Which life is meant.
     pub generation: u64,
 }
+
+/// The `config` of a channel that has no ring yet: no ring lies there.
+const NO_RING: u64 = u64::MAX;
 
 /// Does this `back` word say that the cell holds a ring?
 pub fn is_channel(back: u64) -> bool {
@@ -103,8 +107,9 @@ impl Cell {
     /// HELD → LIVE; fails harmlessly when the cell was retired meanwhile.
     pub fn make_live(&self, cx: Context<'_>) {
         self.turn(cx, state::LIVE, &[state::LIVE, state::FREE, state::RETIRED, state::CLEARING]);
+        point!("create.live");
         if is_channel(cx.view().get(self.at + Channel::back))
-            && let Ok(ring) = self.ring(cx)
+            && let Ok(Some(ring)) = self.ring(cx)
         {
             for_units(cx, &ring, |at, word| {
                 if state::of(word) == state::HELD {
@@ -114,10 +119,12 @@ impl Cell {
         }
     }
 
-    /// The ring of a channel's cell.
+    /// The ring of a channel's cell. `None`: this life is over.
     #[inline]
-    pub fn ring(&self, cx: Context<'_>) -> Result<Ring> {
-        Ring::of(cx, self.number, cx.view().get(self.at + Channel::config))
+    pub fn ring(&self, cx: Context<'_>) -> Result<Option<Ring>> {
+        let ring = Ring::of(cx, self.number, cx.view().get(self.at + Channel::config));
+        // What was read is of this life only if this life is still there.
+        if self.is_same_life(cx) { ring.map(Some) } else { Ok(None) }
     }
 
     /// A trie of this cell.
@@ -130,7 +137,9 @@ impl Cell {
     /// True for exactly one caller.
     pub fn retire(&self, cx: Context<'_>) -> Result<bool> {
         let won = self.turn(cx, state::RETIRED, &[state::FREE, state::RETIRED, state::CLEARING]);
+        point!("remove.retired");
         self.seal(cx)?;
+        point!("remove.sealed");
         // Whoever waits drains what is left and ends.
         cx.tell(self.number);
         Ok(won)
@@ -143,8 +152,10 @@ impl Cell {
     /// If the channel was removed: sees to it that nothing is published from here on, whoever removed it and
     /// however far it came.
     pub fn seal(&self, cx: Context<'_>) -> Result<()> {
-        if self.is_over(cx) {
-            self.ring(cx)?.seal(cx, || self.is_over(cx));
+        if self.is_over(cx)
+            && let Some(ring) = self.ring(cx)?
+        {
+            ring.seal(cx, || self.is_over(cx));
         }
         Ok(())
     }
@@ -156,16 +167,20 @@ impl Cell {
         if !mine() || !self.trie(cx, Channel::handles).seal_if_empty() || !mine() {
             return Ok(());
         }
+        point!("clear.unused");
         self.seal(cx)?;
         self.turn(cx, state::CLEARING, &[state::FREE, state::CLEARING]);
+        point!("clear.clearing");
         self.trie(cx, Channel::subscribers).seal_and_free(mine);
         self.trie(cx, Channel::seen).seal_and_free(mine);
-        let ring = self.ring(cx)?;
-        if !mine() {
+        let Some(ring) = self.ring(cx)?.filter(|_| mine()) else {
             return Ok(());
-        }
+        };
+        point!("clear.groups");
         ring.clear(cx);
+        point!("clear.messages");
         self.free_units(cx, &ring, mine);
+        point!("clear.units");
         self.turn(cx, state::FREE, &[state::FREE]);
         Ok(())
     }
@@ -183,7 +198,7 @@ impl Cell {
     /// Frees a cell that never came to be used, or whose groups are sealed.
     pub fn release(&self, cx: Context<'_>) {
         if is_channel(cx.view().get(self.at + Channel::back))
-            && let Ok(ring) = self.ring(cx)
+            && let Ok(Some(ring)) = self.ring(cx)
         {
             // Handles that were made for patterns before it was to be named.
             self.trie(cx, Channel::handles).seal_and_free(|| self.is_same_life(cx));
@@ -220,10 +235,12 @@ impl Context<'_> {
             if self.word(at).compare_exchange(free, held, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 continue;
             }
+            point!("create.cell");
             fence(Ordering::Release);
             self.actor.cell_cursor.store(u64::from(number) + 1, Ordering::Relaxed);
             let view = self.view();
-            view.set(at + Channel::back, kind | (directory as u64) << 8);
+            // Of no kind until its words mean what they mean in that kind.
+            view.set(at + Channel::back, 0);
             view.set(at + Channel::ident, ident);
             if !is_channel(kind) {
                 // The words of a channel's head line must survive for the next channel; the others may be cleared.
@@ -233,9 +250,14 @@ impl Context<'_> {
                     }
                 }
             }
+            if is_channel(kind) {
+                view.set(at + Channel::config, NO_RING);
+            }
             for &root in roots_of(kind) {
                 self.word(at + root).store(self.space.fresh_empty(), Ordering::Release);
             }
+            self.word(at + Channel::back).store(kind | (directory as u64) << 8, Ordering::Release);
+            point!("create.roots");
             return Ok(Cell { number, at, generation });
         }
         Err(Error::Full {
@@ -252,18 +274,20 @@ impl Context<'_> {
         let unit = match self.claim_units(log2, cell.number) {
             Ok(unit) => unit,
             Err(error) => {
-                self.word(cell.at + Channel::config).store(0, Ordering::Relaxed);
-                cell.turn(self, state::FREE, &[state::FREE]);
+                cell.release(self);
                 return Err(error);
             }
         };
+        point!("create.units");
         let view = self.view();
         view.set(cell.at + Channel::config, u64::from(unit) << 16 | (flags & 0xff) << 8 | u64::from(log2));
         view.set(cell.at + Channel::window, window);
         for field in [Channel::dropped, Channel::refused, Channel::deduped, Channel::ordinal] {
             view.set(cell.at + field, 0);
         }
-        cell.ring(self)?.prepare(self);
+        if let Some(ring) = cell.ring(self)? {
+            ring.prepare(self);
+        }
         Ok(cell)
     }
 
@@ -305,6 +329,7 @@ impl Context<'_> {
                 }
                 return false;
             }
+            point!("create.unit");
             self.view().set(at(unit) + Unit::back, u64::from(cell));
         }
         true

@@ -16,6 +16,7 @@ use crate::layout::{Channel, MAX_RING_LOG2, World as WorldCell, cell_kind};
 use crate::names;
 use crate::owned::release_owner;
 use crate::patterns::{Made, PatternReceiver, anchor_all};
+use crate::points::point;
 use crate::receiver::{HandleKey, Receiver, end_handles, register};
 use crate::record::encode_pairs;
 use crate::space::Context;
@@ -123,12 +124,16 @@ impl Channels {
         {
             return Ok(Some(bound));
         }
-        let Some(found) = self.directory(cx).find(name)? else {
-            return Ok(None);
-        };
-        let bound = bound_of(cx, found.cell)?;
-        names::remember(self.0.facade, name, bound);
-        Ok(Some(bound))
+        for _ in 0..PATIENCE {
+            let Some(found) = self.directory(cx).find(name)? else {
+                return Ok(None);
+            };
+            if let Some(bound) = bound_of(cx, found.cell)? {
+                names::remember(self.0.facade, name, bound);
+                return Ok(Some(bound));
+            }
+        }
+        Err(GOING)
     }
 
     /// Creates a channel. False: there is one of this name, and it is kept as it is.
@@ -156,6 +161,7 @@ impl Channels {
             let cell = cx.new_channel(kind, root, ident, log2, flags, window)?;
             if has_patterns {
                 known = self.0.patterns.word(cx);
+                point!("create.patterns");
                 let _ = anchor_all(cx, &self.0.patterns, name, cell, Made::InTime);
             }
             Ok(cell)
@@ -182,7 +188,9 @@ impl Channels {
         // The cell first: it decides who removed the channel. An entry left behind by a crash names
         // a cell that is not open, which everybody takes for no entry.
         let removed = cell.retire(cx)?;
+        point!("remove.told");
         self.directory(cx).remove(name, Some(cell))?;
+        point!("remove.unnamed");
         cell.clear_if_unused(cx)?;
         Ok(removed)
     }
@@ -340,6 +348,7 @@ impl Channels {
             if registered && !register(cx, bound.cell, client, true)? {
                 continue;
             }
+            point!("subscribe.registered");
             segment.owns_something()?;
             let start = match last_event_id {
                 Some(id) => ids::after(cx, &bound, id),
@@ -383,6 +392,7 @@ impl Channels {
         })?;
         let removed = removed.unwrap_or(false);
         if removed {
+            point!("unsubscribe.removed");
             end_handles(cx, &bound, client)?;
         }
         Ok(removed)
@@ -415,6 +425,7 @@ fn put(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&s
     let info = Info::new(form.kind(), words as u64, 0, 0);
     let message: Held = cx.store(info, u64::from(bound.cell.number), 0, &prefix[..words], payload)?;
     let mut duplicate = false;
+    point!("publish.stored");
     let published = bound.ring.publish(cx, &message, |sequence| {
         if !bound.cell.is_open(cx) {
             return Ok(false);
@@ -426,6 +437,7 @@ fn put(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&s
     });
     match published {
         Ok(Some(_)) => {
+            point!("publish.done");
             cx.news(bound.cell.number);
             Ok(Put::Done)
         }

@@ -13,6 +13,7 @@ use crate::arena::Held;
 use crate::bound::Bound;
 use crate::error::Result;
 use crate::layout::{Block, Channel};
+use crate::points::point;
 use crate::space::Context;
 use crate::sync::Ordering;
 use crate::trie::{Change, VALUE_INLINE};
@@ -55,6 +56,7 @@ pub fn admit(cx: Context<'_>, bound: &Bound, message: &Held, mark: Option<Mark>,
     if found.is_some_and(|entry| (entry.value & ORDINAL_MASK).wrapping_add(bound.window) >= ordinal) {
         return Ok(false);
     }
+    point!("dedup.admitted");
     cx.view().set(message.at + Block::WORDS + 1, mark.words(ordinal)[1]);
     Ok(true)
 }
@@ -84,8 +86,10 @@ fn index(cx: Context<'_>, bound: &Bound, sequence: u64) -> Result<()> {
                 },
             )?;
             cx.word(bound.cell.at + Channel::ordinal).fetch_max(ordinal + 1, Ordering::AcqRel);
+            point!("dedup.counted");
             forget_old(cx, bound, ordinal + 1)?;
         }
+        point!("dedup.indexed");
         // Indexing is in order, so this only ever moves on by one.
         let _ = indexed.compare_exchange(at, at + 1, Ordering::AcqRel, Ordering::Relaxed);
         at = indexed.load(Ordering::Acquire).max(at + 1);
@@ -96,7 +100,8 @@ fn index(cx: Context<'_>, bound: &Bound, sequence: u64) -> Result<()> {
 /// Removes ids that fell out of the window, a quarter of a window at a time.
 fn forget_old(cx: Context<'_>, bound: &Bound, ordinal: u64) -> Result<()> {
     let seen = bound.cell.trie(cx, Channel::seen);
-    if seen.live()? <= bound.window + bound.window / 4 + 16 {
+    let most = bound.window.saturating_add(bound.window / 4).saturating_add(16);
+    if seen.live()? <= most {
         return Ok(());
     }
     let mut from = Some(0);

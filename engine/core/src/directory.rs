@@ -3,6 +3,7 @@
 use crate::cells::Cell;
 use crate::error::Result;
 use crate::layout::Header;
+use crate::points::point;
 use crate::record::{Record, encode};
 use crate::space::Context;
 use crate::sync::Ordering;
@@ -69,6 +70,7 @@ impl<'a> Directory<'a> {
         let cx = self.trie.cx;
         let place = cx.space.hash(name.as_bytes()).place();
         let cell = make(place)?;
+        point!("create.made");
         let mut value = Vec::with_capacity(16 + extra.len());
         value.extend_from_slice(&u64::from(cell.number).to_le_bytes());
         value.extend_from_slice(&cell.generation.to_le_bytes());
@@ -88,10 +90,12 @@ impl<'a> Directory<'a> {
         });
         match inserted {
             Ok(Some(true)) => {
+                point!("create.named");
                 cell.make_live(cx);
                 Ok(Some(cell))
             }
             Ok(_) => {
+                point!("create.beaten");
                 cell.release(cx);
                 Ok(None)
             }

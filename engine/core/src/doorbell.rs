@@ -20,6 +20,7 @@
 //! cleared by the bell's owner alone (and for the dead), so a bit is at worst stale: a spurious ring.
 
 use crate::layout::{Bell as Words, DIRTY_WORDS, Header, state};
+use crate::points::point;
 use crate::space::Context;
 use crate::sync::{Ordering, fence, fence_after_swap};
 
@@ -66,6 +67,7 @@ impl Context<'_> {
             if self.word(at).compare_exchange(free, held, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 continue;
             }
+            point!("bell.claimed");
             self.actor.bell_cursor.store(u64::from(number), Ordering::Relaxed);
             self.view().set(at + Words::owner, self.actor.owner);
             self.word(Header::bells_top).fetch_max(u64::from(number) + 1, Ordering::AcqRel);
@@ -120,6 +122,7 @@ impl Context<'_> {
                 word.fetch_or(1 << bit, Ordering::AcqRel);
             }
         }
+        point!("ring.dirty");
         // SYNC bell.dirty (W): the dirty bits before the look at the state; pairs with (R) in `sleep`.
         fence(Ordering::SeqCst);
         let word = self.word(at + Words::bell);
@@ -132,11 +135,13 @@ impl Context<'_> {
                     if word.compare_exchange(seen, ringing, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                         continue;
                     }
+                    point!("ring.ringing");
                     ringing
                 }
                 _ => seen,
             };
             self.space.ringer.ring(self.space, bell, state::generation(self.view().get(at)));
+            point!("ring.rung");
             // Of this epoch only: a later sleep has not been rung by us.
             let _ = word.compare_exchange(ringing, ringing | RUNG, Ordering::AcqRel, Ordering::Relaxed);
             return;
@@ -157,14 +162,15 @@ impl Context<'_> {
         }
     }
 
-    /// Frees the bells of dead owners, after clearing their bits. Several processes may do this at once.
+    /// Frees the bells of dead owners, by their slots, after clearing their bits. Several processes may do this
+    /// at once, as long as no slot is taken again before it is done.
     pub fn settle_bells(self, is_dead: impl Fn(u64) -> bool) {
         for number in 0..self.space.geometry.bells {
             let Some(at) = self.space.geometry.bell(number) else {
                 continue;
             };
             let word = self.word(at).load(Ordering::Acquire);
-            if state::of(word) == state::HELD && is_dead(self.view().get(at + Words::owner)) {
+            if state::of(word) == state::HELD && is_dead(state::owner(word)) {
                 let bell = Bell { number, at, generation: state::generation(word) };
                 // Should this be so slow that the bell is somebody else's by now, a wake-up of theirs waits
                 // for their sweep.
@@ -193,6 +199,7 @@ impl Bell {
     /// From here on news of the cell rings. The caller looks for news once more.
     pub fn arm(&self, cx: Context<'_>, cell: u32) {
         cx.word(self.interest(cx, cell)).fetch_or(1 << (self.number % 64), Ordering::AcqRel);
+        point!("bell.armed");
         // SYNC bell.interest (R): the bit before the next look for news; pairs with (W) in `news`.
         fence_after_swap();
     }
@@ -207,6 +214,7 @@ impl Bell {
     pub fn sleep(&self, cx: Context<'_>) -> u64 {
         let sleeping = self.next_epoch(cx) | SLEEPING;
         cx.word(self.at + Words::bell).swap(sleeping, Ordering::AcqRel);
+        point!("bell.sleeping");
         // SYNC bell.dirty (R): SLEEPING before the look at the dirty bits; pairs with (W) in `ring`.
         fence_after_swap();
         sleeping
@@ -254,6 +262,7 @@ impl Bell {
         self.wake(cx);
         self.collect(cx, |_| {});
         cx.space.ringer.freed(self.number, self.generation);
+        point!("bell.freed");
         let held = state::pack(self.generation, u64::from(cx.actor.slot), state::HELD);
         let _ = cx.word(self.at).compare_exchange(held, state::with(held, state::FREE), Ordering::AcqRel, Ordering::Relaxed);
     }

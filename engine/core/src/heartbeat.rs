@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::layout::{Block, World as WorldCell, state};
 use crate::os::clock;
 use crate::owned::{carry_hot, release_owner, remove_all, replaced};
+use crate::points::point;
 use crate::process::TAKEN;
 use crate::record::{Owners, Record, encode};
 use crate::space::{Context, owner_slot};
@@ -136,6 +137,7 @@ impl Heartbeats {
             if !owners.contains(&cx.actor.owner) {
                 owners.push(cx.actor.owner);
             }
+            point!("register.found");
             let held = cx.new_record(clients.root, place, &encode(&owners, client.as_bytes(), &value))?;
             let life = state::generation(held.word);
             cx.view().set(held.at + PONG, hot(life, now));
@@ -169,6 +171,7 @@ impl Heartbeats {
                 return Ok(false);
             };
             if cx.set_hot(record.reference, record.at, field, |then| (then < now).then_some(now)).is_some() {
+                point!("beat.set");
                 self.counter(cx, counter, 1);
                 return Ok(true);
             }

@@ -20,6 +20,7 @@ use crate::directory::cell_of;
 use crate::error::{Error, Result};
 use crate::ids::Start;
 use crate::layout::{Channel, Header, cell_kind, state};
+use crate::points::point;
 use crate::reap::each_cell;
 use crate::receiver::{HandleKey, Received, Receiver, anchor, note_of, unanchor};
 use crate::segment::Segment;
@@ -62,6 +63,7 @@ pub(crate) fn anchor_all(cx: Context<'_>, patterns: &Topics, name: &str, cell: C
         if anchor(cx, cell, &key, &note)?.is_none() {
             return Ok(());
         }
+        point!("pattern.anchored");
         // SYNC patterns.close (R): the handle before the look at its registration; pairs with (W) in `close`,
         // where the registration goes before the handles are looked for.
         if !patterns.match_topic(name)?.contains(&tail) {
@@ -156,6 +158,7 @@ impl PatternReceiver {
             // What is there before the registration is received from now on; everything else from its beginning.
             let there = receiver.discover(cx, &mut parts)?;
             registrations.subscribe(pattern, &tail_of(&key))?;
+            point!("pattern.registered");
             receiver.receive_from(cx, &mut parts, there, false)?;
             receiver.refresh(cx, &mut parts)?;
         }
@@ -187,7 +190,9 @@ impl PatternReceiver {
             if known || !cell.is_same_life(cx) {
                 continue;
             }
-            let bound = bound_of(cx, cell)?;
+            let Some(bound) = bound_of(cx, cell)? else {
+                continue;
+            };
             let cursor = match from_the_first {
                 true => cx.view().get(cell.at + Channel::start),
                 false => bound.ring.head(cx),
@@ -262,8 +267,10 @@ impl PatternReceiver {
     fn give_up_late(&self, cx: Context<'_>, parts: &Parts, cell: Cell) -> Result<()> {
         if parts.finished.get(&cell.number) != Some(&cell.generation) {
             cell.seal(cx)?;
-            let left = bound_of(cx, cell)?.ring.head(cx).wrapping_sub(cx.view().get(cell.at + Channel::start));
-            self.missed_before.fetch_add(left, PrivateOrdering::Relaxed);
+            if let Some(ring) = cell.ring(cx)? {
+                let left = ring.head(cx).wrapping_sub(cx.view().get(cell.at + Channel::start));
+                self.missed_before.fetch_add(left, PrivateOrdering::Relaxed);
+            }
         }
         unanchor(cx, cell, &parts.key)
     }
@@ -354,6 +361,7 @@ impl PatternReceiver {
         };
         // SYNC patterns.close (W): the registration before the handles; pairs with (R) in `anchor_all`.
         self.registrations.unsubscribe(&self.pattern, &tail_of(&parts.key))?;
+        point!("pattern.unregistered");
         // Handles that others made for us, too, and that we have not seen.
         let parts = &mut *parts;
         let mut cells: Vec<Cell> = parts.receivers.drain(..).map(|part| part.receiver.cell()).collect();

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::layout::{Block, Group, Header, World as WorldCell, cell_kind, state};
 use crate::os::clock;
 use crate::owned::{leaving, remove_all, replaced, sweep_members};
+use crate::points::point;
 use crate::record::{Owners, Record, decode_pairs, encode, encode_pairs};
 use crate::space::Context;
 use crate::trie::{Change, GONE, PENDING, Root, Stop, Trie};
@@ -152,6 +153,7 @@ impl Presence {
         })?;
         for (channel, cell) in empty {
             if cell.trie(cx, Group::members).seal_if_empty() {
+                point!("purge.sealed");
                 directory.remove(&channel, Some(cell))?;
                 cell.release(cx);
             }
@@ -167,10 +169,15 @@ impl Presence {
         self.world.segment().owns_something()?;
         let hint = Hint::new(self.whereabouts(cx), client, channel);
         hint.write()?;
+        point!("track.hinted");
         match self.add(cx, channel, client, metadata) {
             Ok(member) => {
-                // Somebody who removed the member before may have removed the hint only now.
-                hint.write()?;
+                point!("track.joined");
+                // Somebody who removed the member before may have removed the hint only now; and somebody who
+                // removed it since may have done so before we wrote.
+                if hint.write()? && self.find(cx, channel, client)?.is_none() {
+                    self.forget(cx, channel, client)?;
+                }
                 Ok(member)
             }
             Err(error) => {
@@ -256,6 +263,7 @@ impl Presence {
         })?;
         let left = left.unwrap_or(false);
         if left {
+            point!("untrack.left");
             cx.news(cell.number);
             self.forget(cx, channel, client)?;
         }
@@ -266,6 +274,7 @@ impl Presence {
     fn forget(&self, cx: Context<'_>, channel: &str, client: &str) -> Result<()> {
         let hint = Hint::new(self.whereabouts(cx), client, channel);
         hint.remove()?;
+        point!("untrack.forgotten");
         if self.find(cx, channel, client)?.is_some() {
             hint.write()?;
         }
@@ -407,6 +416,7 @@ impl Presence {
                 cx.news(cell.number);
             }
             for client in left {
+                point!("stale.left");
                 self.forget(cx, &channel, &client)?;
                 evicted.push((channel.clone(), client));
             }

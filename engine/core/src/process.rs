@@ -8,6 +8,7 @@
 use crate::error::{Error, Result};
 use crate::layout::{Header, Slot};
 use crate::os::{clock, locks, process};
+use crate::points::point;
 use crate::space::{Space, owner};
 use crate::sync::Ordering;
 use std::fs::File;
@@ -71,6 +72,7 @@ impl Space {
             if !matches!(seen.state(), FREE | SETTLED) || !locks::try_lock(file, self.slot_byte(slot))? {
                 continue;
             }
+            point!("attach.locked");
             // Locked, so nobody else takes it; but it may have been taken and lost since we looked.
             let seen = self.slot(slot);
             if !matches!(seen.state(), FREE | SETTLED) {
@@ -84,8 +86,10 @@ impl Space {
             self.view.set(at + Slot::pid_namespace, me.pid_namespace);
             self.view.set(at + Slot::since, clock::monotonic_micros());
             let word = (seen.incarnation() + 1) << 16 | TAKEN;
+            point!("attach.written");
             // SYNC slot.take (W): who we are before that we are; pairs with (R) in `slot`.
             self.view.word(at + Slot::owner).store(word, Ordering::Release);
+            point!("attach.taken");
             self.view.word(Header::attaches).fetch_add(1, Ordering::Relaxed);
             return Ok(SlotState { slot, word });
         }

@@ -8,24 +8,32 @@ use crate::arena::Info;
 use crate::cells::{Cell, is_channel, roots_of};
 use crate::directory::{Directory, cell_of};
 use crate::error::Result;
-use crate::layout::{Block, Channel, Group, Unit, World, cell_kind, kind, reference, state};
+use crate::layout::{Block, CELL_WORDS, Channel, Group, Header, Unit, World, cell_kind, kind, reference, state};
 use crate::owned::{Dead, Departure, settle_members, sweep_owned};
+use crate::points::point;
 use crate::ring::units_of;
 use crate::space::Context;
 use crate::sync::Ordering;
 use crate::trie::{Change, Stop, Trie};
 use crate::whereabouts;
 
-/// Calls `see` for every cell in use.
+/// Calls `see` for every cell in use. What it finds wrong with a cell that is just becoming another is not wrong.
 pub fn each_cell(cx: Context<'_>, mut see: impl FnMut(Cell, u64) -> Result<()>) -> Result<()> {
     for number in 0..cx.space.geometry.cells {
         let Some(at) = cx.space.geometry.cell(number) else {
             continue;
         };
         let word = cx.word(at).load(Ordering::Acquire);
-        if state::of(word) != state::FREE {
-            let cell = Cell { number, at, generation: state::generation(word) };
-            see(cell, cx.view().get(at + Channel::back) & 0xff)?;
+        if state::of(word) == state::FREE {
+            continue;
+        }
+        let cell = Cell { number, at, generation: state::generation(word) };
+        let back = cx.view().get(at + Channel::back);
+        if let Err(error) = see(cell, back & 0xff)
+            && cell.is_generation(cx)
+            && cx.view().get(at + Channel::back) == back
+        {
+            return Err(error);
         }
     }
     Ok(())
@@ -38,10 +46,12 @@ pub fn settle(cx: Context<'_>, dead: &Dead<'_>) -> Result<()> {
         cell_kind::WORLD => sweep_owned(&cell.trie(cx, World::patterns), dead),
         _ => Ok(()),
     })?;
+    point!("settle.patterns");
     each_cell(cx, |cell, kind| {
         match kind {
             cell_kind::CHANNEL | cell_kind::BROADCAST => {
                 sweep_owned(&cell.trie(cx, Channel::handles), dead)?;
+                point!("settle.handles");
                 sweep_owned(&cell.trie(cx, Channel::subscribers), dead)?;
                 cell.clear_if_unused(cx)?;
             }
@@ -54,6 +64,7 @@ pub fn settle(cx: Context<'_>, dead: &Dead<'_>) -> Result<()> {
             }
             cell_kind::GROUP if dead.departure != Departure::Clean => {
                 settle_members(&cell.trie(cx, Group::members), dead)?;
+                point!("settle.members");
                 cx.tell(cell.number);
             }
             _ => {}
@@ -88,10 +99,17 @@ pub fn scavenge(cx: Context<'_>, is_dead: &dyn Fn(u64) -> bool) -> Result<Scaven
         done.cells += u64::from(scavenge_cell(cx, cell, kind, is_dead)?);
         Ok(())
     })?;
+    point!("scavenge.cells");
     done.units = scavenge_units(cx, is_dead);
+    point!("scavenge.units");
     for block in 0..cx.space.geometry.total_blocks() {
         done.blocks += u64::from(scavenge_block(cx, block, is_dead)?);
     }
+    // After all heads: a chain that was not finished goes with its head.
+    for block in 0..cx.space.geometry.total_blocks() {
+        scavenge_tail(cx, block);
+    }
+    point!("scavenge.blocks");
     for class in 0..3 {
         cx.resync(class);
     }
@@ -134,13 +152,8 @@ fn scavenge_cell(cx: Context<'_>, cell: Cell, kind: u64, is_dead: &dyn Fn(u64) -
                 cell.make_live(cx);
                 return Ok(false);
             }
-            if is_channel(kind) {
-                // It may have got no ring yet: clearing goes by what it has.
-                cell.retire(cx)?;
-                cell.clear_if_unused(cx)?;
-            } else {
-                cell.release(cx);
-            }
+            // Without a name it came to no use; it may have got no ring yet.
+            cell.release(cx);
             Ok(true)
         }
         state::LIVE if is_channel(kind) && !named()? => {
@@ -209,13 +222,17 @@ fn scavenge_block(cx: Context<'_>, block: u32, is_dead: &dyn Fn(u64) -> bool) ->
             }
             Ok(cx.free(reference))
         }
-        state::CONT => {
-            let head = cx.view().get(at + Block::back);
-            let alive = cx.life(head).is_some();
-            let freed = state::with(word, state::FREE);
-            Ok(!alive && cx.word(at).compare_exchange(word, freed, Ordering::AcqRel, Ordering::Relaxed).is_ok())
-        }
         _ => Ok(false),
+    }
+}
+
+/// Frees the rest of a chain whose head is gone.
+fn scavenge_tail(cx: Context<'_>, block: u32) {
+    if let Some((_, at)) = cx.space.geometry.block(block) {
+        let word = cx.word(at).load(Ordering::Acquire);
+        if state::of(word) == state::CONT && cx.life(cx.view().get(at + Block::back)).is_none() {
+            cx.free_tail(reference::pack(state::generation(word), block));
+        }
     }
 }
 
@@ -236,17 +253,31 @@ fn is_referenced(cx: Context<'_>, reference: u64, at: usize) -> Result<bool> {
             Ok(ring.is_ok_and(|ring| ring.refers_to(cx, ident, reference)))
         }
         kind::LEAF | kind::INNER | kind::RECORD => {
-            let root = (back >> 8) as usize;
-            if !cx.space.may_be_root(root) {
+            let Some(trie) = group_at(cx, (back >> 8) as usize) else {
                 return Ok(false);
-            }
-            let trie = Trie::new(cx, root);
-            if info.kind() == kind::RECORD {
-                trie.has_value(ident & !0xf, reference)
-            } else {
-                trie.has_page(reference, (back & 0xff) as u32, ident)
-            }
+            };
+            let known = match info.kind() {
+                kind::RECORD => trie.has_value(ident & !0xf, reference),
+                _ => trie.has_page(reference, (back & 0xff) as u32, ident),
+            };
+            // Of a cell that is just becoming another: left for the next time.
+            let moved = || group_at(cx, (back >> 8) as usize).is_none_or(|now| !now.is_same(&trie));
+            known.or_else(|error| if moved() { Ok(true) } else { Err(error) })
         }
         _ => Ok(false),
     }
+}
+
+/// The group whose root word has this index, if the life of the cell there has one in this place. Whoever asks has
+/// read the index before: when the cell changes meanwhile, what said so belongs to a life that is over.
+fn group_at(cx: Context<'_>, root: usize) -> Option<Trie<'_>> {
+    if root == Header::worlds {
+        return Some(Trie::new(cx, root));
+    }
+    let first = cx.space.geometry.cells_at;
+    let number = u32::try_from(root.checked_sub(first)? / CELL_WORDS).ok()?;
+    let at = cx.space.geometry.cell(number)?;
+    let cell = Cell { number, at, generation: state::generation(cx.word(at).load(Ordering::Acquire)) };
+    let kind = cx.view().get(at + Channel::back) & 0xff;
+    roots_of(kind).contains(&(root - at)).then(|| cell.trie(cx, root - at))
 }

@@ -13,6 +13,7 @@ use crate::cells::Cell;
 use crate::error::{Error, Result};
 use crate::ids::{EventId, Start, epoch_of};
 use crate::layout::{Block, Channel, kind, state};
+use crate::points::point;
 use crate::record::{Owners, encode};
 use crate::ring::{Read, Ring};
 use crate::segment::Segment;
@@ -137,6 +138,7 @@ pub(crate) fn end_handles(cx: Context<'_>, bound: &Bound, client: &str) -> Resul
     for (entry, record) in ended {
         let end = bound.ring.head(cx).wrapping_sub(start) & HOT_MASK;
         cx.set_hot(record.reference, record.at, Block::hot0, |value| (value == OPEN).then_some(end.min(OPEN - 1)));
+        point!("unsubscribe.ended");
         // Not live any more, so not counted by publishers, but there until its owner closes it: it
         // keeps what is left to drain.
         trie.change(
@@ -186,6 +188,7 @@ pub(crate) fn note_of(cx: Context<'_>, cell: Cell, key: &HandleKey) -> Result<Op
 pub(crate) fn unanchor(cx: Context<'_>, cell: Cell, key: &HandleKey) -> Result<()> {
     let remove = |found: Option<_>| Ok((if found.is_some() { Change::Remove } else { Change::Keep }, ()));
     cell.trie(cx, Channel::handles).change_record(place_of(cx, key), &key.bytes(), remove)?;
+    point!("close.unanchored");
     cell.clear_if_unused(cx)
 }
 
@@ -204,6 +207,7 @@ impl Receiver {
         let Some((reference, at)) = anchor(cx, bound.cell, &key, &[])? else {
             return Ok(None);
         };
+        point!("subscribe.anchored");
         let receiver = Receiver {
             segment: segment.clone(),
             cell: bound.cell,

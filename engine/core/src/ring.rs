@@ -16,6 +16,7 @@
 use crate::arena::{Held, Info};
 use crate::error::{Error, Result};
 use crate::layout::{Block, Channel, MAX_RING_LOG2, UNIT_DESCRIPTORS, kind, reference, state};
+use crate::points::point;
 use crate::space::Context;
 use crate::sync::{AtomicU64, Ordering, fence};
 
@@ -141,11 +142,15 @@ impl Ring {
             // The old block's life, read before its descriptor is replaced: a ref to exactly that life.
             let old = self.named(cx, seen);
             cx.view().set(message.at + Block::ident, h);
+            point!("publish.ready");
             let descriptor = self.lap(h) << reference::BLOCK_BITS | u64::from(message.block);
             // SYNC ring.publish (W): payload before descriptor; pairs with (R) in `read`.
             if slot.compare_exchange(seen, descriptor, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                point!("publish.swapped");
                 self.advance(cx, h);
+                point!("publish.advanced");
                 cx.make_live(message);
+                point!("publish.live");
                 if let Some(old) = old {
                     cx.free(old);
                 }
@@ -241,6 +246,7 @@ impl Ring {
         let from = self.oldest(cx).max(tail.load(Ordering::Relaxed).min(head));
         for sequence in from..head {
             if self.take(cx, sequence) {
+                point!("evict.freed");
                 tail.fetch_max(sequence + 1, Ordering::Relaxed);
                 cx.word(crate::layout::Header::evictions).fetch_add(1, Ordering::Relaxed);
                 return true;
@@ -261,6 +267,7 @@ impl Ring {
         if slot.compare_exchange(seen, gone, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return false;
         }
+        point!("evict.taken");
         named.is_some_and(|old| cx.free(old)) || named.is_none()
     }
 
@@ -285,6 +292,7 @@ impl Ring {
                 let _ = head.compare_exchange(h, h | SEALED, Ordering::AcqRel, Ordering::Relaxed);
                 continue;
             }
+            point!("seal.head");
             let slot = self.slot(cx, h);
             let found = slot.load(Ordering::Acquire);
             if self.is_of(found, h) {
@@ -324,12 +332,14 @@ impl Ring {
             // unreferenced and the scavenger's.
             self.slot(cx, index).swap(lap << reference::BLOCK_BITS | reference::NO_BLOCK, Ordering::AcqRel);
         }
+        point!("prepare.swapped");
         let old_head = cx.view().get(self.cell_at + Channel::head) & !SEALED;
         let start = (((lap + 1) & LAP_MASK) << self.log2).max((old_head >> self.log2).wrapping_add(2) << self.log2) & !SEALED;
         let view = cx.view();
         view.set(self.cell_at + Channel::start, start);
         view.set(self.cell_at + Channel::tail, start);
         view.set(self.cell_at + Channel::indexed, start);
+        point!("prepare.started");
         cx.word(self.cell_at + Channel::head).store(start, Ordering::Release);
     }
 }

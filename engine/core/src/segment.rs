@@ -20,6 +20,7 @@ use crate::os::bell::Shelf;
 use crate::os::fork::Guarded;
 use crate::os::{clock, fork, locks, shm};
 use crate::owned::{Dead, Departure};
+use crate::points::point;
 use crate::process::{FREE, LEAVING, SlotState, TAKEN};
 use crate::reap::{scavenge, settle};
 use crate::space::{Actor, Context, Space};
@@ -381,7 +382,7 @@ impl Attachment {
     /// Ends the waits of this process, which find the segment closed, and frees their bells.
     fn wake_waiting(&self, cx: Context<'_>, owner: u64) {
         cx.ring_own(owner);
-        cx.settle_bells(|other| other == owner);
+        cx.settle_bells(|slot| slot == u64::from(cx.actor.slot));
         // Others' bells, too, must look closed to whoever tidies up once their owners are gone.
         cx.space.ringer.rest();
     }
@@ -392,17 +393,21 @@ impl Attachment {
         let file = self.file.file()?;
         // From here on a reaper takes a death for a clean leave.
         space.turn_slot(membership.slot, LEAVING);
+        point!("detach.leaving");
         let seen = space.slot(membership.slot.slot);
         if seen.owner() != membership.slot.owner() {
             return Ok(());
         }
         settle(cx, &Dead { owners: &[membership.actor.owner], departure: Departure::Clean })?;
+        point!("detach.settled");
         self.wake_waiting(cx, membership.actor.owner);
+        point!("detach.bells");
         let gate = Gate::enter(&file)?;
         // Another thread of ours may be in the middle of a change. Its blocks must stay ours until it can
         // write no more: the slot then waits, as leaving, for the process to be gone.
         if !cx.holds_anything() {
             space.turn_slot(seen, FREE);
+            point!("detach.free");
             locks::unlock(&file, space.slot_byte(seen.slot))?;
         }
         if let Some(name) = &self.name

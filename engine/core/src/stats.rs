@@ -33,7 +33,7 @@ impl Channels {
     pub fn stats(&self, name: &str) -> Result<Option<ChannelStats>> {
         let cx = self.world().cx()?;
         match self.directory(cx).find(name)? {
-            Some(found) => stats_of(cx, &found).map(Some),
+            Some(found) => stats_of(cx, &found),
             None => Ok(None),
         }
     }
@@ -45,7 +45,9 @@ impl Channels {
         self.directory(cx).each(|found| cells.push(found))?;
         let mut sum = ChannelStats::default();
         for found in &cells {
-            let one = stats_of(cx, found)?;
+            let Some(one) = stats_of(cx, found)? else {
+                continue;
+            };
             sum.subscribers += one.subscribers;
             sum.handles += one.handles;
             sum.published += one.published;
@@ -57,12 +59,15 @@ impl Channels {
     }
 }
 
-fn stats_of(cx: Context<'_>, found: &Found) -> Result<ChannelStats> {
+/// `None`: it is gone.
+fn stats_of(cx: Context<'_>, found: &Found) -> Result<Option<ChannelStats>> {
     let cell = found.cell;
     let view = cx.view();
-    let ring = cell.ring(cx)?;
+    let Some(ring) = cell.ring(cx)? else {
+        return Ok(None);
+    };
     let published = ring.head(cx).wrapping_sub(view.get(cell.at + Channel::start));
-    Ok(ChannelStats {
+    let stats = ChannelStats {
         name: found.record.name(),
         subscribers: cell.trie(cx, Channel::subscribers).live()?,
         handles: cell.trie(cx, Channel::handles).live()?,
@@ -71,5 +76,6 @@ fn stats_of(cx: Context<'_>, found: &Found) -> Result<ChannelStats> {
         dropped: view.get(cell.at + Channel::dropped),
         deduped: view.get(cell.at + Channel::deduped),
         metadata: decode_pairs(found.extra()),
-    })
+    };
+    Ok(cell.is_same_life(cx).then_some(stats))
 }

@@ -39,20 +39,20 @@ impl<'a> Hint<'a> {
         Hint { trie, place: hash(client).pair(hash(channel)), key: pair_key(client, channel) }
     }
 
-    /// Writes it, if it is not there.
-    pub(crate) fn write(&self) -> Result<()> {
+    /// Writes it. False: it was there.
+    pub(crate) fn write(&self) -> Result<bool> {
         let cx = self.trie.cx;
         if self.trie.find(self.place, |value| cx.has_key(value, &self.key))?.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         let content = encode(&[], &self.key, &[]);
-        self.trie.change_record(self.place, &self.key, |found| {
+        let written = self.trie.change_record(self.place, &self.key, |found| {
             if found.is_some() {
-                return Ok((Change::Keep, ()));
+                return Ok((Change::Keep, false));
             }
-            Ok((Change::Put(0, cx.new_record(self.trie.root, self.place, &content)?), ()))
+            Ok((Change::Put(0, cx.new_record(self.trie.root, self.place, &content)?), true))
         })?;
-        Ok(())
+        Ok(written == Some(true))
     }
 
     /// Removes it.
@@ -62,7 +62,7 @@ impl<'a> Hint<'a> {
     }
 }
 
-/// Removes hints to members that are not there, and gives back groups in which nobody is left.
+/// Removes hints to members that are not there, writes those that are missing, and gives back groups in which nobody is left.
 pub(crate) fn prune(cx: Context<'_>, world: Cell) -> Result<u64> {
     let whereabouts = world.trie(cx, WorldCell::whereabouts);
     let directory = Directory::new(cx, world.at + WorldCell::presence);
@@ -94,6 +94,16 @@ pub(crate) fn prune(cx: Context<'_>, world: Cell) -> Result<u64> {
         if present(&key)?
             && let Some((client, channel)) = key_pair(&key)
         {
+            Hint::new(whereabouts, &client, &channel).write()?;
+        }
+    }
+    let mut groups = Vec::new();
+    directory.each(|found| groups.push((found.record.name(), found.cell)))?;
+    for (channel, cell) in groups {
+        // Somebody who removed the hint of a member that was back died before writing it again.
+        let mut members = Vec::new();
+        cell.trie(cx, Group::members).records(|entry, record| members.extend(entry.is_live().then(|| record.name())))?;
+        for client in members {
             Hint::new(whereabouts, &client, &channel).write()?;
         }
     }

@@ -53,7 +53,7 @@ fn a_publisher_on_the_way_is_stopped_by_the_seal() {
     let actor = Actor::new(0, 1);
     let cx = Context { space: &space, actor: &actor };
     let cell = create(cx);
-    let ring = cell.ring(cx).expect("a ring");
+    let ring = cell.ring(cx).expect("a ring").expect("this life");
     let start = ring.head(cx);
     // The ring is full, so that the slot in question still holds a message to be drained.
     for payload in 0..4 {
@@ -71,7 +71,7 @@ fn a_publisher_on_the_way_is_stopped_by_the_seal() {
     }
     remove(cx, cell);
     let next = create(cx);
-    let ring = next.ring(cx).expect("a ring");
+    let ring = next.ring(cx).expect("a ring").expect("this life");
     let start = ring.head(cx);
     assert_eq!(publish(cx, &ring, 1, || {}), Some(start), "the seal went over to the next life");
 }
@@ -82,7 +82,7 @@ fn a_seal_that_comes_late_leaves_the_next_life_open() {
     let actor = Actor::new(0, 1);
     let cx = Context { space: &space, actor: &actor };
     let cell = create(cx);
-    let ring = cell.ring(cx).expect("a ring");
+    let ring = cell.ring(cx).expect("a ring").expect("this life");
     cell.retire(cx).expect("a ring");
     let next = std::cell::Cell::new(None);
     ring.seal(cx, || {
@@ -95,7 +95,7 @@ fn a_seal_that_comes_late_leaves_the_next_life_open() {
         first
     });
     let next = next.get().expect("it was asked");
-    let ring = next.ring(cx).expect("a ring");
+    let ring = next.ring(cx).expect("a ring").expect("this life");
     let start = ring.head(cx);
     assert_eq!(publish(cx, &ring, 1, || {}), Some(start), "the next life was sealed");
 }

@@ -65,7 +65,7 @@ fn two_publishers_never_share_a_sequence() {
                 thread::spawn(move || {
                     let actor = Actor::new(slot, 1);
                     let cx = Context { space: &space, actor: &actor };
-                    publish(cx, &cell.ring(cx).unwrap(), 100 + u64::from(slot))
+                    publish(cx, &cell.ring(cx).unwrap().unwrap(), 100 + u64::from(slot))
                 })
             })
             .collect();
@@ -73,7 +73,7 @@ fn two_publishers_never_share_a_sequence() {
         assert_ne!(sequences[0], sequences[1]);
         let actor = Actor::new(2, 1);
         let cx = Context { space: &space, actor: &actor };
-        let ring = cell.ring(cx).unwrap();
+        let ring = cell.ring(cx).unwrap().unwrap();
         let start = ring.oldest(cx);
         let got = read_from(cx, &ring, start, start + 2);
         assert_eq!(got.len(), 2, "published but not there");
@@ -93,7 +93,7 @@ fn a_reader_sees_whole_messages_in_their_own_places() {
             thread::spawn(move || {
                 let actor = Actor::new(0, 1);
                 let cx = Context { space: &space, actor: &actor };
-                let ring = cell.ring(cx).unwrap();
+                let ring = cell.ring(cx).unwrap().unwrap();
                 let start = ring.oldest(cx);
                 for i in 0..3 {
                     assert_eq!(publish(cx, &ring, 100 + i), start + i);
@@ -103,7 +103,7 @@ fn a_reader_sees_whole_messages_in_their_own_places() {
         let reader = thread::spawn(move || {
             let actor = Actor::new(1, 1);
             let cx = Context { space: &space, actor: &actor };
-            let ring = cell.ring(cx).unwrap();
+            let ring = cell.ring(cx).unwrap().unwrap();
             let first = cx.view().get(cell.at + Channel::start);
             for (sequence, payload) in read_from(cx, &ring, first, first + 3) {
                 assert_eq!(payload, 100 + (sequence - first));
@@ -123,7 +123,7 @@ fn what_is_published_beside_a_seal_is_there_when_it_returns() {
         let publisher = thread::spawn(move || {
             let actor = Actor::new(0, 1);
             let cx = Context { space: &there, actor: &actor };
-            let ring = cell.ring(cx).unwrap();
+            let ring = cell.ring(cx).unwrap().unwrap();
             let held = cx.store(Info::new(kind::BYTES, 0, 0, 0), u64::from(ring.cell), 0, &[], &7_u64.to_le_bytes()).unwrap();
             ring.publish(cx, &held, |_| Ok(true)).unwrap().is_some()
         });
@@ -131,7 +131,7 @@ fn what_is_published_beside_a_seal_is_there_when_it_returns() {
         let cx = Context { space: &space, actor: &actor };
         cell.retire(cx).unwrap();
         // From here on a receiver that has read up to the head has read everything.
-        let ring = cell.ring(cx).unwrap();
+        let ring = cell.ring(cx).unwrap().unwrap();
         let end = ring.head(cx);
         let published = publisher.join().unwrap();
         assert_eq!(ring.head(cx), end, "published after the seal");
@@ -148,7 +148,7 @@ fn nothing_is_missed_in_a_ring_that_is_long_enough() {
             thread::spawn(move || {
                 let actor = Actor::new(0, 1);
                 let cx = Context { space: &space, actor: &actor };
-                let ring = cell.ring(cx).unwrap();
+                let ring = cell.ring(cx).unwrap().unwrap();
                 publish(cx, &ring, 100);
                 publish(cx, &ring, 101);
             })
@@ -157,7 +157,7 @@ fn nothing_is_missed_in_a_ring_that_is_long_enough() {
         let reader = thread::spawn(move || {
             let actor = Actor::new(1, 1);
             let cx = Context { space: &shared, actor: &actor };
-            let ring = cell.ring(cx).unwrap();
+            let ring = cell.ring(cx).unwrap().unwrap();
             let start = cx.view().get(cell.at + Channel::start);
             let mut cursor = start;
             let mut bytes = Vec::new();
@@ -178,7 +178,7 @@ fn nothing_is_missed_in_a_ring_that_is_long_enough() {
         writer.join().unwrap();
         let actor = Actor::new(2, 1);
         let cx = Context { space: &space, actor: &actor };
-        let ring = cell.ring(cx).unwrap();
+        let ring = cell.ring(cx).unwrap().unwrap();
         assert_eq!(read_from(cx, &ring, cursor, start + 2).len() as u64, start + 2 - cursor, "received + read = published");
     });
 }

@@ -19,7 +19,7 @@ use crate::cells::{Cell, is_channel, roots_of};
 use crate::directory::Directory;
 use crate::error::Result;
 use crate::geometry::Geometry;
-use crate::layout::{Bell, Block, Channel, Header, Unit, cell_kind, kind, reference, state};
+use crate::layout::{Block, Channel, Header, Unit, cell_kind, kind, reference, state};
 use crate::process::{LEAVING, SETTLED, TAKEN};
 use crate::reap::each_cell;
 use crate::ring::units_of;
@@ -149,7 +149,7 @@ impl Look<'_> {
             let word = self.cx.word(at).load(Ordering::Acquire);
             match state::of(word) {
                 state::FREE => {}
-                state::HELD if self.is_attached(self.cx.view().get(at + Bell::owner)) || self.is_at_work(word) => {}
+                state::HELD if self.is_at_work(word) => {}
                 state::HELD => self.say(format!("bell {number}: its owner is gone")),
                 other => self.say(format!("bell {number}: no state of a bell is {other}")),
             }
@@ -195,7 +195,7 @@ impl Look<'_> {
     fn ring(&mut self, cell: Cell, name: &str) {
         let cx = self.cx;
         let config = cx.view().get(cell.at + Channel::config);
-        let Some(ring) = self.unless(cell.ring(cx), name) else {
+        let Some(Some(ring)) = self.unless(cell.ring(cx), name) else {
             return;
         };
         for unit in (config >> 16)..(config >> 16) + units_of(ring.log2) {

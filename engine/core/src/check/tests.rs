@@ -67,6 +67,26 @@ fn a_sound_segment_is_found_sound() {
 }
 
 #[test]
+fn a_dedup_window_beyond_all_bounds_is_only_a_long_one() {
+    // Found by the rain of bytes: an addition that overflowed.
+    let (segment, open) = busy();
+    let cx = segment.cx().expect("attached");
+    let broadcasts = Channels::new(&World::new(&segment, "").expect("room"), ChannelKind::Broadcast);
+    // Ids are indexed by the send that follows.
+    broadcasts.send("room 0", b"x", Form::Text, Some("another")).expect("room");
+    let (at, ..) = group_of(cx, cell_kind::BROADCAST, Channel::seen);
+    cx.view().set(at + Channel::window, u64::MAX);
+    // Windows are read where a channel is looked up for the first time.
+    let broadcasts = Channels::new(broadcasts.world(), ChannelKind::Broadcast);
+    for room in 0..40 {
+        for id in 0..3 {
+            broadcasts.send(&format!("room {room}"), b"x", Form::Text, Some(&format!("id {id}"))).expect("room");
+        }
+    }
+    drop(open);
+}
+
+#[test]
 fn every_kind_of_damage_is_named() {
     type Harm = fn(Context<'_>) -> usize;
     let free_block: Harm = |cx| {

@@ -6,6 +6,7 @@ use super::page::{COLLAPSE, Counts, DEPTH_MAX, Entries, Entry, Inner, LEAF_MAX, 
 use super::{Attempt, Root, Stop, Trie, root_of, with_patience};
 use crate::arena::Held;
 use crate::error::Result;
+use crate::points::point;
 use crate::record::Record;
 use crate::sync::{Ordering, fence_after_swap};
 
@@ -153,20 +154,24 @@ impl<'a> Trie<'a> {
                     0 => cx.space.fresh_empty(),
                     reference => reference,
                 };
+                point!("change.drafted");
                 // SYNC trie.root (W): pages and records before the root that names them; pairs with (R)
                 // in `with_patience`.
                 if cx.word(self.root).compare_exchange(word, root, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                     give_back(&draft);
                     return Ok(false);
                 }
+                point!("change.swapped");
                 // Two processes that each change one tree and then look at the other's do not miss each other.
                 fence_after_swap();
                 for held in &draft.new {
                     cx.make_live(held);
                 }
+                point!("change.live");
                 for &page in &draft.old {
                     cx.free(page);
                 }
+                point!("change.freed");
                 for &value in &draft.old_values {
                     self.free_value(value);
                 }

@@ -27,6 +27,7 @@ pub use page::{Counts, Entry, GONE, PENDING, Page};
 use crate::cells::Cell;
 use crate::error::{Error, Result};
 use crate::layout::{Block, kind, reference};
+use crate::points::point;
 use crate::record::Record;
 use crate::space::Context;
 use crate::sync::{Ordering, fence};
@@ -78,6 +79,8 @@ pub fn root_of(word: u64) -> Root {
     match word & reference::BLOCK_MASK {
         reference::EMPTY => Root::Empty,
         reference::SEALED => Root::Sealed,
+        // A cell that is just being made into another.
+        _ if word == 0 => Root::Sealed,
         _ => Root::Page(word),
     }
 }
@@ -132,6 +135,11 @@ impl<'a> Trie<'a> {
     #[inline(always)]
     pub fn of_life(cx: Context<'a>, cell: Cell, field: usize) -> Trie<'a> {
         Trie { cx, root: cell.at + field, life: Some(cell) }
+    }
+
+    /// Are they of one root and one life?
+    pub(crate) fn is_same(&self, other: &Trie<'_>) -> bool {
+        (self.root, self.life) == (other.root, other.life)
     }
 
     /// The root word now. A word of the cell's next life is never given: it reads as sealed.
@@ -262,6 +270,7 @@ impl<'a> Trie<'a> {
                 return;
             }
             if root.compare_exchange(word, self.cx.space.fresh_sealed(), Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                point!("group.sealed");
                 if let Root::Page(reference) = root_of(word) {
                     self.free_below(reference, 0);
                 }

@@ -1,0 +1,115 @@
+//! Crash points: numbered places between two steps at which a test kills or stops its process. They exist only
+//! under `--cfg crash_points`; otherwise nothing of them is compiled.
+
+/// Marks a place that a test may arm. The name must be one of `POINTS`.
+macro_rules! point {
+    ($name:literal) => {
+        #[cfg(crash_points)]
+        {
+            const POINT: usize = $crate::points::number($name);
+            $crate::points::pass(POINT);
+        }
+    };
+}
+pub(crate) use point;
+
+#[cfg(crash_points)]
+pub use armed::{Fate, POINTS, arm, number, pass};
+
+#[cfg(crash_points)]
+mod armed {
+    use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    /// Every point, by area.
+    #[rustfmt::skip]
+    pub const POINTS: &[&str] = &[
+        "publish.ready", "publish.swapped", "publish.advanced", "publish.live", "publish.stored", "publish.done",
+        "evict.freed", "evict.taken",
+        "seal.head",
+        "prepare.swapped", "prepare.started",
+        "create.patterns", "create.made", "create.named", "create.beaten", "create.live", "create.cell", "create.roots",
+        "create.units", "create.unit",
+        "remove.told", "remove.unnamed", "remove.retired", "remove.sealed",
+        "subscribe.registered", "subscribe.anchored",
+        "unsubscribe.removed", "unsubscribe.ended",
+        "dedup.admitted", "dedup.counted", "dedup.indexed",
+        "allocate.claimed", "allocate.unmarked",
+        "free.freed", "free.head", "free.tail",
+        "chain.written", "chain.cont",
+        "change.drafted", "change.swapped", "change.live", "change.freed",
+        "group.sealed",
+        "clear.unused", "clear.clearing", "clear.groups", "clear.messages", "clear.units",
+        "close.unanchored",
+        "pattern.anchored", "pattern.registered", "pattern.unregistered",
+        "purge.sealed",
+        "track.hinted", "track.joined",
+        "untrack.left", "untrack.forgotten",
+        "stale.left",
+        "register.found",
+        "beat.set",
+        "reap.settled", "reap.left", "reap.bells", "reap.scavenged", "reap.locked", "reap.turned",
+        "new.reserved", "new.header", "new.formatted", "new.magic",
+        "attach.locked", "attach.written", "attach.taken",
+        "detach.leaving", "detach.settled", "detach.bells", "detach.free",
+        "settle.patterns", "settle.handles", "settle.members",
+        "scavenge.cells", "scavenge.units", "scavenge.blocks",
+        "bell.claimed", "bell.armed", "bell.sleeping", "bell.freed",
+        "ring.dirty", "ring.ringing", "ring.rung",
+    ];
+
+    /// What happens at an armed point.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Fate {
+        /// SIGKILL.
+        Kill,
+        /// SIGSTOP, once; whoever is told of it continues us.
+        Stop,
+    }
+
+    static ARMED: AtomicUsize = AtomicUsize::new(usize::MAX);
+    static LEFT: AtomicU64 = AtomicU64::new(0);
+    static STOPS: AtomicU64 = AtomicU64::new(0);
+
+    /// The number of a point.
+    ///
+    /// # Panics
+    /// There is none of this name: at compile time, as `point!` asks.
+    pub const fn number(name: &str) -> usize {
+        let mut index = 0;
+        while index < POINTS.len() {
+            if same(POINTS[index].as_bytes(), name.as_bytes()) {
+                return index;
+            }
+            index += 1;
+        }
+        panic!("this point is not listed")
+    }
+
+    const fn same(a: &[u8], b: &[u8]) -> bool {
+        let mut index = 0;
+        while index < a.len() && index < b.len() && a[index] == b[index] {
+            index += 1;
+        }
+        a.len() == b.len() && index == a.len()
+    }
+
+    /// From here on this process meets its fate at a point, after passing it so often.
+    pub fn arm(point: usize, fate: Fate, after: u64) {
+        STOPS.store(u64::from(fate == Fate::Stop), Ordering::Relaxed);
+        LEFT.store(after, Ordering::Relaxed);
+        ARMED.store(point, Ordering::Relaxed);
+    }
+
+    /// Comes by a point.
+    #[inline(never)]
+    pub fn pass(point: usize) {
+        if ARMED.load(Ordering::Relaxed) != point || LEFT.fetch_sub(1, Ordering::Relaxed) != 0 {
+            return;
+        }
+        ARMED.store(usize::MAX, Ordering::Relaxed);
+        let signal = if STOPS.load(Ordering::Relaxed) != 0 { Signal::STOP } else { Signal::KILL };
+        kill_process(getpid(), signal).expect("a process may signal itself");
+    }
+}
