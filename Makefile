@@ -25,7 +25,7 @@ SHELL := bash
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check check-rust check-python test-core test-loom test-crash test-python bench fuzz soak clean tools
+.PHONY: help setup demo test check check-rust check-python test-core test-loom test-crash test-mutants test-python bench fuzz soak clean tools
 
 # pip and maturin are those of .venv, whatever is active or set outside.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME
@@ -78,7 +78,7 @@ demo: $(VENV)/.engine $(VENV)/.demo ## a chat served by 4 gunicorn workers, on h
 
 # ---- tests
 
-test: check test-core test-loom test-crash test-python ## all checks and tests, after installing what they need
+test: check test-core test-loom test-crash test-mutants test-python ## all checks and tests, after installing what they need
 	@echo "==> all passed"
 
 check: check-rust check-python ## formatting, clippy, documentation, ruff, mypy strict, stubs against the binary
@@ -110,6 +110,10 @@ test-crash: | tools ## one process killed, and stopped, at every crash point of 
 	@echo "==> crash points"
 	export RUSTFLAGS="--cfg crash_points" CARGO_TARGET_DIR=target/crash CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
 	timeout $(PATIENCE) cargo test --locked --release -p hypern-shm-core --test crash -- --nocapture | $(COUNTED)
+
+test-mutants: | tools ## one safeguard out of the engine at a time: a checker must miss it
+	@echo "==> mutants"
+	.ci/mutants
 
 test-python: $(VENV)/.engine $(VENV)/.test ## real processes, real servers, a real browser
 	@.ci/need strace=strace

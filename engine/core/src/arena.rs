@@ -12,6 +12,7 @@
 use crate::error::{Error, Result};
 use crate::geometry::Geometry;
 use crate::layout::{BLOCK_HEADER_WORDS, Block, kind, reference, state};
+use crate::mutants::without;
 use crate::points::point;
 use crate::space::Context;
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -266,7 +267,8 @@ impl Context<'_> {
         let next = self.view().get(at + Block::next);
         // HELD may turn LIVE under us once; a third look would be another life.
         for _ in 0..3 {
-            if !reference::is_life(reference, word) {
+            let ours = reference::is_life(reference, word) || without("generation_in_free") && state::of(word) != state::FREE;
+            if !ours {
                 return false;
             }
             // SYNC arena.free (W): pairs with arena.claim (R).

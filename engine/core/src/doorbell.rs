@@ -20,6 +20,7 @@
 //! cleared by the bell's owner alone (and for the dead), so a bit is at worst stale: a spurious ring.
 
 use crate::layout::{Bell as Words, DIRTY_WORDS, Header, state};
+use crate::mutants::without;
 use crate::points::point;
 use crate::space::Context;
 use crate::sync::{Ordering, fence, fence_after_swap};
@@ -226,7 +227,7 @@ impl Bell {
     }
 
     fn next_epoch(&self, cx: Context<'_>) -> u64 {
-        (cx.view().get(self.at + Words::bell) & !STATE).wrapping_add(EPOCH)
+        (cx.view().get(self.at + Words::bell) & !STATE).wrapping_add(if without("bell_epoch") { 0 } else { EPOCH })
     }
 
     /// Takes the dirty bits.

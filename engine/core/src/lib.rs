@@ -25,6 +25,7 @@ pub mod arena;
 pub mod error;
 pub mod geometry;
 pub mod layout;
+mod mutants;
 pub mod points;
 pub mod record;
 pub mod ring;

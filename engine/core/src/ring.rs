@@ -16,6 +16,7 @@
 use crate::arena::{Held, Info};
 use crate::error::{Error, Result};
 use crate::layout::{Block, Channel, MAX_RING_LOG2, UNIT_DESCRIPTORS, kind, reference, state};
+use crate::mutants::without;
 use crate::points::point;
 use crate::space::Context;
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -128,7 +129,7 @@ impl Ring {
             let seen = slot.load(Ordering::Acquire);
             // Without this re-check `seen` could be of a later lap than `h`, and the swap below would
             // put an old sequence over a newer message.
-            if head.load(Ordering::Acquire) != h {
+            if !without("head_recheck") && head.load(Ordering::Acquire) != h {
                 continue;
             }
             if self.is_of(seen, h) {
@@ -144,8 +145,9 @@ impl Ring {
             cx.view().set(message.at + Block::ident, h);
             point!("publish.ready");
             let descriptor = self.lap(h) << reference::BLOCK_BITS | u64::from(message.block);
+            let ordering = if without("release_of_descriptor") { Ordering::Relaxed } else { Ordering::AcqRel };
             // SYNC ring.publish (W): payload before descriptor; pairs with (R) in `read`.
-            if slot.compare_exchange(seen, descriptor, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            if slot.compare_exchange(seen, descriptor, ordering, Ordering::Relaxed).is_ok() {
                 point!("publish.swapped");
                 self.advance(cx, h);
                 point!("publish.advanced");

@@ -6,6 +6,7 @@ use siphasher::sip128::SipHasher24;
 
 use crate::geometry::Geometry;
 use crate::layout::{Header, Slot, reference};
+use crate::mutants::without;
 use crate::sync::{AtomicU64, Ordering};
 use crate::view::View;
 
@@ -157,6 +158,9 @@ impl Space {
     }
 
     fn fresh_tag(&self) -> u64 {
+        if without("root_tag") {
+            return 0;
+        }
         self.view.word(Header::tags).fetch_add(1, Ordering::Relaxed) & reference::GENERATION_MASK
     }
 

@@ -101,6 +101,27 @@ fn a_seal_that_comes_late_leaves_the_next_life_open() {
 }
 
 #[test]
+fn a_change_on_the_way_does_not_reach_the_next_life() {
+    let space = one_cell();
+    let actor = Actor::new(0, 1);
+    let cx = Context { space: &space, actor: &actor };
+    let cell = create(cx);
+    let trie = cell.trie(cx, Channel::handles);
+    let place = cx.space.hash(b"late").place();
+    let mut next = None;
+    let done = trie.change_record(place, b"late", |_| {
+        // The group was looked at, and found empty; here we are stopped, and a life passes.
+        next = next.take().or_else(|| {
+            remove(cx, cell);
+            Some(create(cx))
+        });
+        Ok((Change::Put(0, cx.new_record(trie.root, place, &encode(&[], b"late", &[]))?), ()))
+    });
+    assert_eq!(done.expect("sound"), None, "it was added to another channel");
+    assert_eq!(next.expect("made").trie(cx, Channel::handles).live().expect("sound"), 0);
+}
+
+#[test]
 fn groups_of_the_next_life_are_sealed_to_whoever_means_the_last() {
     let space = one_cell();
     let actor = Actor::new(0, 1);

@@ -4,13 +4,14 @@
 //! Run with `RUSTFLAGS="--cfg loom" cargo test --release --test loom`.
 #![cfg(loom)]
 
-use hypern_shm_core::arena::Info;
+use hypern_shm_core::arena::{Info, SMALL};
 use hypern_shm_core::cells::Cell;
 use hypern_shm_core::geometry::Geometry;
-use hypern_shm_core::layout::{Channel, Header, cell_kind, kind};
+use hypern_shm_core::layout::{Block, Channel, Header, cell_kind, kind, reference, state};
 use hypern_shm_core::record::encode;
 use hypern_shm_core::ring::{Read, Ring};
 use hypern_shm_core::space::{Actor, Context, Space};
+use hypern_shm_core::sync::Ordering;
 use hypern_shm_core::trie::{Change, Trie};
 use loom::sync::Arc;
 use loom::thread;
@@ -111,6 +112,53 @@ fn a_reader_sees_whole_messages_in_their_own_places() {
         });
         reader.join().unwrap();
         writer.join().unwrap();
+    });
+}
+
+#[test]
+fn a_slow_publisher_does_not_overwrite_a_newer_message() {
+    // A ring of one: between a publisher's two looks the other may have gone round.
+    model(3, || {
+        let (space, cell) = channel(0, 6);
+        let there = space.clone();
+        let publisher = thread::spawn(move || {
+            let actor = Actor::new(0, 1);
+            let cx = Context { space: &there, actor: &actor };
+            publish(cx, &cell.ring(cx).unwrap().unwrap(), 100)
+        });
+        let actor = Actor::new(1, 1);
+        let cx = Context { space: &space, actor: &actor };
+        let ring = cell.ring(cx).unwrap().unwrap();
+        let mut sequences = vec![publish(cx, &ring, 200), publish(cx, &ring, 201)];
+        sequences.push(publisher.join().unwrap());
+        sequences.sort_unstable();
+        let start = cx.view().get(cell.at + Channel::start);
+        assert_eq!(sequences, [start, start + 1, start + 2]);
+        assert_eq!(ring.head(cx), start + 3);
+        assert_eq!(read_from(cx, &ring, start + 2, start + 3).len(), 1, "the newest message is not there");
+    });
+}
+
+#[test]
+fn a_block_freed_twice_is_freed_once() {
+    // Both know the first life; the second, claimed in between, is somebody else's.
+    model(3, || {
+        let (space, _) = channel(0, 1);
+        let actor = Actor::new(2, 1);
+        let first = Context { space: &space, actor: &actor }.allocate(SMALL).unwrap();
+        let there = space.clone();
+        let other = thread::spawn(move || {
+            let actor = Actor::new(0, 1);
+            Context { space: &there, actor: &actor }.free(first.reference())
+        });
+        let actor = Actor::new(1, 1);
+        let cx = Context { space: &space, actor: &actor };
+        let freed = cx.free(first.reference());
+        let second = cx.allocate(SMALL);
+        assert!(freed ^ other.join().unwrap(), "freed by both or by nobody");
+        if let Ok(second) = second {
+            assert!(cx.life(second.reference()).is_some(), "the next life was freed");
+        }
     });
 }
 
@@ -243,5 +291,79 @@ fn a_listing_beside_a_replacement_sees_one_of_both() {
         });
         reader.join().unwrap();
         writer.join().unwrap();
+    });
+}
+
+#[test]
+fn a_listing_never_shows_another_groups_page() {
+    model(3, || {
+        let space = Space::boxed(Geometry::tiny(3, 1, 1, [5, 0, 0]));
+        let space = Arc::new(space);
+        let add = |cx: Context<'_>, root: usize, key: &[u8]| {
+            let trie = Trie::new(cx, root);
+            trie.change_record(16, key, |_| Ok((Change::Put(0, cx.new_record(root, 16, &encode(&[], key, &[]))?), ()))).unwrap();
+        };
+        let first = Header::worlds;
+        let second = space.geometry.cells_at + Channel::subscribers;
+        let actor = Actor::new(2, 1);
+        let cx = Context { space: &space, actor: &actor };
+        cx.word(second).store(space.fresh_empty(), Ordering::Release);
+        add(cx, first, b"ours");
+        let writer = {
+            let space = space.clone();
+            thread::spawn(move || {
+                let actor = Actor::new(0, 1);
+                let cx = Context { space: &space, actor: &actor };
+                // The first block to be taken again is another, so that page becomes page.
+                let spare = cx.allocate(SMALL).unwrap();
+                assert!(cx.free(spare.reference()));
+                Trie::new(cx, first).change_record(16, b"ours", |_| Ok((Change::Remove, ()))).unwrap();
+                add(cx, second, b"theirs");
+            })
+        };
+        let reader = thread::spawn(move || {
+            let actor = Actor::new(1, 1);
+            let mut names = Vec::new();
+            Trie::new(Context { space: &space, actor: &actor }, first).records(|_, record| names.push(record.name())).unwrap();
+            assert!(names.is_empty() || names == ["ours"], "{names:?}");
+        });
+        reader.join().unwrap();
+        writer.join().unwrap();
+    });
+}
+
+#[test]
+fn a_scavenger_beside_an_insert_takes_nothing_of_it() {
+    model(3, || {
+        let space = Arc::new(Space::boxed(Geometry::tiny(3, 1, 1, [3, 0, 0])));
+        let there = space.clone();
+        let scavenger = thread::spawn(move || {
+            let actor = Actor::new(0, 1);
+            let cx = Context { space: &there, actor: &actor };
+            let trie = Trie::new(cx, Header::worlds);
+            // What `reap` does with each block: LIVE and referred to by nothing is lost.
+            for block in 0..3 {
+                let (_, at) = there.geometry.block(block).unwrap();
+                let word = cx.word(at).load(Ordering::Acquire);
+                if state::of(word) != state::LIVE {
+                    continue;
+                }
+                let reference = reference::pack(state::generation(word), block);
+                let (back, ident) = (cx.view().get(at + Block::back), cx.view().get(at + Block::ident));
+                let known = match Info(cx.view().get(at + Block::info)).kind() {
+                    kind::RECORD => trie.has_value(ident & !0xf, reference),
+                    _ => trie.has_page(reference, (back & 0xff) as u32, ident),
+                };
+                if !known.unwrap() {
+                    cx.free(reference);
+                }
+            }
+        });
+        let actor = Actor::new(1, 1);
+        let cx = Context { space: &space, actor: &actor };
+        let trie = Trie::new(cx, Header::worlds);
+        trie.change_record(16, b"key", |_| Ok((Change::Put(0, cx.new_record(trie.root, 16, &encode(&[], b"key", &[]))?), ()))).unwrap();
+        scavenger.join().unwrap();
+        assert!(trie.get(16, b"key").unwrap().is_some(), "the scavenger took it");
     });
 }

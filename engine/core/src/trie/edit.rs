@@ -6,6 +6,7 @@ use super::page::{COLLAPSE, Counts, DEPTH_MAX, Entries, Entry, Inner, LEAF_MAX, 
 use super::{Attempt, Root, Stop, Trie, root_of, with_patience};
 use crate::arena::Held;
 use crate::error::Result;
+use crate::mutants::without;
 use crate::points::point;
 use crate::record::Record;
 use crate::sync::{Ordering, fence_after_swap};
@@ -154,6 +155,9 @@ impl<'a> Trie<'a> {
                     0 => cx.space.fresh_empty(),
                     reference => reference,
                 };
+                if without("live_after_root") {
+                    draft.new.iter().for_each(|held| cx.make_live(held));
+                }
                 point!("change.drafted");
                 // SYNC trie.root (W): pages and records before the root that names them; pairs with (R)
                 // in `with_patience`.

@@ -6,6 +6,7 @@ use super::Trie;
 use crate::arena::{Held, Info, SMALL};
 use crate::error::{Error, Result};
 use crate::layout::{Block, kind};
+use crate::mutants::without;
 use crate::space::Context;
 
 /// Most entries of a leaf.
@@ -165,7 +166,7 @@ impl Trie<'_> {
             }),
             _ => return None,
         };
-        cx.still(reference, at).then_some(page)
+        (without("page_generation") || cx.still(reference, at)).then_some(page)
     }
 
     /// Live entries below a page, without copying it.

@@ -4,7 +4,7 @@
 //! reaped, every block, cell, ring unit, bell and slot is accounted for.
 //!
 //! Run with `RUSTFLAGS="--cfg crash_points" cargo test --release --test crash`; SEED replays the choices, POINT
-//! takes one point (or the beginning of several names).
+//! takes one point (or the beginning of several names), TIMES how often each.
 #![cfg(all(crash_points, not(loom)))]
 
 mod ledger;
@@ -140,10 +140,20 @@ impl Scene {
         self.ledger.set(Entry::Pause, pause + 1);
     }
 
+    /// Somebody who leaves things behind, for whoever reaps.
+    fn prey(&self, what: &str, seed: u64) {
+        let mut prey = spawn("prey", &self.name, &self.ledger, &[("SEED", seed.to_string())]);
+        assert_eq!(end_of(&mut prey, &format!("{what}, prey")), End::Killed);
+    }
+
     /// The victim comes by the point once, or a few times, before it meets its fate.
     fn run(&mut self, point: usize, fate: Fate, seed: u64) -> End {
         for attempt in 0..TRIES {
-            let after = if attempt == 0 { seed % 4 } else { 0 };
+            let after = match (attempt, seed % 2) {
+                (0, 0) => seed / 2 % 4,
+                (0, _) => seed / 2 * 37 % 2048,
+                _ => 0,
+            };
             match self.run_after(point, fate, seed + attempt, after) {
                 End::Unreached => {}
                 end => return end,
@@ -154,15 +164,18 @@ impl Scene {
 
     fn run_after(&mut self, point: usize, fate: Fate, seed: u64, after: u64) -> End {
         let what = format!("{} ({fate:?})", POINTS[point]);
-        // Somebody who leaves things behind, for whoever reaps.
-        let mut prey = spawn("prey", &self.name, &self.ledger, &[("SEED", seed.to_string())]);
-        assert_eq!(end_of(&mut prey, &format!("{what}, prey")), End::Killed);
+        self.prey(&what, seed);
         let fate_name = if fate == Fate::Kill { "kill" } else { "stop" };
         let more = [("POINT", point.to_string()), ("FATE", fate_name.to_owned()), ("AFTER", after.to_string()), ("SEED", seed.to_string())];
         let mut victim = spawn("victim", &self.name, &self.ledger, &more);
         let end = end_of(&mut victim, &what);
         if end == End::Stopped {
-            self.peers_go_on(&format!("{what}, while it is stopped"));
+            let stopped = format!("{what}, while it is stopped");
+            self.peers_go_on(&stopped);
+            // What it holds is not taken for lost.
+            self.prey(&stopped, seed + 1);
+            self.segment.reap().unwrap_or_else(|error| panic!("{stopped}: {error}"));
+            self.peers_go_on(&stopped);
             kill_process(pid(&victim), Signal::CONT).expect("our child");
             assert_eq!(end_of(&mut victim, &format!("{what}, continued")), End::Unreached);
         }
@@ -191,9 +204,11 @@ fn whoever_is_killed_or_stopped_anywhere() {
     let mut scene = Scene::new(seed);
     let mut unreached = Vec::new();
     let mut runs = [0_u32; 2];
-    for (point, name) in POINTS.iter().enumerate().filter(|(_, name)| name.starts_with(&only)) {
+    let points = || POINTS.iter().enumerate().filter(|(_, name)| name.starts_with(&only));
+    let times = variable("TIMES").map_or(1, |text| text.parse().expect("a number"));
+    for (turn, (point, name)) in (0..times).flat_map(|_| points()).enumerate() {
         for (kind, fate) in [Fate::Kill, Fate::Stop].into_iter().enumerate() {
-            match scene.run(point, fate, seed + point as u64) {
+            match scene.run(point, fate, seed + turn as u64) {
                 End::Unreached => unreached.push((*name, fate)),
                 _ => runs[kind] += 1,
             }
