@@ -25,7 +25,7 @@ SHELL := bash
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check check-rust check-python test-core test-loom test-crash test-mutants test-python bench fuzz soak clean tools
+.PHONY: help setup demo test check check-rust check-python test-core test-loom test-crash test-mutants test-threads test-python bench fuzz soak clean tools
 
 # pip and maturin are those of .venv, whatever is active or set outside.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME
@@ -78,7 +78,7 @@ demo: $(VENV)/.engine $(VENV)/.demo ## a chat served by 4 gunicorn workers, on h
 
 # ---- tests
 
-test: check test-core test-loom test-crash test-mutants test-python ## all checks and tests, after installing what they need
+test: check test-core test-loom test-crash test-mutants test-threads test-python ## all checks and tests, after installing what they need
 	@echo "==> all passed"
 
 check: check-rust check-python ## formatting, clippy, documentation, ruff, mypy strict, stubs against the binary
@@ -114,6 +114,14 @@ test-crash: | tools ## one process killed, and stopped, at every crash point of 
 test-mutants: | tools ## one safeguard out of the engine at a time: a checker must miss it
 	@echo "==> mutants"
 	.ci/mutants
+
+# The sanitizer is not stable yet: RUSTC_BOOTSTRAP lets this build, and no other, use it.
+test-threads: export RUSTC_BOOTSTRAP := 1
+test-threads: | tools ## threads of one process under ThreadSanitizer
+	@echo "==> ThreadSanitizer"
+	export RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" CARGO_TARGET_DIR=target/tsan
+	export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 TSAN_OPTIONS="suppressions=$(CURDIR)/.ci/tsan"
+	timeout $(PATIENCE) cargo test --locked --release -p hypern-shm-core --test threads --target "$$(rustc --print host-tuple)"
 
 test-python: $(VENV)/.engine $(VENV)/.test ## real processes, real servers, a real browser
 	@.ci/need strace=strace
