@@ -109,7 +109,10 @@ mod armed {
             return;
         }
         ARMED.store(usize::MAX, Ordering::Relaxed);
-        let signal = if STOPS.load(Ordering::Relaxed) != 0 { Signal::STOP } else { Signal::KILL };
-        kill_process(getpid(), signal).expect("a process may signal itself");
+        if STOPS.load(Ordering::Relaxed) != 0 {
+            crate::os::process::stop_here();
+        } else {
+            kill_process(getpid(), Signal::KILL).expect("a process may signal itself");
+        }
     }
 }

@@ -55,6 +55,8 @@ pub struct Presence {
     groups: Arc<Mutex<HashMap<Box<str>, Cell>>>,
 }
 
+/// Rounds against others who change the same member: what is left after them is pruned by the scavenger.
+const PATIENCE: u32 = 1 << 10;
 /// Names remembered before the private map is emptied.
 const REMEMBERED: usize = 16 << 10;
 
@@ -273,10 +275,14 @@ impl Presence {
     /// Removes the hint to a member that left; writes it again should the member be back.
     fn forget(&self, cx: Context<'_>, channel: &str, client: &str) -> Result<()> {
         let hint = Hint::new(self.whereabouts(cx), client, channel);
-        hint.remove()?;
-        point!("untrack.forgotten");
-        if self.find(cx, channel, client)?.is_some() {
-            hint.write()?;
+        for _ in 0..PATIENCE {
+            hint.remove()?;
+            point!("untrack.forgotten");
+            // Back again, and its hint written before we removed it; and who removed it since looked before we wrote.
+            let is_back = || self.find(cx, channel, client).map(|found| found.is_some());
+            if !is_back()? || !hint.write()? || is_back()? {
+                break;
+            }
         }
         Ok(())
     }

@@ -59,6 +59,15 @@ impl Segment {
     }
 }
 
+impl Segment {
+    /// Blocks that living processes hold and have not published: 0 when all are at rest.
+    pub fn held(&self) -> Result<u64> {
+        let cx = self.cx()?;
+        let ats = (0..cx.space.geometry.total_blocks()).filter_map(|block| cx.space.geometry.block(block));
+        Ok(ats.filter(|&(_, at)| state::of(cx.view().get(at)) == state::HELD).count() as u64)
+    }
+}
+
 /// One look at everything. `is_dead(slot)`: does the kernel say that the slot's process is gone?
 pub fn look_over(cx: Context<'_>, is_dead: &dyn Fn(u32) -> bool) -> Vec<String> {
     let mut look = Look { cx, found: Vec::new(), named: HashMap::new(), units: HashMap::new() };

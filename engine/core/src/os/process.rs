@@ -73,6 +73,15 @@ pub fn visible(identity: &Identity) -> Visible {
     }
 }
 
+/// Stops the process with this thread at this very place. A signal to the process could be taken by another
+/// thread, while this one runs on for a while.
+#[cfg(crash_points)]
+pub fn stop_here() {
+    // SAFETY: `raise` takes any signal; this one has no handler that could run here.
+    let raised = unsafe { libc::raise(libc::SIGSTOP) };
+    assert_eq!(raised, 0, "a thread may signal itself");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
