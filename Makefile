@@ -132,9 +132,11 @@ test-python: $(VENV)/.engine $(VENV)/.test ## real processes, real servers, a re
 bench: $(VENV)/.engine $(VENV)/.test ## benchmarks against the in-process original, as ratios of one run
 	@for script in bench/*.py; do echo "==> $$script"; $(BIN)/python $$script; done
 
-fuzz: | tools ## random bytes all over a live segment under use: FUZZ=600 for ten minutes
+fuzz: | tools ## damaged segments: random bytes on a live one, then coverage-guided attaching to ruins: FUZZ=600 for ten minutes each
 	@echo "==> a rain of bytes, $(FUZZ) s"
-	RAIN=$(FUZZ) cargo test --locked -p hypern-shm-core --test corrupt -- --nocapture | $(COUNTED)
+	RAIN=$(FUZZ) cargo test --locked -p hypern-shm-core --test corrupt a_live_segment -- --nocapture | $(COUNTED)
+	echo "==> attaching to ruins, guided by coverage, $(FUZZ) s"
+	.ci/fuzz $(FUZZ)
 
 soak: $(VENV)/.engine $(VENV)/.test ## kills and stops at random under load: SOAK=3600 for an hour
 	@echo "==> soak, $(SOAK) s"

@@ -10,24 +10,51 @@ use hypern_shm_core::{
     TopicsKind, Waitlist, Watch, World, park,
 };
 
-/// SplitMix64 (Steele et al. 2014).
-pub struct Random(pub u64);
+/// Where choices come from: a seed (SplitMix64, Steele et al. 2014), or bytes that somebody else chose.
+pub enum Choices {
+    Seeded(u64),
+    Given(std::vec::IntoIter<u8>),
+}
 
-impl Random {
+impl Choices {
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ word >> 31
+        match self {
+            Choices::Seeded(state) => {
+                *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                let mut word = *state;
+                word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+                word ^ word >> 31
+            }
+            Choices::Given(_) => (0..8).fold(0, |word, _| word << 8 | self.byte()),
+        }
     }
 
+    fn byte(&mut self) -> u64 {
+        match self {
+            Choices::Seeded(_) => self.next() & 0xff,
+            Choices::Given(bytes) => bytes.next().map_or(0, u64::from),
+        }
+    }
+
+    /// One of `bound`: a small one costs a byte of those given.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
+        let choice = match self {
+            Choices::Given(_) if bound <= 1 << 8 => self.byte(),
+            Choices::Given(_) if bound <= 1 << 16 => self.byte() << 8 | self.byte(),
+            _ => self.next(),
+        };
+        choice % bound.max(1)
+    }
+
+    /// Are there no choices left?
+    pub fn is_over(&self) -> bool {
+        matches!(self, Choices::Given(bytes) if bytes.len() == 0)
     }
 }
 
 /// What is open.
+#[derive(Default)]
 struct Handles {
     receivers: Vec<Arc<Receiver>>,
     patterns: Vec<PatternReceiver>,
@@ -35,23 +62,44 @@ struct Handles {
     lists: Vec<Arc<Waitlist>>,
 }
 
-struct Worker<'f> {
-    counter: &'f File,
+/// Somebody who uses a segment.
+pub struct Worker<'f> {
+    /// Told of every operation: begun so far, and of these how many ended in an error.
+    counter: &'f dyn Fn([u64; 2]),
     counts: [u64; 2],
-    random: Random,
+    random: Choices,
     handles: Handles,
     buffer: Vec<u8>,
 }
 
-impl Worker<'_> {
+impl<'f> Worker<'f> {
+    pub fn new(random: Choices, counter: &'f dyn Fn([u64; 2])) -> Worker<'f> {
+        Worker { counter, counts: [0; 2], random, handles: Handles::default(), buffer: Vec::new() }
+    }
+
+    /// Does all kinds of operations, and leaves open what is open.
+    pub fn fill(&mut self, segment: &Segment) {
+        for _ in 0..600 {
+            self.once(segment);
+        }
+    }
+
+    /// Does as many operations as there are choices for, then closes everything.
+    pub fn use_up(&mut self, segment: &Segment, most: u32) {
+        for _ in 0..most {
+            if self.random.is_over() {
+                break;
+            }
+            self.once(segment);
+        }
+        self.handles = Handles::default();
+    }
+
     /// Whatever it answers; but it is written down that it answered.
     fn did<T>(&mut self, done: Result<T, Error>) -> Option<T> {
         self.counts[0] += 1;
         self.counts[1] += u64::from(done.is_err());
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&self.counts[0].to_le_bytes());
-        bytes[8..].copy_from_slice(&self.counts[1].to_le_bytes());
-        self.counter.write_all_at(&bytes, 0).expect("a file");
+        (self.counter)(self.counts);
         done.ok()
     }
 
@@ -129,8 +177,7 @@ impl Worker<'_> {
 
     fn receive(&mut self) {
         let mut buffer = std::mem::take(&mut self.buffer);
-        let mut handles =
-            std::mem::replace(&mut self.handles, Handles { receivers: vec![], patterns: vec![], watches: vec![], lists: vec![] });
+        let mut handles = std::mem::take(&mut self.handles);
         for receiver in &handles.receivers {
             for _ in 0..4 {
                 if self.did(receiver.try_recv(&mut buffer)).flatten().is_none() {
@@ -178,17 +225,20 @@ impl Worker<'_> {
 
 /// Until somebody kills us.
 pub fn for_ever(name: &str, seed: u64, counter: &File) {
-    let handles = Handles { receivers: vec![], patterns: vec![], watches: vec![], lists: vec![] };
-    let mut worker = Worker { counter, counts: [0; 2], random: Random(seed), handles, buffer: Vec::new() };
+    let count = |counts: [u64; 2]| {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&counts[0].to_le_bytes());
+        bytes[8..].copy_from_slice(&counts[1].to_le_bytes());
+        counter.write_all_at(&bytes, 0).expect("a file");
+    };
+    let mut worker = Worker::new(Choices::Seeded(seed), &count);
     loop {
         let Some(segment) = worker.did(Segment::attach(name)) else {
             std::thread::sleep(Duration::from_millis(1));
             continue;
         };
-        for _ in 0..worker.random.below(400) {
-            worker.once(&segment);
-        }
-        worker.handles = Handles { receivers: vec![], patterns: vec![], watches: vec![], lists: vec![] };
+        let most = worker.random.below(400) as u32;
+        worker.use_up(&segment, most);
         worker.did(segment.close());
     }
 }

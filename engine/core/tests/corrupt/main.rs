@@ -5,6 +5,7 @@
 #![cfg(not(any(loom, crash_points)))]
 
 mod exercise;
+mod ruins;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -12,7 +13,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use exercise::Random;
+use exercise::Choices;
 use hypern_shm_core::layout::{CELL_WORDS, Header};
 use hypern_shm_core::{Options, Segment};
 
@@ -40,7 +41,7 @@ fn role() {
 struct Mutator {
     file: File,
     words: u64,
-    random: Random,
+    random: Choices,
     writes: u64,
 }
 
@@ -190,7 +191,7 @@ fn a_live_segment_under_a_rain_of_bytes() {
         let options = Options { size: 1 << 20, max_processes: 8, ..Options::default() };
         let segment = Segment::open(&name, &options).expect("a segment");
         let file = OpenOptions::new().read(true).write(true).open(path_of(&name)).expect("its file");
-        let mut mutator = Mutator { file, words: (1 << 20) / 8, random: Random(seed + rounds), writes: 0 };
+        let mut mutator = Mutator { file, words: (1 << 20) / 8, random: Choices::Seeded(seed + rounds), writes: 0 };
         let mut workers = Workers::spawn(&name, seed + rounds * 100);
         workers.go_on(&format!("{what}, unharmed"));
         let over = Instant::now() + ROUND;
@@ -216,4 +217,30 @@ fn a_live_segment_under_a_rain_of_bytes() {
         Segment::unlink_name(&name).expect("its name");
     }
     println!("{rounds} segments, {writes} words damaged, {} operations on them, {} ended in an error", sums[0], sums[1]);
+}
+
+/// What the coverage-guided fuzzing has found worth keeping, then more of the same at random.
+#[test]
+fn attaching_to_ruins() {
+    let seconds = variable("RAIN").unwrap_or(4);
+    let seed = variable("SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    println!("SEED={seed}");
+    let image = ruins::Image::new();
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/attach");
+    let mut inputs: Vec<Vec<u8>> = std::fs::read_dir(corpus)
+        .expect("it is part of the sources")
+        .map(|entry| std::fs::read(entry.expect("a file").path()).expect("a file"))
+        .collect();
+    assert!(!inputs.is_empty());
+    let kept = inputs.len();
+    let mut random = Choices::Seeded(seed);
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut refused = 0;
+    let mut tried = 0;
+    while !inputs.is_empty() || Instant::now() < end {
+        let input = inputs.pop().unwrap_or_else(|| (0..random.below(200)).map(|_| random.next() as u8).collect());
+        refused += u32::from(!image.attach_and_use(&input));
+        tried += 1;
+    }
+    println!("{tried} damaged segments, {kept} of them from the corpus: {refused} refused at attach, the others used");
 }
