@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::time::Duration;
 
+use crate::check::look_over;
 use crate::error::{Error, Result};
 use crate::geometry::{Geometry, Options};
 use crate::kernel::Kernel;
@@ -24,6 +25,8 @@ pub(crate) const UNLINK_WHEN_UNUSED: u64 = 1;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The slot of an actor that has none.
 const NO_SLOT: u32 = 0xfff;
+/// Findings that an error names.
+const FINDINGS_TOLD: usize = 3;
 /// The byte of the file under whose lock segments are created, attached to and unlinked.
 const GATE: u64 = 0;
 
@@ -123,11 +126,19 @@ pub(crate) fn find_or_create(name: &str, create: Option<(&Geometry, &Options)>) 
     if !shm::same_file(name, LAYOUT_VERSION, &file)? {
         return Ok(None);
     }
-    let ready = shm::size(&file)? >= Header::WORDS as u64 * 8 && is_ready(&file)?;
+    let ready = content(&file, shm::size(&file)?)? == Content::Finished;
     let space = match (ready, create) {
         (true, _) => open_space(name, &file)?,
-        // What a creator that died left half done is thrown away; behind the gate nobody else looks at it.
-        (false, Some((geometry, options))) => match shm::empty(&file).and_then(|()| shm::reserve(&file, geometry.size, name)) {
+        // What a creator that died left half done is thrown away. By name: should the bytes lie and somebody be
+        // attached, a file cut short would kill him.
+        (false, Some(_)) if shm::size(&file)? > 0 => {
+            if locks::is_any_held(&file, GATE + 1)? {
+                return Err(Error::Corrupt { what: "the header says that it is unfinished, and processes are attached" });
+            }
+            shm::unlink_if_same(name, LAYOUT_VERSION, &file)?;
+            return Ok(None);
+        }
+        (false, Some((geometry, options))) => match shm::reserve(&file, geometry.size, name) {
             Ok(()) => create_space(&file, Some(name), geometry, options)?,
             Err(error) => {
                 shm::unlink_if_same(name, LAYOUT_VERSION, &file)?;
@@ -138,45 +149,65 @@ pub(crate) fn find_or_create(name: &str, create: Option<(&Geometry, &Options)>) 
     };
     if ready && nobody_alive(&space, &file, None)? {
         settle_dead(&space, &file, None)?;
-        clear_connections(&space)?;
+        clear_connections(name, &space)?;
     }
     drop(gate);
     Ok(Some((space, file)))
 }
 
-/// Nobody was attached: what belongs to connections is of a former run.
-fn clear_connections(space: &Space) -> Result<()> {
+/// Nobody was attached: what belongs to connections is of a former run. Nothing moves now, so that everything can
+/// be looked at: nobody begins anew on ruins.
+fn clear_connections(name: &str, space: &Space) -> Result<()> {
     let actor = Actor::new(NO_SLOT, 0);
     let cx = Context { space, actor: &actor };
-    settle(cx, &Dead { owners: &[], departure: Departure::Everybody })?;
+    let cleared = settle(cx, &Dead { owners: &[], departure: Departure::Everybody });
     cx.settle_bells(|_| true);
-    scavenge(cx, &|_| true)?;
-    Ok(())
+    let cleared = cleared.and_then(|()| scavenge(cx, &|_| true).map(drop));
+    let mut findings = look_over(cx, &|_| true);
+    findings.extend(cleared.err().map(|error| error.to_string()));
+    if findings.is_empty() {
+        return Ok(());
+    }
+    findings.truncate(FINDINGS_TOLD);
+    Err(Error::Damaged { name: name.to_owned(), findings })
 }
 
-fn is_ready(file: &File) -> Result<bool> {
-    let view = View::mapped(shm::Mapping::new(file, Header::WORDS * 8, false)?);
-    // SYNC segment.ready (R): pairs with (W) in `create_space`.
-    let finished = view.word(Header::version).load(Ordering::Acquire) != 0;
-    // Something else altogether is not ours to finish.
-    Ok(finished || !matches!(view.get(Header::magic), 0 | MAGIC))
+/// What a file in a segment's place is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    /// A finished segment, or something else altogether: either way nothing to be made anew.
+    Finished,
+    /// Empty, or what a creator that died left.
+    Unfinished,
 }
 
-/// Fills a reserved, zeroed file. The version is stored last.
+fn content(file: &File, length: u64) -> Result<Content> {
+    let header = Header::WORDS as u64 * 8;
+    if length == 0 {
+        return Ok(Content::Unfinished);
+    }
+    if length >= header {
+        let view = View::mapped(shm::Mapping::new(file, header as usize, false)?);
+        // SYNC segment.ready (R): pairs with (W) in `create_space`.
+        let finished = view.word(Header::version).load(Ordering::Acquire) != 0;
+        match (view.get(Header::magic), finished) {
+            (MAGIC, false) => return Ok(Content::Unfinished),
+            (_, true) => return Ok(Content::Finished),
+            (0, false) => {}
+            _ => return Ok(Content::Finished),
+        }
+    }
+    // A creator reserves zeros and says first that the file is a segment's: anything else is not ours to finish.
+    Ok(if shm::is_zero(file, length)? { Content::Unfinished } else { Content::Finished })
+}
+
+/// Fills a reserved, zeroed file: that it is a segment's is stored first, the version last.
 pub(crate) fn create_space(file: &File, name: Option<&str>, geometry: &Geometry, options: &Options) -> Result<Space> {
     point!("new.reserved");
     let view = View::mapped(shm::Mapping::new(file, geometry.size as usize, true)?);
-    let mut random = [0_u8; 24];
-    getrandom::fill(&mut random).map_err(|error| Error::Os {
-        operation: "reading random bytes for",
-        subject: "the segment's hash key".to_owned(),
-        errno: error.raw_os_error().unwrap_or(libc::EIO),
-    })?;
-    let word = |index: usize| {
-        let mut bytes = [0; 8];
-        bytes.copy_from_slice(&random[index * 8..index * 8 + 8]);
-        u64::from_le_bytes(bytes)
-    };
+    let random = random_words()?;
+    view.word(Header::magic).store(MAGIC, Ordering::Release);
+    point!("new.magic");
     for (index, value) in [
         (Header::fingerprint, fingerprint()),
         (Header::size, geometry.size),
@@ -187,35 +218,55 @@ pub(crate) fn create_space(file: &File, name: Option<&str>, geometry: &Geometry,
         (Header::medium, u64::from(geometry.blocks[1])),
         (Header::large, u64::from(geometry.blocks[2])),
         (Header::bells, u64::from(geometry.bells)),
-        (Header::key0, word(0)),
-        (Header::key1, word(1)),
-        (Header::identity, word(2)),
+        (Header::key0, random[0]),
+        (Header::key1, random[1]),
+        (Header::identity, random[2]),
         (Header::clock_offset, clock::realtime_micros().wrapping_sub(clock::monotonic_micros())),
         (Header::flags, if options.unlink_when_unused { UNLINK_WHEN_UNUSED } else { 0 }),
     ] {
         view.set(index, value);
     }
     point!("new.header");
-    let space = Space::new(view, geometry.clone(), Box::new(Kernel::new(Shelf::of(name, word(2))?)));
+    let space = Space::new(view, geometry.clone(), Box::new(Kernel::new(Shelf::of(name, random[2])?)));
     space.format();
     point!("new.formatted");
-    // SYNC segment.ready (W): everything before the version; pairs with (R) in `is_ready` and `open_space`.
-    space.view.word(Header::magic).store(MAGIC, Ordering::Release);
-    point!("new.magic");
+    // SYNC segment.ready (W): everything before the version; pairs with (R) in `content` and `open_space`.
     space.view.word(Header::version).store(u64::from(LAYOUT_VERSION), Ordering::Release);
     Ok(space)
+}
+
+/// The hash key, and what tells this segment from all others.
+fn random_words() -> Result<[u64; 3]> {
+    let mut random = [0_u8; 24];
+    // A fuzzer's findings are to be repeated.
+    if !cfg!(fuzzing) {
+        getrandom::fill(&mut random).map_err(|error| Error::Os {
+            operation: "reading random bytes for",
+            subject: "the segment's hash key".to_owned(),
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+        })?;
+    }
+    Ok([0, 8, 16].map(|at| random[at..at + 8].iter().fold(0, |word, &byte| word << 8 | u64::from(byte))))
 }
 
 /// Maps a finished segment after checking that it is one, of this layout, and sound.
 fn open_space(name: &str, file: &File) -> Result<Space> {
     let length = shm::size(file)?;
+    if length < Header::WORDS as u64 * 8 {
+        return Err(Error::Refused {
+            path: shm::path(name, LAYOUT_VERSION)?,
+            why: format!("it is no segment: it has {length} bytes only"),
+        });
+    }
     let view = View::mapped(shm::Mapping::new(file, length as usize, true)?);
     if view.get(Header::magic) != MAGIC {
         return Err(Error::Refused { path: shm::path(name, LAYOUT_VERSION)?, why: "it is not a segment of this library".to_owned() });
     }
     let found = view.word(Header::version).load(Ordering::Acquire);
-    if found != u64::from(LAYOUT_VERSION) || view.get(Header::fingerprint) != fingerprint() {
-        return Err(Error::Version { name: name.to_owned(), found, expected: u64::from(LAYOUT_VERSION) });
+    let (expected, found_fingerprint) = (u64::from(LAYOUT_VERSION), view.get(Header::fingerprint));
+    if (found, found_fingerprint) != (expected, fingerprint()) {
+        let name = name.to_owned();
+        return Err(Error::Version { name, found, expected, found_fingerprint, expected_fingerprint: fingerprint() });
     }
     let size = view.get(Header::size);
     if size > length {

@@ -1,7 +1,7 @@
 //! Channels and broadcasts by name: create, remove, publish, subscribe, and what is known of them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64 as PrivateU64, Ordering as PrivateOrdering};
-use std::sync::{Arc, Mutex};
 
 use hashbrown::HashMap;
 
@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::ids::{self, Start};
 use crate::layout::{Channel, MAX_RING_LOG2, World as WorldCell, cell_kind};
 use crate::names;
+use crate::os::lock::Lock;
 use crate::owned::release_owner;
 use crate::patterns::{Made, PatternReceiver, anchor_all};
 use crate::points::point;
@@ -82,7 +83,7 @@ struct Inner {
     kind: ChannelKind,
     /// Tells this facade's names from others' in a thread's memory.
     facade: u64,
-    matches: Mutex<Matches>,
+    matches: Lock<Matches>,
     /// Handles on patterns of these channels.
     patterns: Topics,
 }
@@ -98,7 +99,7 @@ impl Channels {
             world: world.clone(),
             kind,
             facade: FACADES.fetch_add(1, PrivateOrdering::Relaxed),
-            matches: Mutex::default(),
+            matches: Lock::default(),
             patterns: Topics::new(world, TopicsKind::Handles),
         }))
     }
@@ -299,7 +300,7 @@ impl Channels {
     fn matching(&self, cx: Context<'_>, pattern: &str) -> Result<Arc<Vec<String>>> {
         let directory = self.directory(cx);
         let root = cx.word(directory.trie.root).load(Ordering::Acquire);
-        if let Ok(matches) = self.0.matches.try_lock()
+        if let Some(matches) = self.0.matches.try_lock()
             && matches.directory == root
             && let Some(names) = matches.by_pattern.get(pattern)
         {
@@ -315,7 +316,7 @@ impl Channels {
         let names = Arc::new(names);
         // Only what was listed from an unchanged directory may be remembered for it.
         if cx.word(directory.trie.root).load(Ordering::Acquire) == root
-            && let Ok(mut matches) = self.0.matches.try_lock()
+            && let Some(mut matches) = self.0.matches.try_lock()
         {
             if matches.directory != root || matches.by_pattern.len() >= PATTERNS_REMEMBERED {
                 matches.by_pattern.clear();

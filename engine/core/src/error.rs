@@ -56,7 +56,9 @@ pub enum Error {
         directory: String,
     },
     /// The segment was made by another version or with another layout.
-    #[error("segment {name:?} has layout version {found}, this library speaks {expected}; it was left untouched")]
+    #[error(
+        "segment {name:?} has layout version {found} ({found_fingerprint:016x}), this library speaks {expected} ({expected_fingerprint:016x}); it was left untouched"
+    )]
     Version {
         /// The segment's name.
         name: String,
@@ -64,12 +66,24 @@ pub enum Error {
         found: u64,
         /// The version of this library.
         expected: u64,
+        /// The fingerprint of the layout found.
+        found_fingerprint: u64,
+        /// The fingerprint of this library's layout.
+        expected_fingerprint: u64,
     },
     /// The bytes of the segment contradict themselves.
     #[error("the segment is damaged: {what}")]
     Corrupt {
         /// What contradicts what.
         what: &'static str,
+    },
+    /// Nobody was attached to the segment, and a walk over all of it found damage.
+    #[error("segment {name:?} is damaged, and was left as it is: {}; unlink it to begin anew", findings.join("; "))]
+    Damaged {
+        /// The segment's name.
+        name: String,
+        /// What is wrong, the first few.
+        findings: Vec<String>,
     },
     /// The file in the segment's place is not ours to use.
     #[error("{path} is refused: {why}")]

@@ -1,25 +1,24 @@
 //! The kernel's part of doorbells: finds what a sleeper waits on, and rings it.
 //! Promise: it never blocks, and a bell that cannot be rung is left to the sweep of whoever waits.
 
-use std::os::fd::OwnedFd;
-use std::sync::Mutex;
-
 use hashbrown::HashMap;
 
 use crate::layout::{Bell, means};
 use crate::os::bell::{self, Shelf};
+use crate::os::kept::Kept;
+use crate::os::lock::Lock;
 use crate::space::{Ringer, Space};
 
 /// Rings the bells of one segment; remembers the descriptors of those it has rung.
 pub(crate) struct Kernel {
     shelf: Option<Shelf>,
-    known: Mutex<HashMap<u32, (u64, OwnedFd)>>,
+    known: Lock<HashMap<u32, (u64, Kept)>>,
 }
 
 impl Kernel {
     /// For the bells of a shelf.
     pub(crate) fn new(shelf: Option<Shelf>) -> Kernel {
-        Kernel { shelf, known: Mutex::default() }
+        Kernel { shelf, known: Lock::default() }
     }
 }
 
@@ -34,32 +33,36 @@ impl Ringer for Kernel {
             return bell::futex_wake(space.view.word(at + Bell::bell));
         }
         let open = || bell::ringing(self.shelf.as_ref(), kind, bell, generation, field(Bell::pid), field(Bell::descriptor));
-        // Not waited for: a fork may have left it locked.
-        let Ok(mut known) = self.known.try_lock() else {
+        // Not waited for: ringing never waits.
+        let Some(mut known) = self.known.try_lock() else {
             if let Some(descriptor) = open() {
                 bell::ring(&descriptor);
             }
             return;
         };
-        if known.get(&bell).is_none_or(|(life, _)| *life != generation) {
-            match open() {
-                Some(descriptor) => drop(known.insert(bell, (generation, descriptor))),
-                None => drop(known.remove(&bell)),
-            }
+        if let Some((life, descriptor)) = known.get(&bell)
+            && *life == generation
+            && bell::ring(descriptor)
+        {
+            return;
         }
-        if let Some((_, descriptor)) = known.get(&bell) {
-            bell::ring(descriptor);
+        match open() {
+            Some(descriptor) => {
+                bell::ring(&descriptor);
+                known.insert(bell, (generation, descriptor));
+            }
+            None => drop(known.remove(&bell)),
         }
     }
 
     fn rest(&self) {
-        if let Ok(mut known) = self.known.try_lock() {
+        if let Some(mut known) = self.known.try_lock() {
             known.clear();
         }
     }
 
     fn freed(&self, bell: u32, generation: u64) {
-        if let Ok(mut known) = self.known.try_lock() {
+        if let Some(mut known) = self.known.try_lock() {
             known.remove(&bell);
         }
         if let Some(shelf) = &self.shelf {

@@ -53,6 +53,8 @@ mod dedup;
 #[cfg(not(loom))]
 pub mod directory;
 #[cfg(not(loom))]
+mod examine;
+#[cfg(not(loom))]
 mod heartbeat;
 #[cfg(not(loom))]
 mod ids;

@@ -4,8 +4,8 @@
 //! most `SWEEP`. A thread keeps its bell until it ends; where all bells are in use, it looks for news
 //! every few milliseconds instead.
 
+use once_cell::race::OnceBool;
 use std::cell::{Cell as PrivateCell, RefCell};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::doorbell::Bell;
@@ -73,8 +73,8 @@ fn own_bell(segment: &Segment, cx: Context<'_>, attachment: u64) -> Option<Bell>
 
 /// Is there another CPU on which news could be published meanwhile?
 fn may_spin() -> bool {
-    static MANY: OnceLock<bool> = OnceLock::new();
-    *MANY.get_or_init(|| std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1))
+    static MANY: OnceBool = OnceBool::new();
+    MANY.get_or_init(|| std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1))
 }
 
 /// Looks for news for a moment, without a system call.

@@ -9,8 +9,8 @@
 //! brings. (A channel that is created while the pattern is being registered, and removed before the owner looks,
 //! counts as missed: nobody can tell any more what it came before.)
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64 as PrivateU64, Ordering as PrivateOrdering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashMap;
 
@@ -20,6 +20,7 @@ use crate::directory::cell_of;
 use crate::error::{Error, Result};
 use crate::ids::Start;
 use crate::layout::{Channel, Header, cell_kind, state};
+use crate::os::lock::{Guard, Lock};
 use crate::points::point;
 use crate::reap::each_cell;
 use crate::receiver::{HandleKey, Received, Receiver, anchor, note_of, unanchor};
@@ -103,6 +104,14 @@ struct Parts {
     closed: bool,
 }
 
+/// What a forked child finds where another thread of its parent was just receiving.
+impl Default for Parts {
+    fn default() -> Parts {
+        let (mirror, key) = (Mirror::default(), HandleKey::default());
+        Parts { mirror, removals: 0, receivers: Vec::new(), finished: HashMap::new(), next: 0, key, attachment: 0, closed: true }
+    }
+}
+
 impl Parts {
     /// Is there a receiver on this channel?
     fn has(&self, cell: Cell) -> bool {
@@ -119,7 +128,7 @@ pub struct PatternReceiver {
     registrations: Topics,
     pattern: String,
     client: String,
-    parts: Mutex<Parts>,
+    parts: Lock<Parts>,
     received: PrivateU64,
     /// Missed on channels that are gone.
     missed_before: PrivateU64,
@@ -149,7 +158,7 @@ impl PatternReceiver {
             registrations: registrations.clone(),
             pattern: pattern.to_owned(),
             client: client.to_owned(),
-            parts: Mutex::new(parts),
+            parts: Lock::new(parts),
             received: PrivateU64::new(0),
             missed_before: PrivateU64::new(0),
         };
@@ -165,8 +174,8 @@ impl PatternReceiver {
         Ok(receiver)
     }
 
-    fn parts(&self) -> MutexGuard<'_, Parts> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn parts(&self) -> Guard<'_, Parts> {
+        self.parts.lock()
     }
 
     /// Matching channels that were not there at the last look.
@@ -389,7 +398,7 @@ impl Source for PatternReceiver {
 
     fn has_news(&self) -> Result<bool> {
         // Held: somebody is just taking a message.
-        let Ok(parts) = self.parts.try_lock() else {
+        let Some(parts) = self.parts.try_look() else {
             return Ok(true);
         };
         let cx = self.world.cx()?;

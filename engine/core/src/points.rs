@@ -50,7 +50,7 @@ mod armed {
         "register.found",
         "beat.set",
         "reap.settled", "reap.left", "reap.bells", "reap.scavenged", "reap.locked", "reap.turned",
-        "new.reserved", "new.header", "new.formatted", "new.magic",
+        "new.reserved", "new.magic", "new.header", "new.formatted",
         "attach.locked", "attach.written", "attach.taken",
         "detach.leaving", "detach.settled", "detach.bells", "detach.free",
         "settle.patterns", "settle.handles", "settle.members",

@@ -5,7 +5,7 @@
 //! the keeper. A join nobody has flushed yet is PENDING, a leave is GONE; join and leave between two
 //! flushes cancel out.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 
@@ -15,6 +15,7 @@ use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::layout::{Block, Group, Header, World as WorldCell, cell_kind, state};
 use crate::os::clock;
+use crate::os::lock::Lock;
 use crate::owned::{leaving, remove_all, replaced, sweep_members};
 use crate::points::point;
 use crate::record::{Owners, Record, decode_pairs, encode, encode_pairs};
@@ -52,7 +53,7 @@ pub struct Diff {
 pub struct Presence {
     world: World,
     /// Channel → group, found once and valid while the cell's life is open.
-    groups: Arc<Mutex<HashMap<Box<str>, Cell>>>,
+    groups: Arc<Lock<HashMap<Box<str>, Cell>>>,
 }
 
 /// Rounds against others who change the same member: what is left after them is pruned by the scavenger.
@@ -97,7 +98,7 @@ impl Presence {
     }
 
     pub(crate) fn members<'a>(&self, cx: Context<'a>, channel: &str) -> Result<Option<(Cell, Trie<'a>)>> {
-        if let Ok(groups) = self.groups.try_lock()
+        if let Some(groups) = self.groups.try_lock()
             && let Some(&cell) = groups.get(channel)
             && cell.is_open(cx)
         {
@@ -106,7 +107,7 @@ impl Presence {
         let Some(found) = self.directory(cx).find(channel)? else {
             return Ok(None);
         };
-        if let Ok(mut groups) = self.groups.try_lock() {
+        if let Some(mut groups) = self.groups.try_lock() {
             if groups.len() >= REMEMBERED {
                 groups.clear();
             }

@@ -5,7 +5,6 @@
 //! message is either given by `try_recv` once, in order, or counted in `missed`.
 
 use std::sync::atomic::AtomicU64 as PrivateU64;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::arena::{HOT_MASK, Info, hot};
 use crate::bound::{Bound, Form};
@@ -13,6 +12,7 @@ use crate::cells::Cell;
 use crate::error::{Error, Result};
 use crate::ids::{EventId, Start, epoch_of};
 use crate::layout::{Block, Channel, kind, state};
+use crate::os::lock::{Guard, Lock};
 use crate::points::point;
 use crate::record::{Owners, encode};
 use crate::ring::{Read, Ring};
@@ -29,6 +29,7 @@ const OPEN: u64 = HOT_MASK;
 static SERIAL: PrivateU64 = PrivateU64::new(0);
 
 /// The handle's entry in the channel's trie of handles.
+#[derive(Default)]
 struct Anchor {
     reference: u64,
     at: usize,
@@ -43,8 +44,15 @@ struct Position {
     closed: bool,
 }
 
+/// What a forked child finds where another thread of its parent was just receiving.
+impl Default for Position {
+    fn default() -> Position {
+        Position { anchor: Anchor::default(), cursor: 0, closed: true }
+    }
+}
+
 /// What tells a handle from all others: its client, the owner it was made for, and a number of its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HandleKey {
     pub client: String,
     pub owner: u64,
@@ -99,7 +107,7 @@ pub struct Receiver {
     epoch: u64,
     /// The first sequence of the channel's life.
     first: u64,
-    position: Mutex<Position>,
+    position: Lock<Position>,
     received: PrivateU64,
     missed: PrivateU64,
     unknown: bool,
@@ -217,7 +225,7 @@ impl Receiver {
             epoch: epoch_of(cx, bound.cell),
             first: cx.view().get(bound.cell.at + Channel::start),
             client: key.client.clone(),
-            position: Mutex::new(Position { anchor: Anchor { reference, at, key, attachment }, cursor: start.cursor, closed: false }),
+            position: Lock::new(Position { anchor: Anchor { reference, at, key, attachment }, cursor: start.cursor, closed: false }),
             received: PrivateU64::new(0),
             missed: PrivateU64::new(0),
             unknown: start.unknown,
@@ -226,8 +234,8 @@ impl Receiver {
         Ok(Some(receiver))
     }
 
-    fn position(&self) -> MutexGuard<'_, Position> {
-        self.position.lock().unwrap_or_else(PoisonError::into_inner)
+    fn position(&self) -> Guard<'_, Position> {
+        self.position.lock()
     }
 
     /// The next message's payload in `buffer`, replacing what it held; `None`: there is none now.
@@ -425,7 +433,7 @@ impl Source for Receiver {
 
     fn has_news(&self) -> Result<bool> {
         // Held: somebody is just taking a message.
-        let Ok(position) = self.position.try_lock() else {
+        let Some(position) = self.position.try_look() else {
             return Ok(true);
         };
         if position.closed {

@@ -6,9 +6,10 @@
 //! error. Everything else in the engine waits for nobody.
 
 use std::sync::atomic::{AtomicBool, AtomicU64 as PrivateU64, Ordering as PrivateOrdering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use hashbrown::HashMap;
+use once_cell::race::OnceBox;
 
 use crate::attach::{Gate, UNLINK_WHEN_UNUSED, create_space, find_or_create, nobody_alive, settle_dead};
 use crate::error::{Error, Result};
@@ -17,7 +18,8 @@ pub use crate::geometry::Options;
 use crate::keeper;
 use crate::layout::{Header, LAYOUT_VERSION};
 use crate::os::bell::Shelf;
-use crate::os::fork::Guarded;
+use crate::os::fork::{Borrowed, Guarded};
+use crate::os::lock::Lock;
 use crate::os::{clock, fork, locks, shm};
 use crate::owned::{Dead, Departure};
 use crate::points::point;
@@ -38,7 +40,7 @@ struct Membership {
     /// `Header::attaches` when last looked at.
     known: PrivateU64,
     /// The membership of a forked child, and so on.
-    next: OnceLock<Box<Membership>>,
+    next: OnceBox<Membership>,
 }
 
 struct Attachment {
@@ -46,9 +48,9 @@ struct Attachment {
     space: Space,
     file: Guarded,
     closed: AtomicBool,
-    membership: OnceLock<Box<Membership>>,
+    membership: OnceBox<Membership>,
     /// What the keeper sweeps.
-    waitlists: Mutex<Vec<Weak<dyn Swept>>>,
+    waitlists: Lock<Vec<Weak<dyn Swept>>>,
 }
 
 /// A segment that this process is attached to. Clones share the attachment.
@@ -72,9 +74,9 @@ impl WeakSegment {
 }
 
 /// Attachments of this process by name, so that several managers share one slot.
-static ATTACHED: Mutex<Option<HashMap<String, Weak<Attachment>>>> = Mutex::new(None);
+static ATTACHED: Lock<Option<HashMap<String, Weak<Attachment>>>> = Lock::new(None);
 /// Private attachments, for `detach_all`.
-static PRIVATE: Mutex<Vec<Weak<Attachment>>> = Mutex::new(Vec::new());
+static PRIVATE: Lock<Vec<Weak<Attachment>>> = Lock::new(Vec::new());
 static ATTACHMENTS: PrivateU64 = PrivateU64::new(1);
 
 impl Segment {
@@ -101,7 +103,7 @@ impl Segment {
             // Another thread was first; ours detaches when it is dropped.
             return Ok(segment);
         }
-        let mut attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut attached = ATTACHED.lock();
         attached.get_or_insert_with(HashMap::new).insert(name.to_owned(), Arc::downgrade(&attachment));
         Ok(Segment(attachment))
     }
@@ -109,13 +111,14 @@ impl Segment {
     /// The attachment that this process has to the segment that the name leads to now.
     fn known(name: &str) -> Result<Option<Segment>> {
         let known = {
-            let attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
+            let attached = ATTACHED.lock();
             attached.as_ref().and_then(|attached| attached.get(name)).and_then(Weak::upgrade)
         };
         let Some(attachment) = known.filter(|attachment| !attachment.closed.load(PrivateOrdering::Acquire)) else {
             return Ok(None);
         };
-        let same = match attachment.file.file() {
+        // What was closed behind our back and has lost its name, too, is no segment to be shared.
+        let same = match attachment.file() {
             Ok(file) => shm::same_file(name, LAYOUT_VERSION, &file)?,
             Err(_) => false,
         };
@@ -133,12 +136,12 @@ impl Segment {
             space,
             file: Guarded::new(file),
             closed: AtomicBool::new(false),
-            membership: OnceLock::new(),
-            waitlists: Mutex::default(),
+            membership: OnceBox::new(),
+            waitlists: Lock::default(),
         });
         let segment = Segment(attachment);
         segment.attached()?;
-        let mut private = PRIVATE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut private = PRIVATE.lock();
         private.retain(|other| other.strong_count() > 0);
         private.push(Arc::downgrade(&segment.0));
         Ok(segment)
@@ -153,7 +156,7 @@ impl Segment {
     /// Removes this segment's name, if it is still this segment's. False: it was not.
     pub fn unlink(&self) -> Result<bool> {
         match &self.0.name {
-            Some(name) => shm::unlink_if_same(name, LAYOUT_VERSION, &*self.0.file.file()?),
+            Some(name) => shm::unlink_if_same(name, LAYOUT_VERSION, &*self.0.file()?),
             None => Ok(false),
         }
     }
@@ -216,7 +219,7 @@ impl Segment {
 
     /// Has the keeper look after a waitlist.
     pub(crate) fn sweeps(&self, list: Weak<dyn Swept>) {
-        let mut lists = self.0.waitlists.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lists = self.0.waitlists.lock();
         lists.retain(|list| list.strong_count() > 0);
         lists.push(list);
     }
@@ -260,7 +263,7 @@ impl Segment {
     /// Does the kernel say that the process of this slot is gone? Where it cannot be asked, no.
     pub(crate) fn is_dead(&self, slot: u32) -> bool {
         let space = &self.0.space;
-        self.0.file.file().is_ok_and(|file| space.is_dead(&file, space.slot(slot)).unwrap_or(false))
+        self.0.file().is_ok_and(|file| space.is_dead(&file, space.slot(slot)).unwrap_or(false))
     }
 
     /// Everything that nothing refers to is returned; for tests and for an operator.
@@ -278,6 +281,31 @@ fn keep(attachment: &Arc<Attachment>) {
 }
 
 impl Attachment {
+    /// The segment's file. Where somebody closed our descriptor (a daemoniser closes all), it is opened anew by
+    /// the segment's name, and our slot's byte locked again: until then we were alive by our pid.
+    fn file(&self) -> Result<Borrowed<'_>> {
+        if let Some(file) = self.file.file() {
+            return Ok(file);
+        }
+        if let Some(name) = &self.name
+            && let Ok(file) = shm::open_existing(name, LAYOUT_VERSION)
+            && self.file.restore(file)
+            && let (Some(membership), Some(file)) = (self.present(), self.file.file())
+        {
+            let slot = membership.slot.slot;
+            // Where our pid cannot be seen we were taken for dead, and the slot may be another's by now.
+            if !locks::try_lock(&file, self.space.slot_byte(slot))? || self.space.slot(slot) != membership.slot {
+                self.closed.store(true, PrivateOrdering::Release);
+                return Err(Error::Closed);
+            }
+        }
+        self.file.file().ok_or(Error::Os {
+            operation: "using",
+            subject: "the descriptor of the segment, which something in this process closed, and whose name is gone".to_owned(),
+            errno: libc::EBADF,
+        })
+    }
+
     #[inline(always)]
     fn membership(&self) -> Result<&Membership> {
         if self.closed.load(PrivateOrdering::Relaxed) {
@@ -296,8 +324,8 @@ impl Attachment {
 
     /// Takes a slot: at attach, or in a forked child on its first use.
     #[cold]
-    fn join<'a>(&'a self, place: &'a OnceLock<Box<Membership>>, token: u64) -> Result<&'a Membership> {
-        let file = self.file.file()?;
+    fn join<'a>(&'a self, place: &'a OnceBox<Membership>, token: u64) -> Result<&'a Membership> {
+        let file = self.file()?;
         let _turn = Turn::take(token);
         let gate = Gate::enter(&file)?;
         if let Some(membership) = place.get().filter(|membership| membership.token == token) {
@@ -317,7 +345,7 @@ impl Attachment {
             attachment: ATTACHMENTS.fetch_add(1, PrivateOrdering::Relaxed) ^ token << 32,
             keeper: AtomicBool::new(false),
             known: PrivateU64::new(self.space.view.get(Header::attaches)),
-            next: OnceLock::new(),
+            next: OnceBox::new(),
         };
         drop(gate);
         Ok(place.get_or_init(|| Box::new(membership)))
@@ -329,6 +357,8 @@ impl Attachment {
             return false;
         }
         self.sweep();
+        // A lost descriptor is noticed here at the latest.
+        let _ = self.file();
         let now = clock::monotonic_micros();
         let beat = self.space.view.word(Header::keeper_beat);
         let last = beat.load(Ordering::Relaxed);
@@ -344,16 +374,16 @@ impl Attachment {
     /// Rings for sleepers whose publisher could not.
     fn sweep(&self) {
         // Held: somebody is just adding one; the next round sweeps.
-        let lists: Vec<_> = match self.waitlists.try_lock() {
-            Ok(lists) => lists.iter().filter_map(Weak::upgrade).collect(),
-            Err(_) => return,
+        let lists: Vec<_> = match self.waitlists.try_look() {
+            Some(lists) => lists.iter().filter_map(Weak::upgrade).collect(),
+            None => return,
         };
         lists.iter().for_each(|list| list.sweep());
     }
 
     fn reap(&self) -> Result<usize> {
         let membership = self.membership()?;
-        let file = self.file.file()?;
+        let file = self.file()?;
         settle_dead(&self.space, &file, Some(&membership.actor))
     }
 
@@ -390,7 +420,7 @@ impl Attachment {
     fn leave(&self, membership: &Membership) -> Result<()> {
         let space = &self.space;
         let cx = Context { space, actor: &membership.actor };
-        let file = self.file.file()?;
+        let file = self.file()?;
         // From here on a reaper takes a death for a clean leave.
         space.turn_slot(membership.slot, LEAVING);
         point!("detach.leaving");
@@ -463,12 +493,12 @@ fn attach_named(name: &str, create: Option<(&Geometry, &Options)>) -> Result<Att
             space,
             file: Guarded::new(file),
             closed: AtomicBool::new(false),
-            membership: OnceLock::new(),
-            waitlists: Mutex::default(),
+            membership: OnceBox::new(),
+            waitlists: Lock::default(),
         };
         attachment.membership()?;
         // Between the gate and our slot somebody may have left as the last and unlinked the name.
-        let still_named = shm::same_file(name, LAYOUT_VERSION, &*attachment.file.file()?)?;
+        let still_named = shm::same_file(name, LAYOUT_VERSION, &*attachment.file()?)?;
         if still_named {
             return Ok(attachment);
         }
@@ -482,8 +512,8 @@ fn attach_named(name: &str, create: Option<(&Geometry, &Options)>) -> Result<Att
 
 /// Detaches this process from every segment in order: for a clean exit.
 pub fn detach_all() {
-    let named = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let private = std::mem::take(&mut *PRIVATE.lock().unwrap_or_else(PoisonError::into_inner));
+    let named = ATTACHED.lock().take();
+    let private = std::mem::take(&mut *PRIVATE.lock());
     let named = named.into_iter().flatten().map(|(_, attachment)| attachment);
     for attachment in named.chain(private).filter_map(|attachment| attachment.upgrade()) {
         // What cannot be left in order is settled by a reaper.

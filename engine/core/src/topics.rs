@@ -4,12 +4,13 @@
 //! is one trie of (pattern, client) per matcher, shared by all workers; matching walks a private tree over
 //! segments, brought up to date by what changed in the trie since the last look.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
 use crate::error::Result;
 use crate::layout::World as WorldCell;
+use crate::os::lock::Lock;
 use crate::record::{Owners, Record, encode};
 use crate::space::Context;
 use crate::sync::Ordering;
@@ -202,7 +203,7 @@ impl Compiled {
 pub struct Topics {
     world: World,
     field: usize,
-    compiled: Arc<Mutex<Compiled>>,
+    compiled: Arc<Lock<Compiled>>,
 }
 
 impl Topics {
@@ -229,12 +230,12 @@ impl Topics {
     fn with<R>(&self, look: impl FnOnce(&Compiled) -> R) -> Result<R> {
         let cx = self.world.cx()?;
         match self.compiled.try_lock() {
-            Ok(mut compiled) => {
+            Some(mut compiled) => {
                 compiled.update(&self.trie(cx))?;
                 Ok(look(&compiled))
             }
-            // Another thread is at it, or a fork left it locked.
-            Err(_) => {
+            // Another thread is at it.
+            None => {
                 let mut compiled = Compiled::default();
                 compiled.update(&self.trie(cx))?;
                 Ok(look(&compiled))

@@ -4,13 +4,14 @@
 //! costs what has news, not what is parked. Nothing here waits. The keeper's sweep rings for publishers
 //! that were killed between publishing and ringing.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use hashbrown::{HashMap, HashSet};
 
 use crate::doorbell::{BUCKETS, Bell};
 use crate::error::{Error, Result};
 use crate::os::bell::{Receiving, receiving};
+use crate::os::lock::{Guard, Lock};
 use crate::segment::{Segment, Swept};
 use crate::source::{Cells, Source};
 use crate::space::Context;
@@ -37,7 +38,7 @@ pub struct Waitlist {
     attachment: u64,
     bell: Bell,
     descriptor: Receiving,
-    waits: Mutex<Waits>,
+    waits: Lock<Waits>,
 }
 
 impl Waitlist {
@@ -56,14 +57,14 @@ impl Waitlist {
             receiving(segment.shelf()?.as_ref(), bell.number, bell.generation).inspect_err(|_| bell.release(cx))?;
         bell.set_means(cx, kind, pid, number);
         bell.sleep(cx);
-        let list = Arc::new(Waitlist { segment: segment.clone(), attachment, bell, descriptor, waits: Mutex::default() });
+        let list = Arc::new(Waitlist { segment: segment.clone(), attachment, bell, descriptor, waits: Lock::default() });
         let swept: Weak<dyn Swept> = Arc::downgrade(&list) as _;
         segment.sweeps(swept);
         Ok(list)
     }
 
-    fn waits(&self) -> MutexGuard<'_, Waits> {
-        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waits(&self) -> Guard<'_, Waits> {
+        self.waits.lock()
     }
 
     /// Ours as long as this is the process that made it and it has not detached.
@@ -253,7 +254,7 @@ impl Swept for Waitlist {
             return;
         };
         // Held: its loop is at it.
-        let Ok(waits) = self.waits.try_lock() else {
+        let Some(waits) = self.waits.try_look() else {
             return;
         };
         for wait in waits.by_token.values() {

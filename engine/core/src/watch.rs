@@ -4,11 +4,12 @@
 //! `flush_diff` takes nothing from it. Promise: whoever is there is in exactly one of what was told: joined
 //! and not left since. What happens between two looks is told as the net change.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 
 use crate::error::{Error, Result};
+use crate::os::lock::{Guard, Lock};
 use crate::presence::{Member, Presence, member_of};
 use crate::segment::Segment;
 use crate::source::{Cells, Source};
@@ -33,11 +34,18 @@ struct State {
     closed: bool,
 }
 
+/// What a forked child finds where another thread of its parent was just looking.
+impl Default for State {
+    fn default() -> State {
+        State { mirror: Mirror::default(), told: false, closed: true }
+    }
+}
+
 /// A watcher of one channel's members.
 pub struct Watch {
     presence: Presence,
     channel: Arc<str>,
-    state: Mutex<State>,
+    state: Lock<State>,
 }
 
 impl Watch {
@@ -45,11 +53,11 @@ impl Watch {
     pub fn new(presence: &Presence, channel: &str) -> Result<Watch> {
         presence.world().segment().owns_something()?;
         let state = State { mirror: Mirror::default(), told: false, closed: false };
-        Ok(Watch { presence: presence.clone(), channel: channel.into(), state: Mutex::new(state) })
+        Ok(Watch { presence: presence.clone(), channel: channel.into(), state: Lock::new(state) })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> Guard<'_, State> {
+        self.state.lock()
     }
 
     /// The channel's members, while there are or were any.
@@ -143,7 +151,7 @@ impl Source for Watch {
 
     fn has_news(&self) -> Result<bool> {
         // Held: somebody is just looking.
-        let Ok(state) = self.state.try_lock() else {
+        let Some(state) = self.state.try_look() else {
             return Ok(true);
         };
         if state.closed || !state.told {

@@ -33,7 +33,7 @@ pub fn raise(error: Error) -> PyErr {
             Error::Full { what, used, capacity, setting } => own(py, "SegmentFull", (text, what, used, capacity, setting)),
             Error::NoSpace { .. } => own(py, "SegmentNoSpace", (text,)),
             Error::Version { .. } => own(py, "SegmentVersionMismatch", (text,)),
-            Error::Corrupt { .. } => own(py, "SegmentCorrupt", (text,)),
+            Error::Corrupt { .. } | Error::Damaged { .. } => own(py, "SegmentCorrupt", (text,)),
             Error::Refused { .. } => own(py, "SegmentRefused", (text,)),
             Error::Os { errno, .. } => PyOSError::new_err((errno, text)),
         }

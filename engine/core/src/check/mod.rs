@@ -2,17 +2,15 @@
 //!
 //! Promise: it writes nothing and waits for nobody; nothing that is read leads outside the segment or round in
 //! circles, whatever the bytes are. On a segment at rest, with the dead reaped, an empty list means that every
-//! block, cell, ring unit, bell and slot is accounted for. On a live one what is just being changed may look
-//! wrong for a moment: each finding is looked at again, and what a *stopped* process was changing stays listed.
+//! block, cell, ring unit, bell and slot is accounted for.
 
 mod groups;
 #[cfg(test)]
 mod tests;
 
 use std::fmt::Display;
-use std::time::Duration;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 
 use crate::arena::Info;
 use crate::cells::{Cell, is_channel, roots_of};
@@ -23,50 +21,12 @@ use crate::layout::{Block, Channel, Header, Unit, cell_kind, kind, reference, st
 use crate::process::{LEAVING, SETTLED, TAKEN};
 use crate::reap::each_cell;
 use crate::ring::units_of;
-use crate::segment::Segment;
 use crate::space::{Context, owner_slot};
 use crate::sync::Ordering;
 use crate::trie::{Root, Trie};
 
-/// Looks at a live segment before a finding counts.
-const LOOKS: u32 = 3;
-/// Time between two looks.
-const BETWEEN: Duration = Duration::from_millis(5);
 /// Findings of one look: more tell nothing new.
 const MOST: usize = 1000;
-
-impl Segment {
-    /// What is wrong with the segment; empty: nothing.
-    pub fn check(&self) -> Result<Vec<String>> {
-        let mut lasting: Option<Vec<String>> = None;
-        for look in 0..LOOKS {
-            if look > 0 {
-                std::thread::sleep(BETWEEN);
-            }
-            let found = look_over(self.cx()?, &|slot| self.is_dead(slot));
-            lasting = Some(match lasting {
-                None => found,
-                Some(before) => {
-                    let again: HashSet<String> = found.into_iter().collect();
-                    before.into_iter().filter(|finding| again.contains(finding)).collect()
-                }
-            });
-            if lasting.as_ref().is_none_or(Vec::is_empty) {
-                break;
-            }
-        }
-        Ok(lasting.unwrap_or_default())
-    }
-}
-
-impl Segment {
-    /// Blocks that living processes hold and have not published: 0 when all are at rest.
-    pub fn held(&self) -> Result<u64> {
-        let cx = self.cx()?;
-        let ats = (0..cx.space.geometry.total_blocks()).filter_map(|block| cx.space.geometry.block(block));
-        Ok(ats.filter(|&(_, at)| state::of(cx.view().get(at)) == state::HELD).count() as u64)
-    }
-}
 
 /// One look at everything. `is_dead(slot)`: does the kernel say that the slot's process is gone?
 pub fn look_over(cx: Context<'_>, is_dead: &dyn Fn(u32) -> bool) -> Vec<String> {

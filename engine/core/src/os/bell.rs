@@ -12,8 +12,9 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::futex;
 
+use super::kept::{Kept, above_standard};
 use super::{failed, process, shm};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layout::{LAYOUT_VERSION, means};
 use crate::sync::AtomicU64;
 
@@ -74,7 +75,7 @@ impl Shelf {
 
 /// The waiting end of a descriptor bell: readable when it was rung.
 pub struct Receiving {
-    descriptor: OwnedFd,
+    descriptor: Kept,
 }
 
 /// Makes what the loop waits on. Gives it with what the bell says of it: means, pid, descriptor.
@@ -85,22 +86,26 @@ pub fn receiving(shelf: Option<&Shelf>, bell: u32, generation: u64) -> Result<(R
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|errno| failed("making", "a pipe to wait on", errno))?;
         let path = format!("/proc/self/fd/{}", reading.as_raw_fd());
         let descriptor = rustix::fs::open(&path, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+            .and_then(above_standard)
             .map_err(|errno| failed("opening", path, errno))?;
         drop((reading, writing));
         let number = descriptor.as_raw_fd() as u64;
-        return Ok((Receiving { descriptor }, [means::PIPE, u64::from(process::current().pid), number]));
+        return Ok((Receiving { descriptor: Kept::new(descriptor) }, [means::PIPE, u64::from(process::current().pid), number]));
     };
     let path = shelf.path(bell, generation);
     loop {
         match rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0) {
             Ok(()) => {}
-            // Left by a former segment of the same identity, which there is none of; or planted.
-            Err(Errno::EXIST) => rustix::fs::unlink(&path).map_err(|errno| failed("removing", &path, errno))?,
+            // No other bell ever has this name: what is there was planted, and is not ours to remove.
+            Err(Errno::EXIST) => {
+                let why = "it lies where the bell of an event loop was to be made; remove it".to_owned();
+                return Err(Error::Refused { path: path.into(), why });
+            }
             Err(errno) => return Err(failed("making", &path, errno)),
         }
         // Its own writing end too, so that it never looks closed.
         match open_fifo(&path) {
-            Ok(descriptor) => return Ok((Receiving { descriptor }, [means::FIFO, 0, 0])),
+            Ok(descriptor) => return Ok((Receiving { descriptor: Kept::new(descriptor) }, [means::FIFO, 0, 0])),
             // Somebody tidied up before we had it open.
             Err(Errno::NOENT) => {}
             Err(errno) => return Err(failed("opening", &path, errno)),
@@ -113,7 +118,7 @@ fn open_fifo(path: &str) -> std::result::Result<OwnedFd, Errno> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     // A link of /proc is the way to a pipe; anywhere else a link is somebody's trick.
     let flags = if path.starts_with("/proc/") { flags } else { flags | OFlags::NOFOLLOW };
-    let descriptor = rustix::fs::open(path, flags, Mode::empty())?;
+    let descriptor = rustix::fs::open(path, flags, Mode::empty()).and_then(above_standard)?;
     let stat = rustix::fs::fstat(&descriptor)?;
     let ours = FileType::from_raw_mode(stat.st_mode) == FileType::Fifo && stat.st_uid == rustix::process::geteuid().as_raw();
     if ours { Ok(descriptor) } else { Err(Errno::ACCESS) }
@@ -122,27 +127,33 @@ fn open_fifo(path: &str) -> std::result::Result<OwnedFd, Errno> {
 impl Receiving {
     /// The descriptor's number.
     pub fn number(&self) -> i32 {
-        self.descriptor.as_raw_fd()
+        self.descriptor.number()
     }
 
     /// Takes the rings that are in it.
     pub fn drain(&self) {
         let mut bytes = [0_u8; 256];
-        while matches!(rustix::io::read(&self.descriptor, &mut bytes), Ok(256) | Err(Errno::INTR)) {}
+        if let Some(descriptor) = self.descriptor.get() {
+            while matches!(rustix::io::read(descriptor, &mut bytes), Ok(256) | Err(Errno::INTR)) {}
+        }
     }
 }
 
 /// Opens what somebody else waits on; `None`: nobody does any more.
-pub fn ringing(shelf: Option<&Shelf>, kind: u64, bell: u32, generation: u64, pid: u64, descriptor: u64) -> Option<OwnedFd> {
+pub fn ringing(shelf: Option<&Shelf>, kind: u64, bell: u32, generation: u64, pid: u64, descriptor: u64) -> Option<Kept> {
     let path = match (kind, shelf) {
         (means::FIFO, Some(shelf)) => shelf.path(bell, generation),
         (means::PIPE, None) => format!("/proc/{}/fd/{}", pid as u32, descriptor as u32),
         _ => return None,
     };
-    open_fifo(&path).ok()
+    open_fifo(&path).ok().map(Kept::new)
 }
 
-/// Rings. A full FIFO is as good as rung.
-pub fn ring(descriptor: &OwnedFd) {
+/// Rings. A full FIFO is as good as rung. False: the descriptor was closed by somebody else.
+pub fn ring(descriptor: &Kept) -> bool {
+    let Some(descriptor) = descriptor.get() else {
+        return false;
+    };
     let _ = rustix::io::write(descriptor, &[1]);
+    true
 }

@@ -3,15 +3,16 @@
 //! A child made by `fork` runs our `pthread_atfork` handler, which at once puts a new open file
 //! description in the place of every guarded descriptor: the parent's locks then die with the parent
 //! even where the child never uses the library. A child made by a raw `clone` runs no handler; it
-//! notices by a page that the kernel wipes on fork, at its first use.
+//! notices by a page that the kernel wipes on fork, at its first use. A descriptor that somebody closed
+//! (a daemoniser closes all it finds) is noticed by what its number leads to, and left alone.
 
 use std::fs::File;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
-use std::os::fd::{FromRawFd, IntoRawFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
-use crate::error::{Error, Result};
+use super::kept::Identity;
 
 /// The page that the kernel wipes in a child; null until `token` first asks.
 static PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
@@ -23,9 +24,35 @@ static NODES: AtomicPtr<Node> = AtomicPtr::new(std::ptr::null_mut());
 /// A guarded descriptor; -1: none or lost.
 struct Node {
     descriptor: AtomicI32,
+    /// What the descriptor led to when it was guarded.
+    device: AtomicU64,
+    inode: AtomicU64,
     token: AtomicU64,
     used: AtomicBool,
     next: AtomicPtr<Node>,
+}
+
+impl Node {
+    /// The descriptor, if it still leads where it did. Async-signal-safe.
+    fn intact(&self) -> Option<RawFd> {
+        let descriptor = self.descriptor.load(Ordering::Acquire);
+        if descriptor < 0 {
+            return None;
+        }
+        // SAFETY: borrowed for one `fstat`, which asks what the number leads to, and takes any.
+        let leads_to = Identity::of(unsafe { BorrowedFd::borrow_raw(descriptor) })?;
+        let led_to = Identity { device: self.device.load(Ordering::Acquire), inode: self.inode.load(Ordering::Acquire) };
+        (leads_to == led_to).then_some(descriptor)
+    }
+
+    fn put(&self, file: File, token: u64) {
+        // What leads nowhere is equal to no file.
+        let identity = Identity::of(&file).unwrap_or(Identity { device: u64::MAX, inode: u64::MAX });
+        self.device.store(identity.device, Ordering::Release);
+        self.inode.store(identity.inode, Ordering::Release);
+        self.token.store(token, Ordering::Release);
+        self.descriptor.store(file.into_raw_fd(), Ordering::Release);
+    }
 }
 
 /// Where the token stands: a page of its own that is zeroed in every child.
@@ -108,10 +135,10 @@ extern "C" fn in_child() {
 
 /// Puts a new open file description in the place of an inherited descriptor. Async-signal-safe.
 fn replace(node: &Node, token: u64) {
-    let inherited = node.descriptor.load(Ordering::Acquire);
-    if inherited < 0 {
+    let Some(inherited) = node.intact() else {
+        node.descriptor.store(-1, Ordering::Release);
         return;
-    }
+    };
     let mut path = *b"/proc/self/fd/\0\0\0\0\0\0\0\0\0\0\0\0";
     let mut digits = [0_u8; 10];
     let (mut count, mut rest) = (0, inherited as u32);
@@ -126,12 +153,20 @@ fn replace(node: &Node, token: u64) {
     for (index, digit) in digits[..count].iter().rev().enumerate() {
         path[14 + index] = *digit;
     }
-    // SAFETY: a NUL-terminated path; open and close are async-signal-safe. The inherited descriptor
-    // is ours alone to close in this process: nobody else knows its number.
+    // SAFETY: a NUL-terminated path; open, fcntl and close are async-signal-safe. The inherited descriptor
+    // leads to the guarded file, so it is ours to close.
     let fresh = unsafe {
         let fresh = libc::open(path.as_ptr().cast(), libc::O_RDWR | libc::O_CLOEXEC);
         libc::close(inherited);
-        fresh
+        match fresh {
+            // Not among the standard ones: see `above_standard`.
+            0..=2 => {
+                let above = libc::fcntl(fresh, libc::F_DUPFD_CLOEXEC, 3);
+                libc::close(fresh);
+                above
+            }
+            _ => fresh,
+        }
     };
     node.descriptor.store(fresh, Ordering::Release);
     node.token.store(token, Ordering::Release);
@@ -154,24 +189,26 @@ impl Guarded {
     /// Guards a descriptor.
     pub fn new(file: File) -> Guarded {
         let token = token();
-        let descriptor: RawFd = file.into_raw_fd();
         let mut node = NODES.load(Ordering::Acquire);
         while !node.is_null() {
             // SAFETY: nodes are leaked boxes, never freed.
             let this: &'static Node = unsafe { &*node };
             if this.used.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                this.token.store(token, Ordering::Release);
-                this.descriptor.store(descriptor, Ordering::Release);
+                this.put(file, token);
                 return Guarded(this);
             }
             node = this.next.load(Ordering::Acquire);
         }
         let fresh = Box::into_raw(Box::new(Node {
-            descriptor: AtomicI32::new(descriptor),
+            descriptor: AtomicI32::new(-1),
+            device: AtomicU64::new(0),
+            inode: AtomicU64::new(0),
             token: AtomicU64::new(token),
             used: AtomicBool::new(true),
             next: AtomicPtr::new(std::ptr::null_mut()),
         }));
+        // SAFETY: just leaked, never freed.
+        unsafe { (*fresh).put(file, token) };
         let mut head = NODES.load(Ordering::Acquire);
         loop {
             // SAFETY: just leaked, never freed.
@@ -184,34 +221,40 @@ impl Guarded {
         }
     }
 
-    /// The descriptor; in a child whose handler did not run, replaced at this moment.
-    pub fn file(&self) -> Result<Borrowed<'_>> {
+    /// The descriptor; in a child whose handler did not run, replaced at this moment. `None`: it is lost, closed
+    /// by somebody else.
+    pub fn file(&self) -> Option<Borrowed<'_>> {
         let token = token();
         let known = self.0.token.load(Ordering::Acquire);
         if known != token && self.0.token.compare_exchange(known, token, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             replace(self.0, token);
         }
-        let descriptor = self.0.descriptor.load(Ordering::Acquire);
-        if descriptor < 0 {
-            return Err(Error::Os {
-                operation: "reopening after a fork",
-                subject: "the segment's descriptor (is /proc mounted?)".to_owned(),
-                errno: libc::EBADF,
-            });
-        }
+        let descriptor = self.0.intact()?;
         // SAFETY: the descriptor is open and ours as long as the guard lives, and is not closed here.
         let file = unsafe { File::from_raw_fd(descriptor) };
-        Ok(Borrowed(ManuallyDrop::new(file), std::marker::PhantomData))
+        Some(Borrowed(ManuallyDrop::new(file), std::marker::PhantomData))
+    }
+
+    /// Puts the same file, opened again, in the place of a lost descriptor. False: it is another file, or nothing
+    /// was lost.
+    pub fn restore(&self, file: File) -> bool {
+        let led_to = Identity { device: self.0.device.load(Ordering::Acquire), inode: self.0.inode.load(Ordering::Acquire) };
+        let same = Identity::of(&file) == Some(led_to);
+        if same && self.0.intact().is_none() {
+            self.0.put(file, token());
+            return true;
+        }
+        false
     }
 }
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        let descriptor = self.0.descriptor.swap(-1, Ordering::AcqRel);
-        if descriptor >= 0 {
+        if let Some(descriptor) = self.0.intact() {
             // SAFETY: it is open, ours, and no borrow of the guard is left.
             drop(unsafe { File::from_raw_fd(descriptor) });
         }
+        self.0.descriptor.store(-1, Ordering::Release);
         self.0.used.store(false, Ordering::Release);
     }
 }

@@ -52,7 +52,18 @@ pub fn unlock(file: &File, offset: u64) -> Result<()> {
 
 /// Does another open file description hold the byte?
 pub fn is_held(file: &File, offset: u64) -> Result<bool> {
-    let found = control(file, libc::F_OFD_GETLK, range(libc::F_WRLCK, offset));
+    is_range_held(file, offset, 1)
+}
+
+/// Does another open file description hold any byte from here on?
+pub fn is_any_held(file: &File, offset: u64) -> Result<bool> {
+    // A length of 0 reaches to the end, wherever it is.
+    is_range_held(file, offset, 0)
+}
+
+fn is_range_held(file: &File, offset: u64, length: libc::off_t) -> Result<bool> {
+    let range = libc::flock { l_len: length, ..range(libc::F_WRLCK, offset) };
+    let found = control(file, libc::F_OFD_GETLK, range);
     let found = found.map_err(|errno| failed("asking for the lock of", offset, errno))?;
     Ok(found.l_type != libc::F_UNLCK as libc::c_short)
 }
@@ -70,6 +81,8 @@ mod tests {
         assert!(try_lock(&first, 5).unwrap(), "the holder may lock again");
         assert!(!is_held(&first, 5).unwrap(), "its own lock is not another's");
         assert!(is_held(&second, 5).unwrap());
+        assert!(is_any_held(&second, 0).unwrap());
+        assert!(!is_any_held(&second, 6).unwrap());
         assert!(!try_lock(&second, 5).unwrap());
         assert!(try_lock(&second, 6).unwrap());
         unlock(&first, 5).unwrap();

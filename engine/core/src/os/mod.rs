@@ -5,6 +5,8 @@
 pub mod bell;
 pub mod clock;
 pub mod fork;
+pub mod kept;
+pub mod lock;
 pub mod locks;
 pub mod process;
 pub mod shm;

@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, CWD, FileType, MemfdFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::failed;
+use super::kept::above_standard;
 use crate::error::{Error, Result};
 
 /// Longest name, in bytes.
@@ -83,7 +84,7 @@ fn open(name: &str, layout: u32, flags: OFlags) -> Result<File> {
     let path = path(name, layout)?;
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = loop {
-        match rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR) {
+        match rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).and_then(above_standard) {
             Ok(file) => break file,
             Err(Errno::INTR) => {}
             Err(Errno::NOENT) if !flags.contains(OFlags::CREATE) => return Err(Error::NotFound { name: name.to_owned() }),
@@ -112,7 +113,8 @@ pub fn open_existing(name: &str, layout: u32) -> Result<File> {
 /// Memory without a name, gone with its last descriptor and mapping.
 pub fn memfd(label: &str) -> Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let file: OwnedFd = rustix::fs::memfd_create(label, flags).map_err(|errno| failed("creating memory", label, errno))?;
+    let file: OwnedFd =
+        rustix::fs::memfd_create(label, flags).and_then(above_standard).map_err(|errno| failed("creating memory", label, errno))?;
     Ok(File::from(file))
 }
 
@@ -148,9 +150,27 @@ pub fn reserve(file: &File, size: u64, subject: &str) -> Result<()> {
     }
 }
 
-/// Throws a file's content away.
-pub fn empty(file: &File) -> Result<()> {
-    rustix::fs::ftruncate(file, 0).map_err(|errno| failed("emptying", "the segment's file", errno))
+/// Is there nothing but zeros in the file's first `length` bytes?
+pub fn is_zero(file: &File, length: u64) -> Result<bool> {
+    use std::os::unix::fs::FileExt;
+    let mut buffer = vec![0; 64 << 10];
+    let mut at = 0;
+    while at < length {
+        let wanted = buffer.len().min((length - at) as usize);
+        let got = file.read_at(&mut buffer[..wanted], at).map_err(|error| Error::Os {
+            operation: "reading",
+            subject: "the segment's file".to_owned(),
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+        })?;
+        if got == 0 {
+            break;
+        }
+        if buffer[..got].iter().any(|&byte| byte != 0) {
+            return Ok(false);
+        }
+        at += got as u64;
+    }
+    Ok(true)
 }
 
 fn stat(file: &File) -> Result<Stat> {
@@ -224,7 +244,7 @@ pub fn unlink_if_same(name: &str, layout: u32, file: &File) -> Result<bool> {
 /// A new open file description of the same file, named or not: it shares no lock with the old one.
 pub fn reopen(file: &File) -> Result<File> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    match rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+    match rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).and_then(above_standard) {
         Ok(file) => Ok(File::from(file)),
         Err(errno) => Err(failed("reopening", path, errno)),
     }

@@ -229,3 +229,34 @@ fn whoever_is_killed_or_stopped_anywhere() {
     );
     assert!(unreached.is_empty(), "never reached: {unreached:?}");
 }
+
+/// The same without others: whoever attaches next finds everything in order, and nobody's things.
+#[test]
+fn whoever_dies_alone() {
+    let seed = variable("SEED").map_or_else(|| u64::from(std::process::id()), |text| text.parse().expect("a number"));
+    let only = variable("POINT").unwrap_or_default();
+    println!("SEED={seed}");
+    let name = format!("alone-{}-{seed:x}", std::process::id());
+    let ledger = Ledger::create(&name);
+    let segment = Segment::open(&name, &options()).expect("a segment");
+    work::prepare(&segment);
+    segment.close().expect("nobody else is there");
+    let mut killed = 0;
+    for (point, what) in POINTS.iter().enumerate().filter(|(_, name)| name.starts_with(&only)) {
+        // Somebody to be reaped, by the victim.
+        let mut prey = spawn("prey", &name, &ledger, &[("SEED", seed.to_string())]);
+        assert_eq!(end_of(&mut prey, what), End::Killed);
+        let fate = [("POINT", point.to_string()), ("FATE", "kill".to_owned()), ("AFTER", "0".to_owned()), ("SEED", seed.to_string())];
+        killed += u32::from(end_of(&mut spawn("victim", &name, &ledger, &fate), what) == End::Killed);
+        work::open_fresh(&name);
+        let segment = Segment::attach(&name).unwrap_or_else(|error| panic!("killed at {what}: {error}"));
+        assert_eq!(segment.check().expect("attached"), Vec::<String>::new(), "killed at {what}");
+        let stats = segment.stats().expect("attached");
+        assert_eq!((stats.waiters, stats.processes), (0, 1), "killed at {what}");
+        segment.close().expect("attached");
+    }
+    println!("{killed} of {} points reached and survived", POINTS.len());
+    let _ = Segment::unlink_name(&name);
+    let _ = Segment::unlink_name(&work::fresh(&name));
+    assert!(killed as usize * 10 > POINTS.len() * 8 || !only.is_empty(), "only {killed} points were reached");
+}
