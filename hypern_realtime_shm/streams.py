@@ -315,16 +315,21 @@ class _Housekeeper:
     @classmethod
     def _run(cls, pid: int) -> None:
         while cls._pid == pid:
-            shortest = 4.0
-            for stream in list(_streams):
-                shortest = min(shortest, stream._timeout)
-                try:
-                    stream._look_after(time.monotonic())
-                except SegmentClosed:
-                    stream._joined = False
-                except Exception:
-                    _log.exception("a stream of client %r could not be looked after", stream._client)
-            time.sleep(max(shortest / 4, 0.01))
+            time.sleep(max(cls._round() / 4, 0.01))
+
+    @staticmethod
+    def _round() -> float:
+        """Looks after every stream once, and holds none afterwards. Returns the shortest time-out."""
+        shortest = 4.0
+        for stream in list(_streams):
+            shortest = min(shortest, stream._timeout)
+            try:
+                stream._look_after(time.monotonic())
+            except SegmentClosed:
+                stream._joined = False
+            except Exception:
+                _log.exception("a stream of client %r could not be looked after", stream._client)
+        return shortest
 
 
 def end_streams() -> int:

@@ -170,7 +170,8 @@ def test_a_dropped_stream_leaves(open_stream: Any) -> None:
     stream.next()
     del stream
     gc.collect()
-    assert hub.presence.count("c") == 0
+    # At once, or at the end of a look at all streams that is just under way.
+    eventually(lambda: hub.presence.count("c") == 0)
 
 
 @pytest.mark.parametrize("send_keepalive", [True, False])

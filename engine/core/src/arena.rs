@@ -24,6 +24,8 @@ pub const SMALL: Preference = [0, 1, 2];
 const MEDIUM: Preference = [1, 2, 0];
 const LARGE: Preference = [2, 1, 0];
 
+/// Free blocks taken from a bitmap at once.
+const REFILL: u32 = 8;
 /// How many private hints a class may hoard.
 const HOARD: [usize; 3] = [16, 8, 4];
 
@@ -158,19 +160,32 @@ impl Context<'_> {
                 if seen == 0 {
                     break;
                 }
-                let bit = seen & seen.wrapping_neg();
-                // Whoever clears the bit is the one to try: a process killed here hides one free
-                // block until the next `resync`.
-                if bits.fetch_and(!bit, Ordering::Relaxed) & bit == 0 {
-                    continue;
+                // A few at once, the first to be tried, the rest hints for the next time.
+                let mut few = 0;
+                for _ in 0..REFILL {
+                    few |= (seen & !few) & (seen & !few).wrapping_neg();
                 }
+                // Whoever clears a bit is the one to try: a process killed here hides these free
+                // blocks until the next `resync`.
+                let mut ours = bits.fetch_and(!few, Ordering::Relaxed) & few;
                 point!("allocate.unmarked");
-                let number = index * 64 + bit.trailing_zeros() as usize;
-                if number < geometry.blocks[class] as usize
-                    && let Some(held) = self.claim(first + number as u32)
-                {
+                let mut held = None;
+                while ours != 0 {
+                    let number = index * 64 + ours.trailing_zeros() as usize;
+                    ours &= ours - 1;
+                    if number >= geometry.blocks[class] as usize {
+                        continue;
+                    }
+                    let block = first + number as u32;
+                    if held.is_some() {
+                        self.hint(class, block);
+                    } else {
+                        held = self.claim(block);
+                    }
+                }
+                if held.is_some() {
                     self.actor.cursors[class].store(index as u64, Ordering::Relaxed);
-                    return Some(held);
+                    return held;
                 }
             }
         }
@@ -389,15 +404,18 @@ impl Context<'_> {
     /// Writes a held block's header. The hot words start as zeros of this life.
     #[inline(always)]
     pub fn fill(self, held: &Held, info: Info, back: u64, ident: u64) {
-        let view = self.view();
+        let Some(header) = self.view().array::<{ Block::WORDS }>(held.at) else {
+            return;
+        };
         let cold = hot(state::generation(held.word), 0);
-        view.set(held.at + Block::back, back);
-        view.set(held.at + Block::info, info.0);
-        view.set(held.at + Block::next, 0);
-        view.set(held.at + Block::ident, ident);
-        view.set(held.at + Block::hot0, cold);
-        view.set(held.at + Block::hot1, cold);
-        view.set(held.at + Block::hot2, cold);
+        let set = |field: usize, value: u64| header[field].store(value, Ordering::Relaxed);
+        set(Block::back, back);
+        set(Block::info, info.0);
+        set(Block::next, 0);
+        set(Block::ident, ident);
+        set(Block::hot0, cold);
+        set(Block::hot1, cold);
+        set(Block::hot2, cold);
     }
 
     /// Copies a chain's content behind what `out` holds. What is copied means nothing until the

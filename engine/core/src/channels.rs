@@ -227,31 +227,49 @@ impl Channels {
     /// Publishes to every open handle, in every process. Gives how many there are; `None`: no such channel.
     pub fn publish(&self, name: &str, payload: &[u8], form: Form) -> Result<Option<u64>> {
         let cx = self.0.world.cx()?;
+        if let Some((bound, heard)) = names::recall(self.0.facade, name, |known| (known.bound, known.heard))
+            && put(cx, &bound, payload, form, None)? == Put::Done
+        {
+            return self.heard(cx, name, &bound, heard).map(Some);
+        }
+        self.publish_unknown(cx, name, payload, form)
+    }
+
+    /// To a channel that this thread does not remember, or remembers wrongly.
+    #[cold]
+    fn publish_unknown(&self, cx: Context<'_>, name: &str, payload: &[u8], form: Form) -> Result<Option<u64>> {
         for _ in 0..PATIENCE {
             let Some(bound) = self.bind(cx, name)? else {
                 return Ok(None);
             };
             if put(cx, &bound, payload, form, None)? == Put::Done {
-                return self.heard(cx, name, &bound).map(Some);
+                return self.heard(cx, name, &bound, (0, 0)).map(Some);
             }
         }
         Err(GOING)
     }
 
-    /// How many handles are open: counted again only when their root word has changed.
-    #[inline]
-    fn heard(&self, cx: Context<'_>, name: &str, bound: &Bound) -> Result<u64> {
+    /// How many handles are open: counted again only when their root word is not the one under which so many were
+    /// `known`.
+    #[inline(always)]
+    fn heard(&self, cx: Context<'_>, name: &str, bound: &Bound, known: (u64, u64)) -> Result<u64> {
+        let root = cx.word(bound.cell.at + Channel::handles).load(Ordering::Acquire);
+        if root == known.0 { Ok(known.1) } else { self.count_handles(cx, name, bound) }
+    }
+
+    #[inline(never)]
+    fn count_handles(&self, cx: Context<'_>, name: &str, bound: &Bound) -> Result<u64> {
         let handles = bound.cell.trie(cx, Channel::handles);
         let root = cx.word(handles.root).load(Ordering::Acquire);
-        let known =
-            names::recall(self.0.facade, name, |known| (known.bound.cell == bound.cell && known.heard.0 == root).then_some(known.heard.1));
-        if let Some(Some(count)) = known {
-            return Ok(count);
-        }
         let count = handles.live()?;
         // A count of a later root under this one's word is found out at the next publish.
         if cx.word(handles.root).load(Ordering::Acquire) == root {
-            names::recall(self.0.facade, name, |known| known.heard = (root, count));
+            let remember = |known: &mut names::Known| {
+                if known.bound.cell == bound.cell {
+                    known.heard = (root, count);
+                }
+            };
+            names::recall(self.0.facade, name, remember);
         }
         Ok(count)
     }
@@ -275,7 +293,8 @@ impl Channels {
                     return Ok(Sent::Duplicate);
                 }
                 Put::Done => {
-                    let heard = self.heard(cx, name, &bound)?;
+                    let known = names::recall(self.0.facade, name, |known| (known.bound.cell == bound.cell).then_some(known.heard));
+                    let heard = self.heard(cx, name, &bound, known.flatten().unwrap_or_default())?;
                     if heard == 0 {
                         cx.word(bound.cell.at + Channel::dropped).fetch_add(1, Ordering::Relaxed);
                     }

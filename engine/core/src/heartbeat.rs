@@ -12,7 +12,7 @@ use crate::os::clock;
 use crate::owned::{carry_hot, release_owner, remove_all, replaced};
 use crate::points::point;
 use crate::process::TAKEN;
-use crate::record::{Owners, Record, encode};
+use crate::record::{Owners, Record, begin};
 use crate::space::{Context, owner_slot};
 use crate::sync::Ordering;
 use crate::trie::{Change, Stop, Trie};
@@ -97,10 +97,13 @@ fn event_id(record: &Record) -> Option<String> {
     }
 }
 
-fn event_value(id: Option<&str>) -> Vec<u8> {
-    let mut value = vec![u8::from(id.is_some())];
-    value.extend_from_slice(id.unwrap_or("").as_bytes());
-    value
+/// A client's record.
+fn content_of(owners: &[u64], client: &str, event_id: Option<&str>) -> Vec<u8> {
+    let id = event_id.unwrap_or("");
+    let mut content = begin(owners, client.as_bytes(), 1 + id.len());
+    content.push(u8::from(event_id.is_some()));
+    content.extend_from_slice(id.as_bytes());
+    content
 }
 
 impl Heartbeats {
@@ -131,14 +134,13 @@ impl Heartbeats {
         let clients = self.clients(cx);
         let place = cx.space.hash(client.as_bytes()).place();
         let now = clock::monotonic_micros() & HOT_MASK;
-        let value = event_value(last_event_id);
         clients.change_record(place, client.as_bytes(), |found| {
             let mut owners = found.map_or_else(Owners::new, |(_, record)| record.owners);
             if !owners.contains(&cx.actor.owner) {
                 owners.push(cx.actor.owner);
             }
             point!("register.found");
-            let held = cx.new_record(clients.root, place, &encode(&owners, client.as_bytes(), &value))?;
+            let held = cx.new_record(clients.root, place, &content_of(&owners, client, last_event_id))?;
             let life = state::generation(held.word);
             cx.view().set(held.at + PONG, hot(life, now));
             cx.view().set(held.at + PING, hot(life, now));
@@ -162,21 +164,17 @@ impl Heartbeats {
         release_owner(&self.clients(self.world.cx()?), client)
     }
 
-    /// Sets a time of a client to now. A record that is replaced meanwhile is looked up again.
+    /// Sets a time of a client to now.
     fn beat(&self, client: &str, field: usize, counter: usize) -> Result<bool> {
         let cx = self.world.cx()?;
         let now = clock::monotonic_micros() & HOT_MASK;
-        for _ in 0..1 << 16 {
-            let Some(record) = self.find(cx, client)? else {
-                return Ok(false);
-            };
-            if cx.set_hot(record.reference, record.at, field, |then| (then < now).then_some(now)).is_some() {
-                point!("beat.set");
-                self.counter(cx, counter, 1);
-                return Ok(true);
-            }
+        let place = cx.space.hash(client.as_bytes()).place();
+        let set = self.clients(cx).touch(place, client.as_bytes(), field, now)?;
+        if set {
+            point!("beat.set");
+            self.counter(cx, counter, 1);
         }
-        Ok(false)
+        Ok(set)
     }
 
     /// Records that a ping was sent. False: not watched.
@@ -352,12 +350,11 @@ impl Heartbeats {
         let cx = self.world.cx()?;
         let clients = self.clients(cx);
         let place = cx.space.hash(client.as_bytes()).place();
-        let value = event_value(Some(id));
         let set = clients.change_record(place, client.as_bytes(), |found| {
             let Some((entry, record)) = found else {
                 return Ok((Change::Keep, false));
             };
-            let held = cx.new_record(clients.root, place, &encode(&record.owners, client.as_bytes(), &value))?;
+            let held = cx.new_record(clients.root, place, &content_of(&record.owners, client, Some(id)))?;
             carry_hot(cx, &record, &held);
             Ok((Change::Put(entry.flags(), held), true))
         })?;

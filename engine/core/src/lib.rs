@@ -63,6 +63,8 @@ mod keeper;
 #[cfg(not(loom))]
 mod kernel;
 #[cfg(not(loom))]
+mod member;
+#[cfg(not(loom))]
 mod names;
 #[cfg(not(loom))]
 pub mod os;
@@ -112,11 +114,13 @@ pub use heartbeat::{Beat, BeatStats, ClientInfo, Heartbeats};
 #[cfg(not(loom))]
 pub use ids::EventId;
 #[cfg(not(loom))]
+pub use member::{Member, Metadata};
+#[cfg(not(loom))]
 pub use park::{Parked, park};
 #[cfg(not(loom))]
 pub use patterns::PatternReceiver;
 #[cfg(not(loom))]
-pub use presence::{Diff, Member, Presence};
+pub use presence::{Diff, Presence};
 #[cfg(not(loom))]
 pub use receiver::{Received, Receiver};
 #[cfg(not(loom))]

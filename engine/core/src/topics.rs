@@ -11,11 +11,10 @@ use hashbrown::{HashMap, HashSet};
 use crate::error::Result;
 use crate::layout::World as WorldCell;
 use crate::os::lock::Lock;
-use crate::record::{Owners, Record, encode};
+use crate::record::{Owners, Record, encode, key_pair, pair_key};
 use crate::space::Context;
 use crate::sync::Ordering;
 use crate::trie::{Change, Delta, Mirror, Trie};
-use crate::whereabouts::{key_pair, pair_key};
 use crate::world::{World, check_length};
 
 /// Does a pattern match a topic? Linear in both: only the last `#` is ever gone back to.

@@ -84,6 +84,25 @@ impl View {
         unsafe { &*self.base.add(index) }
     }
 
+    /// The `N` words from `index` on, looked up once. `None` where they are not all inside.
+    #[inline(always)]
+    pub fn array<const N: usize>(&self, index: usize) -> Option<&[AtomicU64; N]> {
+        if N > self.words || index > self.words - N {
+            return None;
+        }
+        // SAFETY: `index + N <= self.words`; as in `word`, and an array of atomics is laid out like as many of them.
+        Some(unsafe { &*self.base.add(index).cast::<[AtomicU64; N]>() })
+    }
+
+    /// Up to `count` words from `index` on; fewer where the mapping ends.
+    #[inline(always)]
+    fn words(&self, index: usize, count: usize) -> &[AtomicU64] {
+        let index = index.min(self.words);
+        let count = count.min(self.words - index);
+        // SAFETY: `index + count <= self.words`; as in `word`.
+        unsafe { std::slice::from_raw_parts(self.base.add(index), count) }
+    }
+
     /// Relaxed load.
     #[inline(always)]
     pub fn get(&self, index: usize) -> u64 {
@@ -120,11 +139,11 @@ impl View {
             return;
         }
         // SAFETY: `words * 8` bytes of spare capacity were reserved; each of them below the new
-        // length is written before the length is set.
+        // length is written before the length is set, since `room` has so many words.
         unsafe {
             let target = out.as_mut_ptr().add(length);
-            for i in 0..words {
-                target.add(i * 8).cast::<u64>().write_unaligned(self.get(index + i).to_le());
+            for (i, word) in self.words(index, words).iter().enumerate() {
+                target.add(i * 8).cast::<u64>().write_unaligned(word.load(Ordering::Relaxed).to_le());
             }
             out.set_len(length + bytes);
         }
@@ -148,19 +167,15 @@ impl View {
             }
             return;
         }
-        let mut chunks = bytes.chunks_exact(8);
-        let mut at = index;
-        for chunk in &mut chunks {
-            let mut word = [0; 8];
-            word.copy_from_slice(chunk);
-            self.set(at, u64::from_le_bytes(word));
-            at += 1;
+        let words = self.words(index, bytes.len().div_ceil(8));
+        let (whole, rest) = bytes.as_chunks::<8>();
+        for (word, chunk) in words.iter().zip(whole) {
+            word.store(u64::from_le_bytes(*chunk), Ordering::Relaxed);
         }
-        let rest = chunks.remainder();
-        if !rest.is_empty() {
-            let mut word = [0; 8];
-            word[..rest.len()].copy_from_slice(rest);
-            self.set(at, u64::from_le_bytes(word));
+        if let (Some(word), false) = (words.get(whole.len()), rest.is_empty()) {
+            let mut last = [0; 8];
+            last[..rest.len()].copy_from_slice(rest);
+            word.store(u64::from_le_bytes(last), Ordering::Relaxed);
         }
     }
 }

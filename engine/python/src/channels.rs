@@ -240,7 +240,7 @@ impl ChannelStats {
     /// The metadata given at creation.
     #[getter]
     fn metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        dict(py, &self.stats.metadata)
+        dict(py, self.stats.metadata.iter().map(|(key, value)| (key, value)))
     }
 
     fn __repr__(&self) -> String {
@@ -251,7 +251,7 @@ impl ChannelStats {
             stats.subscribers,
             stats.published,
             stats.dropped,
-            show(&stats.metadata)
+            show(stats.metadata.iter().map(|(key, value)| (key, value)))
         )
     }
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 
-use hypern_shm_core::Form;
+use hypern_shm_core::{Form, Metadata};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
@@ -65,35 +65,49 @@ pub fn event_id<'a>(id: Option<&'a Bound<'_, PyString>>) -> Option<Cow<'a, str>>
     id.map(|id| id.to_string_lossy())
 }
 
-/// Text pairs out of a dict.
-pub fn pairs(metadata: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<(String, String)>> {
-    let Some(metadata) = metadata else {
-        return Ok(Vec::new());
-    };
-    let text = |object: Bound<'_, PyAny>, what: &str| -> PyResult<String> {
+/// Calls `see` with each text pair of a dict.
+fn each_pair(metadata: Option<&Bound<'_, PyDict>>, mut see: impl FnMut(&str, &str)) -> PyResult<()> {
+    fn text<'a>(object: &'a Bound<'_, PyAny>, what: &str) -> PyResult<&'a str> {
         match object.cast::<PyString>() {
-            Ok(text) => Ok(text.to_str()?.to_owned()),
+            Ok(text) => text.to_str(),
             Err(_) => Err(PyTypeError::new_err(format!(
                 "argument 'metadata': a {what} is '{}', not an instance of 'str'",
                 object.get_type().name()?
             ))),
         }
-    };
-    metadata.iter().map(|(key, value)| Ok((text(key, "key")?, text(value, "value")?))).collect()
+    }
+    for (key, value) in metadata.into_iter().flatten() {
+        see(text(&key, "key")?, text(&value, "value")?);
+    }
+    Ok(())
+}
+
+/// Text pairs out of a dict.
+pub fn pairs(metadata: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<(String, String)>> {
+    let mut pairs = Vec::new();
+    each_pair(metadata, |key, value| pairs.push((key.to_owned(), value.to_owned())))?;
+    Ok(pairs)
+}
+
+/// A member's metadata out of a dict.
+pub fn metadata_of(metadata: Option<&Bound<'_, PyDict>>) -> PyResult<Metadata> {
+    let mut encoded = Metadata::default();
+    each_pair(metadata, |key, value| encoded.push(key, value))?;
+    Ok(encoded)
 }
 
 /// A dict out of text pairs.
-pub fn dict<'py>(py: Python<'py>, pairs: &[(String, String)]) -> PyResult<Bound<'py, PyDict>> {
+pub fn dict<'py, T: AsRef<str>>(py: Python<'py>, pairs: impl IntoIterator<Item = (T, T)>) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     for (key, value) in pairs {
-        dict.set_item(key, value)?;
+        dict.set_item(key.as_ref(), value.as_ref())?;
     }
     Ok(dict)
 }
 
 /// Text pairs as the original shows them.
-pub fn show(pairs: &[(String, String)]) -> String {
-    let shown: Vec<String> = pairs.iter().map(|(key, value)| format!("{key:?}: {value:?}")).collect();
+pub fn show<T: AsRef<str>>(pairs: impl IntoIterator<Item = (T, T)>) -> String {
+    let shown: Vec<String> = pairs.into_iter().map(|(key, value)| format!("{:?}: {:?}", key.as_ref(), value.as_ref())).collect();
     format!("{{{}}}", shown.join(", "))
 }
 

@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::page::{COLLAPSE, Counts, DEPTH_MAX, Entries, Entry, Inner, LEAF_MAX, Page, collision, last_below, nibble};
+use super::page::{COLLAPSE, Counts, DEPTH_MAX, Entries, Entry, Inner, LEAF_MAX, Page, collision, last_below, nibble, read_counts};
 use super::{Attempt, Root, Stop, Trie, root_of, with_patience};
 use crate::arena::Held;
 use crate::error::Result;
@@ -33,6 +33,12 @@ struct Edited {
     reference: u64,
     before: Counts,
     after: Counts,
+}
+
+/// An inner page on the way from the root to a leaf.
+struct Step {
+    reference: u64,
+    at: usize,
 }
 
 /// Blocks made and blocks replaced by one attempt.
@@ -78,10 +84,9 @@ impl<'a> Trie<'a> {
             let mut result = None;
             let outcome = self.edit(
                 root,
-                0,
                 place,
                 &same,
-                &mut |entry| {
+                |entry| {
                     let (change, value) = decide(entry)?;
                     result = Some(value);
                     Ok(change)
@@ -184,56 +189,76 @@ impl<'a> Trie<'a> {
         }
     }
 
+    /// Changes one entry: down to its leaf, then up again, page by page, with copies of the path.
     fn edit(
         &self,
-        reference: Option<u64>,
-        depth: u32,
+        root: Option<u64>,
         place: u64,
         same: &impl Fn(u64) -> Option<bool>,
-        decide: &mut dyn FnMut(Option<Entry>) -> Attempt<Change>,
+        decide: impl FnOnce(Option<Entry>) -> Attempt<Change>,
         draft: &mut Draft,
     ) -> Attempt<Option<Edited>> {
-        let Some(reference) = reference else {
-            let change = decide(None)?;
-            let mut entries = Entries::new();
-            if !self.apply(&mut entries, None, place, change, draft) {
-                return Ok(None);
-            }
-            return self.rebuilt(&entries, depth, Counts::default(), draft).map(Some);
-        };
-        match self.page(reference).ok_or(Stop::Moved)? {
-            Page::Leaf(mut entries) => {
-                let mut found = None;
-                for (index, entry) in entries.iter().enumerate() {
-                    if entry.place() == place && same(entry.value).ok_or(Stop::Moved)? {
-                        found = Some(index);
-                        break;
-                    }
-                }
-                let before = Counts::of(&entries);
-                let change = decide(found.map(|index| entries[index]))?;
-                if !self.apply(&mut entries, found, place, change, draft) {
-                    return Ok(None);
-                }
-                draft.old.push(reference);
-                self.rebuilt(&entries, depth, before, draft).map(Some)
-            }
-            Page::Inner(mut inner) => {
-                if depth >= DEPTH_MAX {
+        let mut path = SmallVec::<[Step; 6]>::new();
+        let mut entries = Entries::new();
+        let mut next = root;
+        while let Some(reference) = next {
+            let (_, at) = self.cx.life(reference).ok_or(Stop::Moved)?;
+            if path.len() < DEPTH_MAX as usize
+                && let Some(child) = self.child(at, nibble(place, path.len() as u32))
+            {
+                if !self.cx.still(reference, at) {
                     return Err(Stop::Moved);
                 }
-                let index = nibble(place, depth);
-                let child = Some(inner.children[index]).filter(|&child| child != 0);
-                let Some(edited) = self.edit(child, depth + 1, place, same, decide, draft)? else {
-                    return Ok(None);
-                };
-                let before = inner.counts;
-                inner.children[index] = edited.reference;
-                inner.counts = before.exchange(edited.before, edited.after);
+                path.push(Step { reference, at });
+                next = Some(child).filter(|&child| child != 0);
+            } else {
+                self.read_leaf(at, &mut entries).filter(|()| self.cx.still(reference, at)).ok_or(Stop::Moved)?;
                 draft.old.push(reference);
-                self.inner_rebuilt(inner, place, depth, before, draft).map(Some)
+                break;
             }
         }
+        let mut found = None;
+        for (index, entry) in entries.iter().enumerate() {
+            if entry.place() == place && same(entry.value).ok_or(Stop::Moved)? {
+                found = Some(index);
+                break;
+            }
+        }
+        let before = Counts::of(&entries);
+        let change = decide(found.map(|index| entries[index]))?;
+        if !self.apply(&mut entries, found, place, change, draft) {
+            return Ok(None);
+        }
+        let mut edited = self.rebuilt(&entries, path.len() as u32, before, draft)?;
+        while let Some(step) = path.pop() {
+            edited = self.changed(&step, path.len() as u32, place, edited, draft)?;
+        }
+        Ok(Some(edited))
+    }
+
+    /// An inner page with one child replaced, or what it shrinks to.
+    fn changed(&self, step: &Step, depth: u32, place: u64, child: Edited, draft: &mut Draft) -> Attempt<Edited> {
+        let index = nibble(place, depth);
+        let before = read_counts(self.cx, step.at);
+        let after = before.exchange(child.before, child.after);
+        if after.total() <= COLLAPSE {
+            let Some(Page::Inner(mut inner)) = self.page(step.reference) else {
+                return Err(Stop::Moved);
+            };
+            let before = inner.counts;
+            inner.children[index] = child.reference;
+            inner.counts = before.exchange(child.before, child.after);
+            draft.old.push(step.reference);
+            return self.inner_rebuilt(inner, place, depth, before, draft);
+        }
+        let held = self.copy_inner(step.at, (index, child.reference), after, place, depth)?;
+        draft.new.push(held);
+        // Copied, then validated.
+        if !self.cx.still(step.reference, step.at) {
+            return Err(Stop::Moved);
+        }
+        draft.old.push(step.reference);
+        Ok(Edited { reference: held.reference(), before, after })
     }
 
     /// Applies a change to a leaf's entries. False: nothing changes.

@@ -45,17 +45,22 @@ impl Trie<'_> {
         }
     }
 
-    /// Calls `see` with every entry, in order of place.
-    pub fn entries(&self, mut see: impl FnMut(&Entry)) -> Result<()> {
-        let mut from = Some(0);
+    /// Calls `see` with every entry between two places, both included, in order of place.
+    pub fn entries_between(&self, first: u64, last: u64, mut see: impl FnMut(&Entry)) -> Result<()> {
+        let mut from = Some(first);
         while let Some(cursor) = from {
             let Some((entries, next)) = self.leaf_from(cursor)? else {
                 break;
             };
-            entries.iter().for_each(&mut see);
-            from = next;
+            entries.iter().filter(|entry| entry.place() <= last).for_each(&mut see);
+            from = next.filter(|&next| next <= last);
         }
         Ok(())
+    }
+
+    /// Calls `see` with every entry, in order of place.
+    pub fn entries(&self, see: impl FnMut(&Entry)) -> Result<()> {
+        self.entries_between(0, u64::MAX, see)
     }
 
     /// Calls `see` with every entry between two places, both included, and its record, one after the

@@ -212,16 +212,32 @@ impl<'a> Trie<'a> {
     }
 
     /// Finds the entry and record of a key.
+    #[inline]
     pub fn get(&self, place: u64, key: &[u8]) -> Result<Option<(Entry, Record)>> {
-        with_patience(self, |word| {
-            let same = |value| self.cx.has_key(value, key);
-            match self.find_from(word, place, &same)? {
-                None => Ok(None),
-                Some(entry) => {
-                    let record = self.cx.record(entry.value).ok_or(Stop::Moved)?;
-                    Ok(Some((entry, record)))
-                }
+        self.get_if(place, |value| self.cx.has_key(value, key))
+    }
+
+    /// Finds the entry at `place` for which `same(value)` says yes, and its record.
+    pub fn get_if(&self, place: u64, same: impl Fn(u64) -> Option<bool>) -> Result<Option<(Entry, Record)>> {
+        with_patience(self, |word| match self.find_from(word, place, &same)? {
+            None => Ok(None),
+            Some(entry) => {
+                let record = self.cx.record(entry.value).ok_or(Stop::Moved)?;
+                Ok(Some((entry, record)))
             }
+        })
+    }
+
+    /// Sets a hot word of a key's live record to a later time. False: there is no such record.
+    pub fn touch(&self, place: u64, key: &[u8], field: usize, now: u64) -> Result<bool> {
+        with_patience(self, |word| match self.find_from(word, place, &|value| self.cx.has_key(value, key))? {
+            Some(entry) if entry.is_live() => {
+                let (_, at) = self.cx.life(entry.value).ok_or(Stop::Moved)?;
+                // A record that was replaced meanwhile: the one that replaced it is touched.
+                let later = |then: u64| (then < now).then_some(now);
+                self.cx.set_hot(entry.value, at, field, later).map(|_| true).ok_or(Stop::Moved)
+            }
+            _ => Ok(false),
         })
     }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use hypern_shm_core::points::{Fate, arm};
 use hypern_shm_core::{
-    Beat, ChannelKind, ChannelSpec, Channels, Error, Form, Heartbeats, Options, PatternReceiver, Presence, Receiver, Segment, Source,
-    Topics, TopicsKind, Waitlist, World, park,
+    Beat, ChannelKind, ChannelSpec, Channels, Error, Form, Heartbeats, Metadata, Options, PatternReceiver, Presence, Receiver, Segment,
+    Source, Topics, TopicsKind, Waitlist, World, park,
 };
 
 use crate::ledger::{Entry, Ledger};
@@ -252,16 +252,17 @@ impl Worker {
     fn presence(&mut self, presence: &Presence) {
         let channel = format!("hall {}", self.below(3));
         let client = format!("client {}", self.below(40));
-        room(presence.track(&channel, &client, &[("a".into(), "x".repeat(self.below(400) as usize))]));
-        room(presence.update(&channel, &client, &[]));
+        room(presence.track(&channel, &client, &Metadata::from_iter([("a", "x".repeat(self.below(400) as usize))])));
+        room(presence.update(&channel, &client, &Metadata::default()));
         presence.touch(&channel, &client).expect("attached");
-        let names: Vec<String> = presence.list(&channel).expect("attached").into_iter().map(|member| member.client).collect();
+        let names: Vec<String> =
+            presence.list(&channel).expect("attached").into_iter().map(|member| member.client().into_owned()).collect();
         let mut single = names.clone();
         single.sort();
         single.dedup();
         assert_eq!(single.len(), names.len(), "listed twice");
         room(presence.untrack(&channel, &client));
-        room(presence.track(&channel, "old", &[]));
+        room(presence.track(&channel, "old", &Metadata::default()));
         room(presence.evict_stale(0.0));
         room(presence.flush_diff(&channel));
         self.lobby(presence);
@@ -271,7 +272,7 @@ impl Worker {
     fn lobby(&mut self, presence: &Presence) {
         self.turn += 1;
         let lobby = format!("lobby {} {}", std::process::id(), self.turn);
-        room(presence.track(&lobby, "alone", &[]));
+        room(presence.track(&lobby, "alone", &Metadata::default()));
         room(presence.untrack(&lobby, "alone"));
         room(presence.flush_diff(&lobby));
     }
@@ -337,7 +338,7 @@ fn prey() {
     let world = World::new(&worker.segment, "").expect("room");
     let channels = Channels::new(&world, ChannelKind::Channel);
     let pattern = room(channels.subscribe_pattern("#", "prey"));
-    room(Presence::new(&world).track("hall 0", "prey", &[]));
+    room(Presence::new(&world).track("hall 0", "prey", &Metadata::default()));
     room(Heartbeats::new(&world).register("prey", None));
     room(Topics::new(&world, TopicsKind::Free).subscribe("a:#", "prey"));
     let list = room(Waitlist::new(&worker.segment));
