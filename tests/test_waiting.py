@@ -641,18 +641,21 @@ def test_greenlets_wait_without_blocking_each_other() -> None:
     gevent.sleep(0.05)
     for number in range(50):
         manager.publish(f"c{number}", "x")
-    gevent.sleep(0.05)
+    while len(got) < 50:
+        gevent.sleep(0.001)
     assert sorted(got) == [(number, "x") for number in range(50)], got
     try:
         subs[0].recv(timeout=0.05)
         raise AssertionError
     except TimeoutError:
         pass
+    before = ticks
+    while ticks < before + 50:  # while all others wait
+        gevent.sleep(0.001)
     for number in range(50):
         manager.remove_channel(f"c{number}")
     gevent.joinall(waiting, timeout=10)
     assert all(greenlet.ready() for greenlet in waiting)
-    assert ticks > 50, ticks
     tracked = PresenceTracker()
     watch = tracked.watch("room")
     assert not watch.next(timeout=1).joins

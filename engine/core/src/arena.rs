@@ -475,7 +475,7 @@ impl Context<'_> {
     /// another life never matches, so a process that slept through a reuse changes nothing.
     /// Gives the value that stands after it.
     #[inline]
-    pub fn set_hot(self, reference: u64, at: usize, field: usize, change: impl Fn(u64) -> Option<u64>) -> Option<u64> {
+    pub fn set_hot(self, reference: u64, at: usize, field: usize, mut change: impl FnMut(u64) -> Option<u64>) -> Option<u64> {
         let word: &AtomicU64 = self.word(at + field);
         let life = reference::generation(reference) & 0xffff;
         loop {

@@ -5,10 +5,13 @@
 //! Hot words of a record: last pong, last ping, and `low 32 bits of the pong's time | timeouts reported:16`,
 //! so that a report that comes late counts for nothing after a newer pong.
 
+use std::sync::Arc;
+
 use crate::arena::{HOT_MASK, hot};
 use crate::error::Result;
 use crate::layout::{Block, World as WorldCell, state};
 use crate::os::clock;
+use crate::os::lock::Lock;
 use crate::owned::{carry_hot, release_owner, remove_all, replaced};
 use crate::points::point;
 use crate::process::TAKEN;
@@ -37,6 +40,12 @@ impl Beat {
         }
         // A cast saturates: an interval of 0 means every retry is used up at once.
         (((silent_secs - self.timeout_secs) / self.interval_secs.max(0.0)).floor() as u32).saturating_add(1)
+    }
+
+    /// How many microseconds after the last pong the next timeout happens, once so many have; never too late.
+    fn next_after(&self, timeouts: u32) -> u64 {
+        let next = self.timeout_secs + f64::from(timeouts) * self.interval_secs.max(0.0);
+        ((next * 1e6) as u64).saturating_sub(1)
     }
 
     fn is_dead(&self, timeouts: u32) -> bool {
@@ -78,6 +87,17 @@ pub struct BeatStats {
 #[derive(Clone)]
 pub struct Heartbeats {
     world: World,
+    quiet: Arc<Lock<Quiet>>,
+}
+
+/// Until when nobody can time out: what the last look at all clients found. Pongs, registrations and reports by others
+/// only put a timeout off, so nothing has to be looked at before.
+#[derive(Default)]
+struct Quiet {
+    /// Interval and timeout for which it holds.
+    beat: (f64, f64),
+    /// Monotonic microseconds.
+    until: u64,
 }
 
 const PONG: usize = Block::hot0;
@@ -88,6 +108,18 @@ const REPORTED: usize = Block::hot2;
 fn silence(cx: Context<'_>, record: &Record, now: u64) -> Option<(u64, f64)> {
     let pong = cx.hot(record.reference, record.at, PONG)?;
     Some((pong, now.saturating_sub(pong) as f64 / 1e6))
+}
+
+/// Marks so many timeouts of a client as reported. Gives how many of them nobody had reported.
+fn report(cx: Context<'_>, reference: u64, at: usize, pong: u64, timeouts: u64) -> u64 {
+    let life = pong & 0xffff_ffff;
+    let mut new = 0;
+    cx.set_hot(reference, at, REPORTED, |seen| {
+        let before = if seen >> 16 == life { seen & 0xffff } else { 0 };
+        new = timeouts.saturating_sub(before);
+        (new > 0).then_some(life << 16 | timeouts)
+    })
+    .map_or(0, |_| new)
 }
 
 fn event_id(record: &Record) -> Option<String> {
@@ -109,7 +141,7 @@ fn content_of(owners: &[u64], client: &str, event_id: Option<&str>) -> Vec<u8> {
 impl Heartbeats {
     /// The heartbeats of `world`.
     pub fn new(world: &World) -> Heartbeats {
-        Heartbeats { world: world.clone() }
+        Heartbeats { world: world.clone(), quiet: Arc::default() }
     }
 
     fn clients<'a>(&self, cx: Context<'a>) -> Trie<'a> {
@@ -210,35 +242,43 @@ impl Heartbeats {
 
     /// Clients with a timeout that nobody has reported yet. Reports them.
     pub fn check_timeouts(&self, beat: &Beat) -> Result<Vec<String>> {
+        let cx = self.world.cx()?;
+        let now = clock::monotonic_micros();
+        let key = (beat.interval_secs, beat.timeout_secs);
+        if self.quiet.try_look().is_some_and(|quiet| quiet.beat == key && now < quiet.until) {
+            return Ok(Vec::new());
+        }
         let mut reported = Vec::new();
         let mut total = 0;
-        self.each(|cx, record, pong, silent| {
-            let timeouts = u64::from(beat.timeouts(silent)).min(0xffff);
+        // Who registers from here on has until then at least.
+        let mut until = now.saturating_add(beat.next_after(0));
+        self.clients(cx).entries(|entry| {
+            let Some((at, pong)) = cx.life(entry.value).and_then(|(_, at)| Some((at, cx.hot(entry.value, at, PONG)?))) else {
+                // Replaced under the look: looked at again the next time.
+                until = now;
+                return;
+            };
+            let timeouts = beat.timeouts(now.saturating_sub(pong) as f64 / 1e6).min(0xffff);
+            until = until.min(pong.saturating_add(beat.next_after(timeouts)));
             if timeouts == 0 {
                 return;
             }
-            let life = pong & 0xffff_ffff;
-            let mut new = 0;
-            let word = cx.word(record.at + REPORTED);
-            loop {
-                let seen = word.load(Ordering::Acquire);
-                let before = if (seen & HOT_MASK) >> 16 == life { seen & 0xffff } else { 0 };
-                if before >= timeouts || !cx.still(record.reference, record.at) || seen >> 48 != (record.reference >> 28) & 0xffff {
-                    break;
-                }
-                let to = hot(seen >> 48, life << 16 | timeouts);
-                if word.compare_exchange(seen, to, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                    new = timeouts - before;
-                    break;
-                }
-            }
+            // Its name first: what was marked as reported is to be told.
+            let Some(record) = cx.record(entry.value) else {
+                until = now;
+                return;
+            };
+            let new = report(cx, entry.value, at, pong, u64::from(timeouts));
             if new > 0 {
                 total += new;
                 reported.push(record.name());
             }
         })?;
+        if let Some(mut quiet) = self.quiet.try_lock() {
+            *quiet = Quiet { beat: key, until };
+        }
         if total > 0 {
-            self.counter(self.world.cx()?, WorldCell::timeouts, total);
+            self.counter(cx, WorldCell::timeouts, total);
         }
         Ok(reported)
     }
@@ -285,12 +325,12 @@ impl Heartbeats {
         let mut from = Some(0);
         while let Some(cursor) = from {
             let (gone, next) = clients.sweep(cursor, false, |entry, gone| {
-                let record = cx.record(entry.value).ok_or(Stop::Moved)?;
-                let (_, silent) = silence(cx, &record, now).ok_or(Stop::Moved)?;
-                if !beat.is_dead(beat.timeouts(silent)) {
+                let (_, at) = cx.life(entry.value).ok_or(Stop::Moved)?;
+                let pong = cx.hot(entry.value, at, PONG).ok_or(Stop::Moved)?;
+                if !beat.is_dead(beat.timeouts(now.saturating_sub(pong) as f64 / 1e6)) {
                     return Ok(Change::Keep);
                 }
-                gone.push(record.name());
+                gone.push(cx.record(entry.value).ok_or(Stop::Moved)?.name());
                 Ok(Change::Remove)
             })?;
             evicted.extend(gone);

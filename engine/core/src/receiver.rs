@@ -25,6 +25,9 @@ use crate::trie::{Change, GONE};
 /// In a handle's hot word: delivery has not ended.
 const OPEN: u64 = HOT_MASK;
 
+/// Bytes of payload after which a draining is interrupted.
+const AT_ONCE: usize = 128 << 10;
+
 /// Makes each handle's key unique within its process.
 static SERIAL: PrivateU64 = PrivateU64::new(0);
 
@@ -83,15 +86,16 @@ pub struct Received {
     pub id: EventId,
 }
 
-/// What a message that was read was published as, with its payload alone left in the buffer. `None`: its text
-/// is no text, which damage alone does.
-pub(crate) fn taken(info: Info, buffer: &mut Vec<u8>) -> Option<Form> {
-    let prefix = (info.flags() as usize * 8).min(buffer.len());
+/// What a message that was read was published as, with its payload alone left behind the first `before` bytes of the
+/// buffer. `None`: its text is no text, which damage alone does.
+#[inline]
+pub(crate) fn taken(info: Info, buffer: &mut Vec<u8>, before: usize) -> Option<Form> {
+    let prefix = (info.flags() as usize * 8).min(buffer.len() - before);
     if prefix > 0 {
-        buffer.drain(..prefix);
+        buffer.drain(before..before + prefix);
     }
     match info.kind() {
-        kind::TEXT => std::str::from_utf8(buffer).is_ok().then_some(Form::Text),
+        kind::TEXT => std::str::from_utf8(&buffer[before..]).is_ok().then_some(Form::Text),
         _ => Some(Form::Bytes),
     }
 }
@@ -241,34 +245,64 @@ impl Receiver {
     /// The next message's payload in `buffer`, replacing what it held; `None`: there is none now.
     /// Text has been checked to be UTF-8.
     pub fn try_recv(&self, buffer: &mut Vec<u8>) -> Result<Option<Received>> {
+        buffer.clear();
         let mut position = self.position();
+        match self.anchored(&mut position)? {
+            Some(cx) => Ok(self.next(cx, &mut position, buffer)),
+            None => Ok(None),
+        }
+    }
+
+    /// Takes up to `most` of the messages that are there now, fewer if they are long: their payloads lie one
+    /// behind the other in `buffer`, and `messages` says where each ends. False: there may be more.
+    pub fn drain(&self, most: u64, buffer: &mut Vec<u8>, messages: &mut Vec<(usize, Received)>) -> Result<bool> {
+        buffer.clear();
+        messages.clear();
+        let mut position = self.position();
+        let Some(cx) = self.anchored(&mut position)? else {
+            return Ok(true);
+        };
+        while (messages.len() as u64) < most && buffer.len() < AT_ONCE {
+            match self.next(cx, &mut position, buffer) {
+                Some(received) => messages.push((buffer.len(), received)),
+                None => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Sees to it that the handle's entry is there and this process's. `None`: the channel is gone.
+    #[inline]
+    fn anchored(&self, position: &mut Position) -> Result<Option<Context<'_>>> {
         if position.closed {
             return Err(Error::HandleClosed);
         }
         let (cx, attachment) = self.segment.attached()?;
         let anchored = position.anchor.attachment == attachment && self.end(cx, &position.anchor).is_some();
-        if !anchored && !self.reopen(cx, attachment, &mut position)? {
-            return Ok(None);
-        }
+        if anchored || self.reopen(cx, attachment, position)? { Ok(Some(cx)) } else { Ok(None) }
+    }
+
+    /// Appends the next message's payload to `buffer`.
+    #[inline]
+    fn next(&self, cx: Context<'_>, position: &mut Position, buffer: &mut Vec<u8>) -> Option<Received> {
         let ring = &self.ring;
+        let before = buffer.len();
         let mut slack = 0;
         // At most every message of the ring may be found given up, and lagging doubles the slack.
         for _ in 0..2 * ring.len() + 64 {
             if position.cursor >= self.limit(cx, &position.anchor) {
-                return Ok(None);
+                return None;
             }
-            buffer.clear();
             match ring.read(cx, position.cursor, buffer) {
-                Read::Empty => return Ok(None),
+                Read::Empty => return None,
                 Read::Got(info) => {
                     position.cursor += 1;
-                    let Some(form) = taken(info, buffer) else {
-                        self.miss(cx, 1);
-                        continue;
-                    };
-                    self.received.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    let sequence = position.cursor.wrapping_sub(self.first);
-                    return Ok(Some(Received { form, id: EventId { epoch: self.epoch, sequence } }));
+                    if let Some(form) = taken(info, buffer, before) {
+                        self.received.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        let sequence = position.cursor.wrapping_sub(self.first);
+                        return Some(Received { form, id: EventId { epoch: self.epoch, sequence } });
+                    }
+                    self.miss(cx, 1);
                 }
                 Read::Evicted => {
                     position.cursor += 1;
@@ -276,7 +310,8 @@ impl Receiver {
                 }
                 Read::Lagged => {
                     if !self.cell.is_same_life(cx) {
-                        return Ok(None);
+                        buffer.truncate(before);
+                        return None;
                     }
                     // Resuming at the very oldest of a ring that is being overwritten at full speed
                     // reads almost nothing: leave more slack each time it fails at once.
@@ -287,8 +322,10 @@ impl Receiver {
                     position.cursor = to.max(position.cursor);
                 }
             }
+            // What was read meant nothing.
+            buffer.truncate(before);
         }
-        Ok(None)
+        None
     }
 
     /// The handle's hot word: OPEN or where delivery ended; `None`: the entry is gone.

@@ -52,11 +52,11 @@ impl Scratch {
 
 /// A payload as what it was published as.
 #[inline]
-pub fn to_python<'py>(py: Python<'py>, payload: &[u8], form: Form) -> Bound<'py, PyAny> {
+pub fn to_python<'py>(py: Python<'py>, payload: &[u8], form: Form) -> PyResult<Bound<'py, PyAny>> {
     match form {
-        Form::Bytes => PyBytes::new(py, payload).into_any(),
-        // The core has checked it; looking again costs little and keeps this file safe.
-        Form::Text => PyString::new(py, &String::from_utf8_lossy(payload)).into_any(),
+        Form::Bytes => Ok(PyBytes::new(py, payload).into_any()),
+        // The core has checked that it is text.
+        Form::Text => Ok(PyString::from_bytes(py, payload)?.into_any()),
     }
 }
 
