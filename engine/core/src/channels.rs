@@ -11,6 +11,7 @@ use crate::cells::Cell;
 use crate::dedup;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
+use crate::handles::{HandleKey, end_handles, register};
 use crate::ids::{self, Start};
 use crate::layout::{Channel, MAX_RING_LOG2, World as WorldCell, cell_kind};
 use crate::names;
@@ -18,12 +19,12 @@ use crate::os::lock::Lock;
 use crate::owned::release_owner;
 use crate::patterns::{Made, PatternReceiver, anchor_all};
 use crate::points::point;
-use crate::receiver::{HandleKey, Receiver, end_handles, register};
+use crate::receiver::Receiver;
 use crate::record::encode_pairs;
 use crate::space::Context;
 use crate::sync::Ordering;
 use crate::topics::{Topics, TopicsKind, pattern_matches};
-use crate::trie::{Change, Stop};
+use crate::trie::Stop;
 use crate::world::{World, check_length};
 
 /// Which of the two directories of a world.
@@ -404,13 +405,7 @@ impl Channels {
         };
         let subscribers = bound.cell.trie(cx, Channel::subscribers);
         let place = cx.space.hash(client.as_bytes()).place();
-        let removed = subscribers.change_record(place, client.as_bytes(), |found| {
-            Ok(match found {
-                Some(_) => (Change::Remove, true),
-                None => (Change::Keep, false),
-            })
-        })?;
-        let removed = removed.unwrap_or(false);
+        let removed = subscribers.remove(place, |value| cx.has_key(value, client.as_bytes()))?;
         if removed {
             point!("unsubscribe.removed");
             end_handles(cx, &bound, client)?;

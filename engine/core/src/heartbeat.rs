@@ -185,10 +185,7 @@ impl Heartbeats {
     pub fn unregister(&self, client: &str) -> Result<bool> {
         let cx = self.world.cx()?;
         let place = cx.space.hash(client.as_bytes()).place();
-        let removed = self.clients(cx).change_record(place, client.as_bytes(), |found| {
-            Ok((if found.is_some() { Change::Remove } else { Change::Keep }, found.is_some()))
-        })?;
-        Ok(removed.unwrap_or(false))
+        self.clients(cx).remove(place, |value| cx.has_key(value, client.as_bytes()))
     }
 
     /// Ends this process's part in watching a client, which ends with its last. True: it ended.

@@ -55,6 +55,8 @@ pub mod directory;
 #[cfg(not(loom))]
 mod examine;
 #[cfg(not(loom))]
+mod handles;
+#[cfg(not(loom))]
 mod heartbeat;
 #[cfg(not(loom))]
 mod ids;

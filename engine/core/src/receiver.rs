@@ -6,30 +6,23 @@
 
 use std::sync::atomic::AtomicU64 as PrivateU64;
 
-use crate::arena::{HOT_MASK, Info, hot};
+use crate::arena::Info;
 use crate::bound::{Bound, Form};
 use crate::cells::Cell;
 use crate::error::{Error, Result};
+use crate::handles::{HandleKey, OPEN, anchor, register, unanchor};
 use crate::ids::{EventId, Start, epoch_of};
-use crate::layout::{Block, Channel, kind, state};
+use crate::layout::{Block, Channel, kind};
 use crate::os::lock::{Guard, Lock};
 use crate::points::point;
-use crate::record::{Owners, encode};
 use crate::ring::{Read, Ring};
 use crate::segment::Segment;
 use crate::source::{Cells, Source};
 use crate::space::Context;
 use crate::sync::Ordering;
-use crate::trie::{Change, GONE};
-
-/// In a handle's hot word: delivery has not ended.
-const OPEN: u64 = HOT_MASK;
 
 /// Bytes of payload after which a draining is interrupted.
 const AT_ONCE: usize = 128 << 10;
-
-/// Makes each handle's key unique within its process.
-static SERIAL: PrivateU64 = PrivateU64::new(0);
 
 /// The handle's entry in the channel's trie of handles.
 #[derive(Default)]
@@ -51,29 +44,6 @@ struct Position {
 impl Default for Position {
     fn default() -> Position {
         Position { anchor: Anchor::default(), cursor: 0, closed: true }
-    }
-}
-
-/// What tells a handle from all others: its client, the owner it was made for, and a number of its own.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct HandleKey {
-    pub client: String,
-    pub owner: u64,
-    pub serial: u64,
-}
-
-impl HandleKey {
-    /// A new one of this process.
-    pub fn new(cx: Context<'_>, client: &str) -> HandleKey {
-        let serial = SERIAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        HandleKey { client: client.to_owned(), owner: cx.actor.owner, serial }
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let mut key = self.client.as_bytes().to_vec();
-        key.extend_from_slice(&self.owner.to_le_bytes());
-        key.extend_from_slice(&self.serial.to_le_bytes());
-        key
     }
 }
 
@@ -117,93 +87,6 @@ pub struct Receiver {
     unknown: bool,
 }
 
-/// Adds this process to a client's registration; with `create`, makes one. False: the channel is gone.
-pub(crate) fn register(cx: Context<'_>, cell: Cell, client: &str, create: bool) -> Result<bool> {
-    let trie = cell.trie(cx, Channel::subscribers);
-    let place = cx.space.hash(client.as_bytes()).place();
-    let me = cx.actor.owner;
-    let done = trie.change_record(place, client.as_bytes(), |found| {
-        let mut owners = match found {
-            Some((_, record)) if record.owners.contains(&me) => return Ok((Change::Keep, ())),
-            Some((_, record)) => record.owners,
-            None if create => Owners::new(),
-            None => return Ok((Change::Keep, ())),
-        };
-        owners.push(me);
-        let held = cx.new_record(trie.root, place, &encode(&owners, client.as_bytes(), &[]))?;
-        Ok((Change::Put(0, held), ()))
-    })?;
-    Ok(done.is_some())
-}
-
-/// Ends delivery to all handles of a client: each gets what was published until now.
-pub(crate) fn end_handles(cx: Context<'_>, bound: &Bound, client: &str) -> Result<()> {
-    let trie = bound.cell.trie(cx, Channel::handles);
-    let pair = cx.space.hash(client.as_bytes()).high;
-    let mut ended = Vec::new();
-    trie.records_of_pair(pair, |entry, record| {
-        if key_client(record.key()) == client.as_bytes() && entry.is_live() {
-            ended.push((*entry, record.clone()));
-        }
-    })?;
-    let start = cx.view().get(bound.cell.at + Channel::start);
-    for (entry, record) in ended {
-        let end = bound.ring.head(cx).wrapping_sub(start) & HOT_MASK;
-        cx.set_hot(record.reference, record.at, Block::hot0, |value| (value == OPEN).then_some(end.min(OPEN - 1)));
-        point!("unsubscribe.ended");
-        // Not live any more, so not counted by publishers, but there until its owner closes it: it
-        // keeps what is left to drain.
-        trie.change(
-            entry.place(),
-            |value| Some(value == entry.value),
-            |found| Ok((if found.is_some() { Change::Mark(GONE) } else { Change::Keep }, ())),
-        )?;
-    }
-    cx.tell(bound.cell.number);
-    Ok(())
-}
-
-/// A handle's key is its client's id and 16 bytes that make it unique.
-fn key_client(key: &[u8]) -> &[u8] {
-    &key[..key.len().saturating_sub(16)]
-}
-
-/// Where a handle's entry stands.
-fn place_of(cx: Context<'_>, key: &HandleKey) -> u64 {
-    cx.space.hash(key.client.as_bytes()).pair(cx.space.hash(&key.bytes()))
-}
-
-/// Adds a handle's entry to the trie of handles, unless it is there. Gives the ref and first word of its
-/// record; `None`: the channel is gone. `note`: kept with the entry.
-pub(crate) fn anchor(cx: Context<'_>, cell: Cell, key: &HandleKey, note: &[u8]) -> Result<Option<(u64, usize)>> {
-    let trie = cell.trie(cx, Channel::handles);
-    let place = place_of(cx, key);
-    let bytes = key.bytes();
-    let content = encode(&[key.owner], &bytes, note);
-    trie.change_record(place, &bytes, |found| {
-        if let Some((_, record)) = found {
-            return Ok((Change::Keep, (record.reference, record.at)));
-        }
-        let held = cx.new_record(trie.root, place, &content)?;
-        cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), OPEN));
-        Ok((Change::Put(0, held), (held.reference(), held.at)))
-    })
-}
-
-/// What is kept with a handle's entry; `None`: there is no such entry.
-pub(crate) fn note_of(cx: Context<'_>, cell: Cell, key: &HandleKey) -> Result<Option<Vec<u8>>> {
-    let found = cell.trie(cx, Channel::handles).get(place_of(cx, key), &key.bytes())?;
-    Ok(found.map(|(_, record)| record.value().to_vec()))
-}
-
-/// Removes a handle's entry, and gives back what it alone kept.
-pub(crate) fn unanchor(cx: Context<'_>, cell: Cell, key: &HandleKey) -> Result<()> {
-    let remove = |found: Option<_>| Ok((if found.is_some() { Change::Remove } else { Change::Keep }, ()));
-    cell.trie(cx, Channel::handles).change_record(place_of(cx, key), &key.bytes(), remove)?;
-    point!("close.unanchored");
-    cell.clear_if_unused(cx)
-}
-
 impl Receiver {
     /// Opens a handle under a key, from `start` on. `None`: the channel is gone. `start` was chosen before the
     /// entry is made: whatever a publisher counts the handle for, it is given.
@@ -228,7 +111,7 @@ impl Receiver {
             registered,
             epoch: epoch_of(cx, bound.cell),
             first: cx.view().get(bound.cell.at + Channel::start),
-            client: key.client.clone(),
+            client: key.client().into(),
             position: Lock::new(Position { anchor: Anchor { reference, at, key, attachment }, cursor: start.cursor, closed: false }),
             received: PrivateU64::new(0),
             missed: PrivateU64::new(0),

@@ -110,20 +110,27 @@ impl Context<'_> {
         decode(record)
     }
 
-    /// Does the record that `reference` names have this key? `None`: it has moved on. Compared in place,
-    /// word by word, where the key lies in the first block.
+    /// Does the record that `reference` names have this key? `None`: it has moved on.
     #[inline]
     pub fn has_key(self, reference: u64, key: &[u8]) -> Option<bool> {
+        self.has_key_from(reference, key, key.len())
+    }
+
+    /// Does it have a key of so many bytes that begins with these? `None`: it has moved on. Compared in place, word by
+    /// word, where the key lies in the first block.
+    #[inline]
+    pub fn has_key_from(self, reference: u64, key: &[u8], length: usize) -> Option<bool> {
         let (class, at) = self.life(reference)?;
         let view = self.view();
         let first = at + BLOCK_HEADER_WORDS;
         let head = view.get(first);
         let owners = (head >> 32 & 0xffff) as usize;
-        if 8 + owners * 8 + key.len() > Geometry::payload(class) {
-            return Some(self.record(reference)?.key() == key);
+        if 8 + owners * 8 + length > Geometry::payload(class) {
+            let record = self.record(reference)?;
+            return Some(record.key().len() == length && record.key().starts_with(key));
         }
         let is_record = Info(view.get(at + Block::info)).kind() == kind::RECORD;
-        let mut same = is_record && head & 0xffff_ffff == key.len() as u64;
+        let mut same = is_record && head & 0xffff_ffff == length as u64;
         if same {
             let mut index = first + 1 + owners;
             let mut chunks = key.chunks_exact(8);
@@ -142,6 +149,20 @@ impl Context<'_> {
             }
         }
         self.still(reference, at).then_some(same)
+    }
+
+    /// Is this one of the record's owners? `None`: it has moved on. Looked at in place, where they lie in the first block.
+    #[inline]
+    pub fn has_owner(self, reference: u64, owner: u64) -> Option<bool> {
+        let (class, at) = self.life(reference)?;
+        let view = self.view();
+        let first = at + BLOCK_HEADER_WORDS;
+        let owners = (view.get(first) >> 32 & 0xffff) as usize;
+        if 8 + owners * 8 > Geometry::payload(class) {
+            return Some(self.record(reference)?.owners.contains(&owner));
+        }
+        let found = (first + 1..=first + owners).any(|at| view.get(at) == owner);
+        self.still(reference, at).then_some(found)
     }
 
     /// Writes a record into held blocks. `root` and `place` say where it will be found.

@@ -273,10 +273,7 @@ impl Topics {
     pub fn unsubscribe(&self, pattern: &str, client: &str) -> Result<bool> {
         let cx = self.world.cx()?;
         let (place, key) = entry_of(cx, pattern, client);
-        let removed = self
-            .trie(cx)
-            .change_record(place, &key, |found| Ok((if found.is_some() { Change::Remove } else { Change::Keep }, found.is_some())))?;
-        Ok(removed.unwrap_or(false))
+        self.trie(cx).remove(place, |value| cx.has_key(value, &key))
     }
 
     /// Ends all subscriptions of a client; how many there were.

@@ -52,19 +52,22 @@ impl<'a> Hint<'a> {
 
     /// Writes it. False: it was there.
     pub(crate) fn write(&self) -> Result<bool> {
-        let written = self.change(|found| if found.is_some() { Change::Keep } else { Change::PutInline(0, self.value) })?;
-        Ok(written == Some(false))
+        let written = self.trie.change(
+            self.place,
+            |value| Some(value == self.value),
+            |found| Ok((if found.is_some() { Change::Keep } else { Change::PutInline(0, self.value) }, found.is_none())),
+        )?;
+        Ok(written.unwrap_or(false))
     }
 
     /// Removes it.
     pub(crate) fn remove(&self) -> Result<()> {
-        self.change(|found| if found.is_some() { Change::Remove } else { Change::Keep }).map(drop)
+        self.take().map(drop)
     }
 
-    /// True: it was there.
-    fn change(&self, to: impl Fn(Option<Entry>) -> Change) -> Result<Option<bool>> {
-        let same = |value| Some(value == self.value);
-        self.trie.change(self.place, same, |found| Ok((to(found), found.is_some())))
+    /// As `remove`. True: it was there.
+    fn take(&self) -> Result<bool> {
+        self.trie.remove(self.place, |value| Some(value == self.value))
     }
 }
 
@@ -143,7 +146,7 @@ pub(crate) fn prune(cx: Context<'_>, world: Cell) -> Result<u64> {
             continue;
         }
         let hint = Hint { trie: whereabouts, place: entry.place(), value: entry.value };
-        pruned += u64::from(hint.change(|found| if found.is_some() { Change::Remove } else { Change::Keep })? == Some(true));
+        pruned += u64::from(hint.take()?);
         // Its client may have joined between the look and the removal.
         if is_right(&entry)? {
             hint.write()?;

@@ -93,7 +93,7 @@ impl<'a> Trie<'a> {
                 },
                 &mut draft,
             );
-            if self.commit(word, outcome, draft)? { result.ok_or(Stop::Moved).map(Some) } else { Err(Stop::Moved) }
+            if self.commit(word, outcome, &draft)? { result.ok_or(Stop::Moved).map(Some) } else { Err(Stop::Moved) }
         })
     }
 
@@ -117,6 +117,13 @@ impl<'a> Trie<'a> {
         )
     }
 
+    /// Removes the entry at `place` for which `same` says yes. False: there was none.
+    pub fn remove(&self, place: u64, same: impl Fn(u64) -> Option<bool>) -> Result<bool> {
+        let to = |found: &Option<Entry>| if found.is_some() { Change::Remove } else { Change::Keep };
+        let removed = self.change(place, same, |found| Ok((to(&found), found.is_some())))?;
+        Ok(removed.unwrap_or(false))
+    }
+
     /// Decides over every entry from `from` on, in order of place, changing up to 256 leaves with one
     /// swap of the root. Gives what `decide` collected and where to go on. With `only_marked`, subtrees
     /// without pending joins or leaves are skipped.
@@ -134,12 +141,12 @@ impl<'a> Trie<'a> {
             let mut draft = Draft::default();
             let outcome = self.sweep_below(root, 0, 0, &mut sweep, &mut draft);
             let (taken, next) = (sweep.taken, sweep.next);
-            if self.commit(word, outcome, draft)? { Ok((taken, next)) } else { Err(Stop::Moved) }
+            if self.commit(word, outcome, &draft)? { Ok((taken, next)) } else { Err(Stop::Moved) }
         })
     }
 
     /// Swaps the root if there is anything to swap. True: it is done.
-    fn commit(&self, word: u64, outcome: Attempt<Option<Edited>>, draft: Draft) -> Attempt<bool> {
+    fn commit(&self, word: u64, outcome: Attempt<Option<Edited>>, draft: &Draft) -> Attempt<bool> {
         let cx = self.cx;
         let give_back = |draft: &Draft| {
             for held in &draft.new {
@@ -148,11 +155,11 @@ impl<'a> Trie<'a> {
         };
         match outcome {
             Err(stop) => {
-                give_back(&draft);
+                give_back(draft);
                 Err(stop)
             }
             Ok(None) => {
-                give_back(&draft);
+                give_back(draft);
                 Ok(true)
             }
             Ok(Some(edited)) => {
@@ -167,7 +174,7 @@ impl<'a> Trie<'a> {
                 // SYNC trie.root (W): pages and records before the root that names them; pairs with (R)
                 // in `with_patience`.
                 if cx.word(self.root).compare_exchange(word, root, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-                    give_back(&draft);
+                    give_back(draft);
                     return Ok(false);
                 }
                 point!("change.swapped");

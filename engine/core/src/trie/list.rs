@@ -5,7 +5,6 @@ use super::page::{DEPTH_MAX, Entries, Entry, Page, last_below, nibble};
 use super::{Attempt, Root, Stop, Stuck, Trie, root_of, with_patience};
 use crate::error::Result;
 use crate::record::Record;
-use crate::space::PAIR_MASK;
 
 impl Trie<'_> {
     /// The next leaf's entries from `from` on, and where to go on after it.
@@ -101,10 +100,5 @@ impl Trie<'_> {
     /// Calls `see` with every entry and its record.
     pub fn records(&self, see: impl FnMut(&Entry, &Record)) -> Result<()> {
         self.records_between(0, u64::MAX, see)
-    }
-
-    /// The records of all pairs whose first half has the place of `pair`.
-    pub fn records_of_pair(&self, pair: u64, see: impl FnMut(&Entry, &Record)) -> Result<()> {
-        self.records_between(pair & PAIR_MASK, pair | !PAIR_MASK, see)
     }
 }
