@@ -68,16 +68,24 @@ class RealtimeHub:
 
         Raises:
             KeyError: there is no such channel.
-            SegmentFull: there is no room; nothing of the three is left behind.
+            TypeError: the metadata is not text.
+            SegmentFull: there is no room. Nothing of the three is left behind, whatever is raised; a client that
+                was there already stays.
         """
         sub = self.channels.subscribe(channel, client_id, last_event_id=last_event_id)
+        member = None
         try:
-            self.presence.track(channel, client_id, metadata)
+            member = self.presence.track(channel, client_id, metadata)
             # What came from a client is kept only where it is an id.
             self.heartbeat.register(client_id, sub.last_event_id if last_event_id else None)
         except BaseException:
             sub.close()
-            self.leave(channel, client_id)
+            if member is None:
+                was_there = self.presence.get(channel, client_id) is not None
+            else:
+                was_there = member.joined_at < member.last_seen
+            if not was_there:
+                self.leave(channel, client_id)
             raise
         return sub
 

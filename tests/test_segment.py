@@ -125,6 +125,14 @@ def test_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYPERN_SHM_SIZE", "lots")
     with pytest.raises(ValueError, match="HYPERN_SHM_SIZE is 'lots'"):
         RealtimeHub()
+    Segment.open(f"{name}-2", size="1MiB").unlink()  # an argument comes first, whatever the variable is
+    monkeypatch.setenv("HYPERN_SHM_SIZE", "0")
+    with pytest.raises(ValueError, match="size is 0"):
+        RealtimeHub()
+    monkeypatch.delenv("HYPERN_SHM_SIZE")
+    monkeypatch.setenv("HYPERN_SHM_MAX_PROCESSES", "0")
+    with pytest.raises(ValueError, match="max_processes is 0"):
+        RealtimeHub()
 
 
 def test_without_a_name_two_managers_are_two_worlds() -> None:
