@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from .harness import ROOT, Server, free_port, gunicorn, wait_for
+from .harness import ROOT, Server, free_port, gunicorn, stopped, wait_for
 from .sse_client import EventClient
 
 INTERVAL = 0.4  # seconds between keep-alives; who is gone is gone after three
@@ -58,8 +58,9 @@ SERVERS: dict[str, Callable[[str, Path], Server]] = {
 class Site:
     """A server with one of the examples."""
 
-    def __init__(self, kind: str, server: Server) -> None:
+    def __init__(self, kind: str, server: Server, workers: set[int]) -> None:
         self.server = server
+        self.workers = workers
         self.path = "/live" if kind == "hypern" else "/events"
 
     def open(self, user: str, last_event_id: str | None = None) -> EventClient:
@@ -90,22 +91,25 @@ def site(request: pytest.FixtureRequest, name: str, log: Path) -> Any:
 
         # Else the first one up takes more streams than it has threads.
         wait_for(all_answer, "all three workers answer", 30, 0)
-        yield Site(request.param, server)
+        yield Site(request.param, server, answered)
         output = server.output()
         assert "Traceback" not in output, output[-4000:]
 
 
 def test_every_stream_of_every_worker_and_until_when(site: Site) -> None:
-    # Streams until every worker has some, and at least a dozen.
     clients: dict[str, EventClient] = {}
 
-    def open_more() -> bool:
+    def open_more(count: int) -> set[int]:
         with ThreadPoolExecutor(6) as pool:
-            users = [f"user-{len(clients) + number:02}" for number in range(MANY)]
+            users = [f"user-{len(clients) + number:02}" for number in range(count)]
             clients.update(zip(users, pool.map(site.open, users), strict=True))
-        return len({member["pid"] for member in site.members().values()}) == 3
+        return {int(member["pid"]) for member in site.members().values()}
 
-    wait_for(open_more, "every worker has taken a stream", 30)
+    # A connection goes to whoever asks first: while one that took none takes two, the others stand still.
+    for lazy in site.workers - open_more(MANY):
+        with stopped(site.workers - {lazy}):
+            open_more(2)
+    assert {int(member["pid"]) for member in site.members().values()} == site.workers
     assert set(site.members()) == set(clients)
     said = [f"message {number}\nof two lines" for number in range(60)]
     with ThreadPoolExecutor(1) as pool:
@@ -182,7 +186,7 @@ def test_a_reload_ends_the_streams_and_they_go_on_elsewhere(name: str, log: Path
     arguments = ("-k", "gthread", "--threads", "32", "--pythonpath", str(ROOT), "--graceful-timeout", "300")
     with gunicorn(log, *arguments, app="examples.flask_sse:app", env=environment(name)) as server:
         server.ready("/members?room=lobby")
-        site = Site("flask", server)
+        site = Site("flask", server, server.children())
         clients = [site.open(f"user-{number}") for number in range(9)]
         before = server.children()
         site.say("before")
