@@ -8,6 +8,7 @@ from . import _engine
 from ._engine import BroadcastConfig, HeartbeatConfig, PresenceInfo
 from .broadcast import RealtimeBroadcast
 from .channels import ChannelManager, Subscriber
+from .errors import SegmentClosed
 from .heartbeat import HeartbeatMonitor
 from .presence import PresenceTracker
 from .segment import resolve
@@ -159,10 +160,13 @@ class RealtimeHub:
         return self.presence.diff_as_dict(channel)
 
     def __repr__(self) -> str:
-        return (
-            f"RealtimeHub(channels={self.channels.channel_count()}, clients={self.presence.total_clients()}, "
-            f"heartbeat={self.heartbeat.client_count()})"
-        )
+        try:
+            return (
+                f"RealtimeHub(channels={self.channels.channel_count()}, clients={self.presence.total_clients()}, "
+                f"heartbeat={self.heartbeat.client_count()})"
+            )
+        except SegmentClosed:
+            return "RealtimeHub(closed)"
 
 
 __all__ = ["RealtimeHub"]

@@ -53,6 +53,8 @@ def test_after_close_everything_says_so(name: str) -> None:
     for use in (lambda: hub.publish("c", "x"), sub.try_recv, segment.stats, lambda: hub.presence.count("c")):
         with pytest.raises(rt.SegmentClosed):
             use()
+    for part in (hub.channels, hub.presence, hub.broadcast, hub.channels.topic_matcher, hub):
+        assert repr(part) == f"{type(part).__name__}(closed)", "looking at it is no use of it"
     with Segment.open(name) as again:
         assert RealtimeHub(segment=again).channels.list_channels() == ["c"]
 
