@@ -90,6 +90,8 @@ class _Stays:
 
 _stays = _Stays()
 _serial = itertools.count()
+# Called by who opens a stream. For what a server's hooks can only do once it serves.
+before_each: list[Callable[[], None]] = []
 _streams: weakref.WeakValueDictionary[int, _Stream] = weakref.WeakValueDictionary()
 
 
@@ -130,6 +132,8 @@ class _Stream:
         self._joined = False
         self._waiting = False
         config = hub.heartbeat.config
+        for prepare in before_each:
+            prepare()
         self._timeout = config.timeout_secs
         self._keepalive = config.send_keepalive
         # Often enough that a client whose server asks is never taken for gone.

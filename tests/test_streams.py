@@ -369,6 +369,39 @@ def test_two_tabs_on_two_workers(segment: Segment) -> None:
         assert hub.channels.get_subscribers("c") == []
 
 
+FOLLOWER = """
+import asyncio, uvloop
+hub = rt.RealtimeHub(segment=sys.argv[1])
+async def main():
+    async for chunk in hub.sse_stream("c", "ada"):
+        say(chunk.decode().strip().replace("\\n", "|"))
+if sys.argv[2] == "sync":
+    for chunk in hub.sse_stream_sync("c", "ada"):
+        say(chunk.decode().strip().replace("\\n", "|"))
+else:
+    {"asyncio": asyncio, "uvloop": uvloop}[sys.argv[2]].run(main())
+say("ended")
+hear()
+"""
+
+
+def test_disconnecting_on_one_worker_ends_the_streams_of_all(segment: Segment) -> None:
+    hub = hub_of(segment)
+    with (
+        Process(FOLLOWER, segment.name, "sync") as one,
+        Process(FOLLOWER, segment.name, "asyncio") as two,
+        Process(FOLLOWER, segment.name, "uvloop") as three,
+    ):
+        for follower in (one, two, three):
+            assert follower.hear().startswith("retry:")
+        hub.publish("c", "last words")
+        assert hub.disconnect("ada") == ["c"]
+        for follower in (one, two, three):
+            assert follower.hear().endswith("data: last words"), "what came before is still told"
+            assert follower.hear() == "ended"
+        assert (hub.presence.count("c"), hub.heartbeat.client_count(), hub.publish("c", "nobody")) == (0, 0, 0)
+
+
 def test_streams_in_a_forked_child_are_its_own(segment: Segment) -> None:
     """What the parent's streams hold is not let go of by a child that ends."""
     hub = hub_of(segment)

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -79,19 +79,24 @@ class Site:
         return members
 
 
+def all_three(server: Server, but: Collection[int] = ()) -> set[int]:
+    """The three workers, once all have answered; before, gunicorn's do not hear signals."""
+    answered: set[int] = set()
+
+    def all_answer() -> bool:
+        answered.add(server.get("/members", room="lobby")["pid"])
+        return len(answered - set(but)) == 3
+
+    wait_for(all_answer, "all three workers answer", 30, 0)
+    return answered - set(but)
+
+
 @pytest.fixture(params=sorted(SERVERS))
 def site(request: pytest.FixtureRequest, name: str, log: Path) -> Any:
     with SERVERS[request.param](name, log) as server:
         server.ready("/members?room=lobby")
-        answered: set[int] = set()
-
-        def all_answer() -> bool:
-            answered.add(server.get("/members", room="lobby")["pid"])
-            return len(answered) == 3
-
         # Else the first one up takes more streams than it has threads.
-        wait_for(all_answer, "all three workers answer", 30, 0)
-        yield Site(request.param, server, answered)
+        yield Site(request.param, server, all_three(server))
         output = server.output()
         assert "Traceback" not in output, output[-4000:]
 
@@ -181,14 +186,17 @@ def test_reconnects_while_somebody_publishes_without_pause(site: Site) -> None:
     print(f"{said} messages over 31 connections")
 
 
-def test_a_reload_ends_the_streams_and_they_go_on_elsewhere(name: str, log: Path) -> None:
+@pytest.mark.parametrize("example", ["flask_sse gthread", "flask_sse gevent", "starlette_sse asgi",
+                                     "starlette_sse uvicorn_worker.UvicornWorker"])  # fmt: skip
+def test_a_reload_ends_the_streams_and_they_go_on_elsewhere(example: str, name: str, log: Path) -> None:
     """gunicorn's workers would wait for their streams until a time-out far beyond this test's."""
-    arguments = ("-k", "gthread", "--threads", "32", "--pythonpath", str(ROOT), "--graceful-timeout", "300")
-    with gunicorn(log, *arguments, app="examples.flask_sse:app", env=environment(name)) as server:
+    app, worker = example.split()
+    arguments = ("-k", worker, "--threads", "32", "--pythonpath", str(ROOT), "--graceful-timeout", "300")
+    with gunicorn(log, *arguments, app=f"examples.{app}:app", env=environment(name)) as server:
         server.ready("/members?room=lobby")
-        site = Site("flask", server, server.children())
+        before = all_three(server)
+        site = Site("gunicorn", server, before)
         clients = [site.open(f"user-{number}") for number in range(9)]
-        before = server.children()
         site.say("before")
         for client in clients:
             assert client.wait_for(1) == ["before"]
@@ -203,6 +211,7 @@ def test_a_reload_ends_the_streams_and_they_go_on_elsewhere(name: str, log: Path
         for client in again:
             assert client.wait_for(2) == ["between", "after"]
         assert len(site.members()) == 9
+        all_three(server, but=before)
         server.stop()
         for client in again:
             client.close()
