@@ -118,8 +118,8 @@ class RealtimeHub:
         Joins at once; sends ``retry`` and the id to go on from, what came after ``last_event_id``, then live
         messages with their ids, and a keep-alive comment at the heartbeat's interval. The client leaves when the
         stream is closed, cancelled or dropped, if it was its last on any worker, or when nobody has asked for a
-        chunk for the heartbeat's ``timeout_secs``. The stream ends with the channel, and when somebody makes the
-        client leave.
+        chunk for the heartbeat's ``timeout_secs``. Streams are counted, a :meth:`join` of the same client in the
+        same channel and process is not. The stream ends with the channel, and when somebody makes the client leave.
 
         >>> StreamingResponse(hub.sse_stream("news", user), media_type="text/event-stream")  # doctest: +SKIP
 
