@@ -72,14 +72,9 @@ class Page:
 
     def messages(self) -> list[tuple[str, str, int]]:
         """(who, text, worker) of every message on the page."""
-        return [
-            (
-                line.query_selector(".who").inner_text(),
-                line.query_selector(".text").inner_text(),
-                int(line.query_selector(".worker").inner_text()),
-            )
-            for line in self.page.query_selector_all("#log li:not(.note)")
-        ]
+        lines = """() => [...document.querySelectorAll("#log li:not(.note)")].map(
+            (line) => [".who", ".text", ".worker"].map((part) => line.querySelector(part).innerText))"""
+        return [(who, text, int(worker)) for who, text, worker in self.page.evaluate(lines)]
 
     def notes_of(self, beginning: str) -> list[str]:
         """What the page noted that begins with these words."""
