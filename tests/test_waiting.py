@@ -188,6 +188,32 @@ def test_messages_carry_channel_and_id(manager: ChannelManager) -> None:
     assert [message.data for message in sub.messages()] == ["3"]
 
 
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_closing_the_handle_ends_iteration_over_its_messages(manager: ChannelManager, how: str) -> None:
+    sub = manager.subscribe("c", "u")
+    manager.publish("c", "x")
+    got: list[Any] = []
+
+    async def collect() -> None:
+        got.extend([message.data async for message in sub.messages()])
+        got.append("end")
+
+    def run() -> None:
+        if how == "async":
+            asyncio.run(collect())
+        else:
+            got.extend(message.data for message in sub.messages())
+            got.append("end")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    while sub.received_count == 0:
+        time.sleep(0.01)
+    sub.close()
+    thread.join(10)
+    assert got == ["x", "end"]
+
+
 def test_unsubscribing_and_closing_end_a_wait(manager: ChannelManager) -> None:
     sub = manager.subscribe("c", "u")
     later(0.05, manager.unsubscribe, "c", "u")

@@ -6,7 +6,7 @@ use pyo3::types::PyDict;
 
 use crate::config::{BackpressurePolicy, BroadcastConfig};
 use crate::convert::{buffer_size, with_payload};
-use crate::errors::{no_subscribers, raise, unknown_channel};
+use crate::errors::{no_subscribers, raise, shown, unknown_channel};
 use crate::handle::{Handle, Receiving};
 use crate::json::with_compact;
 use crate::segment::{Segment, world};
@@ -115,7 +115,7 @@ impl RealtimeBroadcast {
     }
 
     fn __repr__(&self) -> PyResult<String> {
-        Ok(format!("RealtimeBroadcast(channels={})", self.channels.count().map_err(raise)?))
+        shown("RealtimeBroadcast", self.channels.count().map(|channels| format!("RealtimeBroadcast(channels={channels})")))
     }
 }
 

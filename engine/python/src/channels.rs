@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use crate::convert::{buffer_size, dict, event_id, pairs, show, to_python, with_payload};
-use crate::errors::{raise, unknown_channel};
+use crate::errors::{raise, shown, unknown_channel};
 use crate::handle::{Handle, Message, Receiving};
 use crate::json::with_compact;
 use crate::segment::{Segment, world};
@@ -158,7 +158,8 @@ impl ChannelManager {
     }
 
     fn __repr__(&self) -> PyResult<String> {
-        Ok(format!("ChannelManager(channels={}, buffer_size={})", self.channel_count()?, self.default_buffer_size))
+        let size = self.default_buffer_size;
+        shown("ChannelManager", self.channels.count().map(|channels| format!("ChannelManager(channels={channels}, buffer_size={size})")))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Arguments and results: messages that are `str` or `bytes`, metadata, buffer sizes.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::Cell;
 
 use hypern_shm_core::{Form, Metadata};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -13,7 +13,7 @@ const MAX_BUFFER: i64 = 1 << 20;
 
 thread_local! {
     /// Where messages are copied before they become Python objects.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 /// A scratch buffer grown beyond this by one large message is given back.
 const SCRATCH_KEPT: usize = 256 << 10;
@@ -37,16 +37,16 @@ pub fn with_payload<R>(message: &Bound<'_, PyAny>, with: impl FnOnce(&[u8], Form
 pub struct Scratch;
 
 impl Scratch {
-    /// Lends the thread's buffer.
+    /// Lends the thread's buffer. Taken out meanwhile: making an exception may run finalizers, which may
+    /// take messages, too.
     #[inline]
     pub fn with<R>(with: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-        SCRATCH.with_borrow_mut(|buffer| {
-            let result = with(buffer);
-            if buffer.capacity() > SCRATCH_KEPT {
-                *buffer = Vec::new();
-            }
-            result
-        })
+        let mut buffer = SCRATCH.take();
+        let result = with(&mut buffer);
+        if buffer.capacity() <= SCRATCH_KEPT {
+            SCRATCH.set(buffer);
+        }
+        result
     }
 }
 

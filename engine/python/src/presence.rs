@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::convert::{dict, metadata_of, show};
-use crate::errors::raise;
+use crate::errors::{raise, shown};
 use crate::handle::{deadline, timed_out, wait_for_news};
 use crate::segment::{Segment, world};
 
@@ -118,7 +118,8 @@ impl PresenceTracker {
     }
 
     fn __repr__(&self) -> PyResult<String> {
-        Ok(format!("PresenceTracker(channels={}, clients={})", self.active_channels()?.len(), self.total_clients()?))
+        let counts = self.presence.active_channels().and_then(|channels| Ok((channels.len(), self.presence.total_clients()?)));
+        shown("PresenceTracker", counts.map(|(channels, clients)| format!("PresenceTracker(channels={channels}, clients={clients})")))
     }
 }
 
