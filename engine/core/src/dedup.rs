@@ -65,7 +65,8 @@ pub fn admit(cx: Context<'_>, bound: &Bound, message: &Held, mark: Option<Mark>,
 fn index(cx: Context<'_>, bound: &Bound, sequence: u64) -> Result<()> {
     let indexed = cx.word(bound.cell.at + Channel::indexed);
     let mut at = indexed.load(Ordering::Acquire);
-    let from = bound.ring.oldest(cx);
+    // Whatever the head says by now, no more is retained than the ring has slots.
+    let from = bound.ring.oldest(cx).max(sequence.saturating_sub(bound.ring.len()));
     if at < from {
         // Only damage can leave the index so far behind.
         at = from;

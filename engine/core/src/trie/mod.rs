@@ -138,7 +138,6 @@ impl<'a> Trie<'a> {
     }
 
     /// Are they of one root and one life?
-    #[cfg(not(loom))]
     pub(crate) fn is_same(&self, other: &Trie<'_>) -> bool {
         (self.root, self.life) == (other.root, other.life)
     }
@@ -359,5 +358,5 @@ impl<'a> Trie<'a> {
 /// Set in values that are no refs. A ref with it would need a generation of 2^35 in one block.
 pub const VALUE_INLINE: u64 = 1 << 63;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(modelled)))]
 mod tests;

@@ -5,7 +5,7 @@
 //!
 //! Run with `RUSTFLAGS="--cfg crash_points" cargo test --release --test crash`; SEED replays the choices, POINT
 //! takes one point (or the beginning of several names), TIMES how often each.
-#![cfg(all(crash_points, not(loom)))]
+#![cfg(all(crash_points, not(modelled)))]
 
 mod ledger;
 mod work;
