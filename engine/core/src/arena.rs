@@ -26,6 +26,9 @@ const LARGE: Preference = [2, 1, 0];
 
 /// Free blocks taken from a bitmap at once.
 const REFILL: u32 = 8;
+/// Swaps of a hot word that fail one after the other, each because another succeeded; only damage can make more.
+const PATIENCE: u32 = 1 << 20;
+
 /// How many private hints a class may hoard.
 const HOARD: [usize; 3] = [16, 8, 4];
 
@@ -102,7 +105,7 @@ impl Context<'_> {
         }
         let generation = state::generation(free).wrapping_add(1);
         let held = state::pack(generation, u64::from(self.actor.slot), state::HELD);
-        // SYNC arena.claim (R): pairs with arena.free (W): what the last life's readers and writers
+        // SYNC arena.free (R): pairs with (W) in `free`: what the last life's readers and writers
         // did happened before this life begins.
         state_word.compare_exchange(free, held, Ordering::AcqRel, Ordering::Relaxed).ok()?;
         point!("allocate.claimed");
@@ -155,7 +158,8 @@ impl Context<'_> {
         for step in 0..words {
             let index = (start + step) % words;
             let bits = self.word(geometry.bits_at[class] + index);
-            loop {
+            // Others set bits meanwhile; a word has 64.
+            for _ in 0..128 {
                 let seen = bits.load(Ordering::Relaxed);
                 if seen == 0 {
                     break;
@@ -286,7 +290,7 @@ impl Context<'_> {
             if !ours {
                 return false;
             }
-            // SYNC arena.free (W): pairs with arena.claim (R).
+            // SYNC arena.free (W): pairs with (R) in `claim`.
             match state_word.compare_exchange(word, state::with(word, state::FREE), Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
                     point!("free.freed");
@@ -452,7 +456,8 @@ impl Context<'_> {
     #[inline(always)]
     pub fn life(self, reference: u64) -> Option<(usize, usize)> {
         let (class, at) = self.space.geometry.block(reference::block(reference))?;
-        // SYNC arena.life (R): pairs with the release of the compare-and-swap that published the ref.
+        // A look that only refuses early: what was written before the ref was published is seen by who read the ref
+        // (ring.publish, trie.root), and what is copied counts once it is validated.
         reference::is_life(reference, self.word(at).load(Ordering::Acquire)).then_some((class, at))
     }
 
@@ -478,7 +483,7 @@ impl Context<'_> {
     pub fn set_hot(self, reference: u64, at: usize, field: usize, change: impl Fn(u64) -> Option<u64>) -> Option<u64> {
         let word: &AtomicU64 = self.word(at + field);
         let life = reference::generation(reference) & 0xffff;
-        loop {
+        for _ in 0..PATIENCE {
             let seen = word.load(Ordering::Acquire);
             if seen >> 48 != life || !self.still(reference, at) {
                 return None;
@@ -491,6 +496,7 @@ impl Context<'_> {
                 return Some(value & HOT_MASK);
             }
         }
+        None
     }
 }
 

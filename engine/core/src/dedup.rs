@@ -86,6 +86,7 @@ fn index(cx: Context<'_>, bound: &Bound, sequence: u64) -> Result<()> {
                     Ok((if newer { Change::PutInline(0, value) } else { Change::Keep }, ()))
                 },
             )?;
+            point!("dedup.marked");
             cx.word(bound.cell.at + Channel::ordinal).fetch_max(ordinal + 1, Ordering::AcqRel);
             point!("dedup.counted");
             forget_old(cx, bound, ordinal + 1)?;

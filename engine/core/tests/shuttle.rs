@@ -382,7 +382,9 @@ fn what_the_dead_held_is_settled_once_beside_the_living() {
             // A handle of its own, a block in its hands, and a chain without its end.
             let handles = cell.trie(cx, Channel::handles);
             let content = encode(&[cx.actor.owner], b"dead", &[]);
-            handles.change_record(place(3), b"dead", |_| Ok((Change::Put(0, cx.new_record(handles.root, place(3), &content)?), ()))).unwrap();
+            handles
+                .change_record(place(3), b"dead", |_| Ok((Change::Put(0, cx.new_record(handles.root, place(3), &content)?), ())))
+                .unwrap();
             cx.allocate(SMALL).unwrap();
             cx.store(Info::new(kind::BYTES, 0, 0, 0), u64::from(cell.number), 0, &[], &[1; 400]).unwrap();
         })

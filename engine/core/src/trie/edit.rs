@@ -175,14 +175,16 @@ impl<'a> Trie<'a> {
                 fence_after_swap();
                 for held in &draft.new {
                     cx.make_live(held);
+                    point!("change.live");
                 }
-                point!("change.live");
+                // SYNC trie.moved (W): the root was swapped before its pages are freed; pairs with (R) in `Stuck::at`.
                 for &page in &draft.old {
                     cx.free(page);
+                    point!("change.freed");
                 }
-                point!("change.freed");
                 for &value in &draft.old_values {
                     self.free_value(value);
+                    point!("change.done");
                 }
                 Ok(true)
             }

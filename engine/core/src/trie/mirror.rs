@@ -88,7 +88,14 @@ impl<T: Clone> Node<T> {
         }
     }
 
-    fn update(&mut self, trie: &Trie<'_>, now: u64, (depth, prefix): (u32, u64), make: Make<'_, T>, deltas: &mut Vec<Delta<T>>) -> Attempt<()> {
+    fn update(
+        &mut self,
+        trie: &Trie<'_>,
+        now: u64,
+        (depth, prefix): (u32, u64),
+        make: Make<'_, T>,
+        deltas: &mut Vec<Delta<T>>,
+    ) -> Attempt<()> {
         if self.reference() == now {
             return Ok(());
         }

@@ -147,8 +147,9 @@ impl<'a> Trie<'a> {
     pub(crate) fn word(&self) -> u64 {
         // SYNC trie.root (R): pairs with (W) in `edit::commit`: pages before the root that names them.
         let word = self.cx.word(self.root).load(Ordering::Acquire);
-        // A new life's state word is written before its roots, so after reading one of them it shows. A word of
-        // this life read here can be swapped only while it is there, and no root word ever repeats.
+        // SYNC cell.life (R): pairs with (W) in `new_cell`: a new life's state word is written before its roots, so
+        // after reading one of them it shows. A word of this life read here can be swapped only while it is there,
+        // and no root word ever repeats.
         match self.life {
             Some(cell) if !cell.is_generation(self.cx) => reference::SEALED,
             _ => word,

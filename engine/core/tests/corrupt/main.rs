@@ -86,6 +86,10 @@ impl Mutator {
             }
             _ => self.word(at.wrapping_add(1) % self.words),
         };
+        self.write(at, value);
+    }
+
+    fn write(&mut self, at: u64, value: u64) {
         self.file.write_all_at(&value.to_le_bytes(), at * 8).expect("room");
         self.writes += 1;
     }
@@ -216,7 +220,8 @@ fn a_live_segment_under_a_rain_of_bytes() {
             std::thread::sleep(Duration::from_millis(1));
         }
         workers.go_on(&what);
-        // The walk over everything ends, too, and has something to say.
+        // The walk over everything ends, too, and has something to say at least of what nobody can have mended.
+        mutator.write(Header::bells_top as u64, u64::MAX);
         let found = segment.check().expect("attached");
         assert!(!found.is_empty(), "{what}: {} words were damaged and nothing is wrong", mutator.writes);
         let counts = workers.counts();
