@@ -55,7 +55,7 @@ mod armed {
         "attach.locked", "attach.written", "attach.taken", "attach.cleared",
         "detach.leaving", "detach.settled", "detach.bells", "detach.free", "detach.unlocked",
         "settle.patterns", "settle.handles", "settle.members", "settle.bell", "settle.fifo",
-        "prune.removed", "prune.unnamed",
+        "prune.removed",
         "scavenge.cells", "scavenge.units", "scavenge.blocks",
         "bell.claimed", "bell.owned", "bell.opened", "bell.means", "bell.armed", "bell.collected", "bell.sleeping", "bell.freed",
         "ring.marked", "ring.dirty", "ring.ringing", "ring.rung",

@@ -131,6 +131,7 @@ impl Segment {
         let guarded = Guarded::new(shm::memfd("hypern-rt")?);
         let file = guarded.file().ok_or_else(lost)?;
         shm::reserve(&file, geometry.size, "a private segment")?;
+        shm::fix_size(&file)?;
         let space = create_space(&file, None, &geometry, options)?;
         drop(file);
         let attachment = Arc::new(Attachment {

@@ -174,7 +174,6 @@ pub(crate) fn prune(cx: Context<'_>, world: Cell) -> Result<u64> {
     })?;
     for (channel, cell) in empty {
         directory.remove(&channel, Some(cell))?;
-        point!("prune.unnamed");
         cell.release(cx);
         pruned += 1;
     }

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
-use rustix::fs::{AtFlags, CWD, FileType, MemfdFlags, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, MemfdFlags, Mode, OFlags, SealFlags, Stat};
 use rustix::io::Errno;
 
 use super::failed;
@@ -116,6 +116,12 @@ pub fn memfd(label: &str) -> Result<File> {
     let file: OwnedFd =
         rustix::fs::memfd_create(label, flags).and_then(above_standard).map_err(|errno| failed("creating memory", label, errno))?;
     Ok(File::from(file))
+}
+
+/// Nobody cuts it short or makes it longer from here on: memory without a name, once it is reserved.
+pub fn fix_size(memory: &File) -> Result<()> {
+    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(memory, seals).map_err(|errno| failed("sealing", "a private segment", errno))
 }
 
 /// Makes every byte of the file real. `ftruncate` alone succeeds on a full tmpfs, and the first touch
@@ -353,6 +359,16 @@ mod tests {
         is_refused(open_existing(&name, 9999));
         std::fs::remove_file(&path).unwrap();
         assert!(matches!(open_existing(&name, 9999), Err(Error::NotFound { .. })));
+    }
+
+    #[test]
+    fn memory_without_a_name_keeps_its_size() {
+        let memory = memfd("a test").unwrap();
+        reserve(&memory, 1 << 16, "a test").unwrap();
+        fix_size(&memory).unwrap();
+        assert!(memory.set_len(1).is_err());
+        assert!(reopen(&memory).unwrap().set_len(1 << 20).is_err());
+        assert_eq!(size(&memory).unwrap(), 1 << 16);
     }
 
     #[test]
