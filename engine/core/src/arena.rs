@@ -24,8 +24,12 @@ pub const SMALL: Preference = [0, 1, 2];
 const MEDIUM: Preference = [1, 2, 0];
 const LARGE: Preference = [2, 1, 0];
 
-/// Free blocks taken from a bitmap at once.
+/// Most free blocks taken from a bitmap at once.
 const REFILL: u32 = 8;
+/// One of so many blocks of a class may be taken at once: what one process has as hints, others give up history for.
+const REFILL_SHARE: u32 = 256;
+/// Searches that give history up to others, before a full arena is an error.
+const ROUNDS: u32 = 16;
 /// Swaps of a hot word that fail one after the other, each because another succeeded; only damage can make more.
 const PATIENCE: u32 = 1 << 20;
 
@@ -154,6 +158,7 @@ impl Context<'_> {
             return None;
         }
         let first = geometry.first_of(class);
+        let refill = (geometry.blocks[class] / REFILL_SHARE).clamp(1, REFILL);
         let start = self.actor.cursors[class].load(Ordering::Relaxed) as usize % words;
         for step in 0..words {
             let index = (start + step) % words;
@@ -166,7 +171,7 @@ impl Context<'_> {
                 }
                 // A few at once, the first to be tried, the rest hints for the next time.
                 let mut few = 0;
-                for _ in 0..REFILL {
+                for _ in 0..refill {
                     few |= (seen & !few) & (seen & !few).wrapping_neg();
                 }
                 // Whoever clears a bit is the one to try: a process killed here hides these free
@@ -236,25 +241,39 @@ impl Context<'_> {
                 return Ok(held);
             }
         }
-        for class in preference {
-            for _ in 0..self.space.geometry.blocks[class] {
-                if !self.relieve(class) {
-                    break;
+        for _ in 0..ROUNDS {
+            let mut relieved = false;
+            for class in preference {
+                for _ in 0..self.space.geometry.blocks[class] {
+                    if !self.relieve(class) {
+                        break;
+                    }
+                    relieved = true;
+                    if let Some(held) = self.claim_hinted(class).or_else(|| self.claim_from_bitmap(class)) {
+                        return Ok(held);
+                    }
                 }
-                if let Some(held) = self.claim_hinted(class).or_else(|| self.claim_from_bitmap(class)) {
+            }
+            for class in preference {
+                if self.resync(class) > 0
+                    && let Some(held) = self.claim_from_bitmap(class).or_else(|| self.claim_any(class))
+                {
                     return Ok(held);
                 }
             }
-        }
-        for class in preference {
-            if self.resync(class) > 0
-                && let Some(held) = self.claim_from_bitmap(class)
-            {
-                return Ok(held);
+            // Otherwise others took what was given up for us.
+            if !relieved {
+                break;
             }
         }
         let capacity = u64::from(self.space.geometry.total_blocks());
         Err(Error::Full { what: "the arena's blocks are", used: capacity - self.free_blocks(), capacity, setting: "size" })
+    }
+
+    /// Goes by the state words alone: others may have taken the bits of what is free, as hints or on their way.
+    fn claim_any(self, class: usize) -> Option<Held> {
+        let first = self.space.geometry.first_of(class);
+        (first..first + self.space.geometry.blocks[class]).find_map(|block| self.claim(block))
     }
 
     /// How many blocks are free now.

@@ -23,7 +23,7 @@ const STUCK: Duration = Duration::from_secs(30);
 /// Processes that are there all the while: two do everything, one sleeps to be woken.
 const PEERS: usize = 3;
 /// Points at which a process has the gate, through which one attaches and leaves.
-const BEHIND_THE_GATE: [&str; 4] = ["attach.locked", "attach.written", "attach.taken", "detach.free"];
+const BEHIND_THE_GATE: [&str; 6] = ["attach.locked", "attach.written", "attach.taken", "attach.cleared", "detach.free", "detach.unlocked"];
 /// Points that take another process: one that creates the same channel at the same time.
 const NOT_ALONE: [&str; 2] = ["create.beaten", "release.units"];
 /// How often a point is tried to be reached that it takes luck to reach.
