@@ -156,7 +156,6 @@ pub(crate) fn find_or_create(name: &str, create: Option<(&Geometry, &Options)>) 
         point!("attach.cleared");
     }
     drop(gate);
-    drop(file);
     Ok(Some((space, guarded)))
 }
 

@@ -133,7 +133,6 @@ impl Segment {
         shm::reserve(&file, geometry.size, "a private segment")?;
         shm::fix_size(&file)?;
         let space = create_space(&file, None, &geometry, options)?;
-        drop(file);
         let attachment = Arc::new(Attachment {
             name: None,
             space,

@@ -359,7 +359,7 @@ fn prey() {
     let list = room(Waitlist::new(&worker.segment));
     // Killed on the way to a member: the hint to it is the scavenger's.
     arm(number("track.hinted"), Fate::Kill, 0);
-    room(Presence::new(&world).track("hall 0", "prey's friend", &[]));
+    room(Presence::new(&world).track("hall 0", "prey's friend", &Metadata::default()));
     drop((pattern, list));
 }
 
