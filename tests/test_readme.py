@@ -114,12 +114,12 @@ def test_every_exception_is_in_the_tree() -> None:
 
 def test_every_command_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for document in (*ROOT.glob("*.md"), *ROOT.glob("*/README.md")):
+    for document in (*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/*.md")):
         commands = re.findall(r"(?:`|^ *)make ([a-z-]+)", document.read_text(), re.MULTILINE)
         assert set(commands) <= targets, document
 
 
 def test_every_link_leads_somewhere() -> None:
-    for document in (*ROOT.glob("*.md"), *ROOT.glob("*/README.md")):
+    for document in (*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/*.md")):
         for link in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             assert "://" in link or (document.parent / link).exists(), f"{document}: {link}"

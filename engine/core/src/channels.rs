@@ -68,7 +68,7 @@ const FAIL_WHEN_UNHEARD: u64 = 1;
 const PATTERNS_REMEMBERED: usize = 256;
 
 /// A channel found again and again is gone again and again only this often, unless the segment is damaged.
-const PATIENCE: u32 = 1 << 20;
+const PATIENCE: u32 = 1 << 10;
 const GOING: Error = Error::Corrupt { what: "a channel is named as open, and closed" };
 
 static FACADES: PrivateU64 = PrivateU64::new(1);
@@ -246,6 +246,7 @@ impl Channels {
             if put(cx, &bound, payload, form, None)? == Put::Done {
                 return self.heard(cx, name, &bound, (0, 0)).map(Some);
             }
+            must_be_over(cx, bound.cell)?;
         }
         Err(GOING)
     }
@@ -288,7 +289,7 @@ impl Channels {
                 return Ok(Sent::Unheard);
             }
             match put(cx, &bound, payload, form, id)? {
-                Put::Gone => {}
+                Put::Gone => must_be_over(cx, bound.cell)?,
                 Put::Duplicate => {
                     cx.word(bound.cell.at + Channel::deduped).fetch_add(1, Ordering::Relaxed);
                     return Ok(Sent::Duplicate);
@@ -367,6 +368,7 @@ impl Channels {
                 return Ok(None);
             };
             if registered && !register(cx, bound.cell, client, true)? {
+                must_be_over(cx, bound.cell)?;
                 continue;
             }
             point!("subscribe.registered");
@@ -378,6 +380,7 @@ impl Channels {
             if let Some(receiver) = Receiver::open(segment, bound, name, HandleKey::new(cx, client), registered, start)? {
                 return Ok(Some(receiver));
             }
+            must_be_over(cx, bound.cell)?;
         }
         Err(GOING)
     }
@@ -430,6 +433,12 @@ enum Put {
     Done,
     Duplicate,
     Gone,
+}
+
+/// Something of a channel is sealed: its life is over, which is said before anything is sealed. Whoever found it
+/// looks again, and will not find it open unless the segment is damaged.
+fn must_be_over(cx: Context<'_>, cell: Cell) -> Result<()> {
+    if cell.is_open(cx) { Err(Error::Corrupt { what: "a channel is sealed, and open" }) } else { Ok(()) }
 }
 
 /// Stores a message and publishes it.

@@ -266,6 +266,7 @@ impl Heartbeats {
                 return;
             };
             let new = report(cx, entry.value, at, pong, u64::from(timeouts));
+            point!("timeouts.reported");
             if new > 0 {
                 total += new;
                 reported.push(record.name());

@@ -176,6 +176,7 @@ impl Presence {
             if cell.trie(cx, Group::members).seal_if_empty() {
                 point!("purge.sealed");
                 directory.remove(&channel, Some(cell))?;
+                point!("purge.unnamed");
                 cell.release(cx);
             }
         }

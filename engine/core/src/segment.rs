@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 use hashbrown::HashMap;
 use once_cell::race::OnceBox;
 
-use crate::attach::{Gate, UNLINK_WHEN_UNUSED, create_space, find_or_create, nobody_alive, settle_dead};
+use crate::attach::{Gate, UNLINK_WHEN_UNUSED, create_space, find_or_create, lost, nobody_alive, settle_dead, unlink};
 use crate::error::{Error, Result};
 use crate::geometry::Geometry;
 pub use crate::geometry::Options;
@@ -128,13 +128,15 @@ impl Segment {
     /// A segment without a name, for this process and the children it forks.
     pub fn private(options: &Options) -> Result<Segment> {
         let geometry = Geometry::divide(options)?;
-        let file = shm::memfd("hypern-rt")?;
+        let guarded = Guarded::new(shm::memfd("hypern-rt")?);
+        let file = guarded.file().ok_or_else(lost)?;
         shm::reserve(&file, geometry.size, "a private segment")?;
+        shm::fix_size(&file)?;
         let space = create_space(&file, None, &geometry, options)?;
         let attachment = Arc::new(Attachment {
             name: None,
             space,
-            file: Guarded::new(file),
+            file: guarded,
             closed: AtomicBool::new(false),
             membership: OnceBox::new(),
             waitlists: Lock::default(),
@@ -150,13 +152,17 @@ impl Segment {
     /// Removes the name; attached processes go on. False: there was none.
     pub fn unlink_name(name: &str) -> Result<bool> {
         shm::validate_name(name)?;
-        shm::unlink(name, LAYOUT_VERSION)
+        match shm::open_existing(name, LAYOUT_VERSION) {
+            Ok(file) => unlink(name, &file),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes this segment's name, if it is still this segment's. False: it was not.
     pub fn unlink(&self) -> Result<bool> {
         match &self.0.name {
-            Some(name) => shm::unlink_if_same(name, LAYOUT_VERSION, &*self.0.file()?),
+            Some(name) => unlink(name, &*self.0.file()?),
             None => Ok(false),
         }
     }
@@ -299,11 +305,7 @@ impl Attachment {
                 return Err(Error::Closed);
             }
         }
-        self.file.file().ok_or(Error::Os {
-            operation: "using",
-            subject: "the descriptor of the segment, which something in this process closed, and whose name is gone".to_owned(),
-            errno: libc::EBADF,
-        })
+        self.file.file().ok_or_else(lost)
     }
 
     #[inline(always)]
@@ -432,6 +434,7 @@ impl Attachment {
         point!("detach.settled");
         self.wake_waiting(cx, membership.actor.owner);
         point!("detach.bells");
+        let _turn = Turn::take(membership.token);
         let gate = Gate::enter(&file)?;
         // Another thread of ours may be in the middle of a change. Its blocks must stay ours until it can
         // write no more: the slot then waits, as leaving, for the process to be gone.
@@ -439,6 +442,7 @@ impl Attachment {
             space.turn_slot(seen, FREE);
             point!("detach.free");
             locks::unlock(&file, space.slot_byte(seen.slot))?;
+            point!("detach.unlocked");
         }
         if let Some(name) = &self.name
             && space.view.get(Header::flags) & UNLINK_WHEN_UNUSED != 0
@@ -451,7 +455,7 @@ impl Attachment {
     }
 }
 
-/// One thread of this process joins at a time: the gate, a lock of the open file description, does not
+/// One thread of this process joins or leaves at a time: the gate, a lock of the open file description, does not
 /// keep threads apart. Marked by the process's token, so that a mark inherited over a fork counts for none.
 struct Turn;
 
@@ -491,7 +495,7 @@ fn attach_named(name: &str, create: Option<(&Geometry, &Options)>) -> Result<Att
         let attachment = Attachment {
             name: Some(name.to_owned()),
             space,
-            file: Guarded::new(file),
+            file,
             closed: AtomicBool::new(false),
             membership: OnceBox::new(),
             waitlists: Lock::default(),

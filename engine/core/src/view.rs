@@ -7,7 +7,7 @@
 //! another process may be writing, and never a slice over the mapping.
 
 use crate::layout::Header;
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
 use crate::os::shm::Mapping;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -18,7 +18,7 @@ compile_error!("the segment is little-endian; big-endian targets are not support
 
 /// What keeps the words alive.
 enum Backing {
-    #[cfg(not(loom))]
+    #[cfg(not(modelled))]
     Mapped(Mapping),
     Boxed(Box<[AtomicU64]>),
 }
@@ -37,12 +37,12 @@ unsafe impl Send for View {}
 unsafe impl Sync for View {}
 
 /// Payloads longer than this are copied by one string instruction.
-#[cfg(all(target_arch = "x86_64", not(loom)))]
+#[cfg(all(target_arch = "x86_64", not(modelled)))]
 const LONG: usize = 192;
 
 impl View {
     /// The words of a mapping. The mapping must hold at least a header.
-    #[cfg(not(loom))]
+    #[cfg(not(modelled))]
     pub fn mapped(mapping: Mapping) -> View {
         let base = mapping.base().as_ptr().cast::<AtomicU64>().cast_const();
         let words = mapping.len() / 8;
@@ -69,7 +69,7 @@ impl View {
     /// Is this a mapping (as opposed to a box of this process)?
     pub fn is_mapped(&self) -> bool {
         match self.backing {
-            #[cfg(not(loom))]
+            #[cfg(not(modelled))]
             Backing::Mapped(ref mapping) => !mapping.is_empty(),
             Backing::Boxed(ref boxed) => boxed.is_empty(),
         }
@@ -124,7 +124,7 @@ impl View {
         let words = bytes.div_ceil(8);
         out.reserve(words * 8);
         let length = out.len();
-        #[cfg(all(target_arch = "x86_64", not(loom)))]
+        #[cfg(all(target_arch = "x86_64", not(modelled)))]
         if bytes > LONG {
             // SAFETY: source: `bytes` bytes from word `index`, inside the mapping by `room` above.
             // Destination: the spare capacity just reserved. The assembly is opaque to the
@@ -155,7 +155,7 @@ impl View {
     pub fn write(&self, index: usize, bytes: &[u8]) {
         let room = self.words.saturating_sub(index).saturating_mul(8);
         let bytes = &bytes[..bytes.len().min(room)];
-        #[cfg(all(target_arch = "x86_64", not(loom)))]
+        #[cfg(all(target_arch = "x86_64", not(modelled)))]
         if bytes.len() > LONG {
             // SAFETY: the target range is inside the mapping by `room`; the caller holds the block,
             // so nobody else writes it, and readers of an earlier life validate after copying. The
@@ -180,7 +180,7 @@ impl View {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(modelled)))]
 mod tests {
     use super::*;
 

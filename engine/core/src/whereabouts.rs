@@ -12,6 +12,7 @@ use crate::cells::Cell;
 use crate::directory::{Directory, cell_of};
 use crate::error::Result;
 use crate::layout::{Channel, Group, World as WorldCell, cell_kind, state};
+use crate::points::point;
 use crate::record::Record;
 use crate::space::{Context, Hash, PAIR_MASK};
 use crate::trie::{Change, Entry, Root, Trie, VALUE_INLINE};
@@ -147,6 +148,7 @@ pub(crate) fn prune(cx: Context<'_>, world: Cell) -> Result<u64> {
         }
         let hint = Hint { trie: whereabouts, place: entry.place(), value: entry.value };
         pruned += u64::from(hint.take()?);
+        point!("prune.removed");
         // Its client may have joined between the look and the removal.
         if is_right(&entry)? {
             hint.write()?;

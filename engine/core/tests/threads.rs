@@ -4,7 +4,7 @@
 #[cfg(loom)]
 fn main() {}
 
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
 fn main() {
     // A runner that asks which tests there are is told of none.
     if std::env::args().any(|argument| argument == "--list") {
@@ -13,7 +13,7 @@ fn main() {
     println!("{} messages, {} joins and leaves, by threads that agree", messages::run(), members::run());
 }
 
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
 mod messages {
     use hypern_shm_core::{ChannelKind, ChannelSpec, Channels, Form, Options, Parked, Segment, World, park};
     use std::time::{Duration, Instant};
@@ -64,7 +64,7 @@ mod messages {
     }
 }
 
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
 mod members {
     use hypern_shm_core::{Metadata, Options, Presence, Segment, Watch, World};
     use std::collections::HashSet;

@@ -1,5 +1,5 @@
 //! Waiting without Python: threads that park, a waitlist behind one descriptor, patterns and watches.
-#![cfg(not(loom))]
+#![cfg(not(modelled))]
 
 use std::collections::HashSet;
 use std::sync::Arc;

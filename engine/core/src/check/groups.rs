@@ -64,9 +64,7 @@ impl Look<'_> {
             self.say(format!("{}: block {block} says it is {}/{ident:016x} of root {}", what_page(), back & 0xff, back >> 8));
         }
         // One page is in one place only, so this ends.
-        let before = self.found.len();
-        self.chain(block, &what_page());
-        if self.found.len() > before {
+        if !self.chain(block, &what_page()) {
             return page.counts();
         }
         match &page {

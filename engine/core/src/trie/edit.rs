@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::page::{COLLAPSE, Counts, DEPTH_MAX, Entries, Entry, Inner, LEAF_MAX, Page, collision, last_below, nibble, read_counts};
+use super::page::{COLLAPSE, Counts, DEPTH_MAX, Entries, Entry, Inner, LEAF_MAX, Page, collision, last_below, nibble, prefix, read_counts};
 use super::{Attempt, Root, Stop, Trie, root_of, with_patience};
 use crate::arena::Held;
 use crate::error::Result;
@@ -182,14 +182,16 @@ impl<'a> Trie<'a> {
                 fence_after_swap();
                 for held in &draft.new {
                     cx.make_live(held);
+                    point!("change.live");
                 }
-                point!("change.live");
+                // SYNC trie.moved (W): the root was swapped before its pages are freed; pairs with (R) in `Stuck::at`.
                 for &page in &draft.old {
                     cx.free(page);
+                    point!("change.freed");
                 }
-                point!("change.freed");
                 for &value in &draft.old_values {
                     self.free_value(value);
+                    point!("change.done");
                 }
                 Ok(true)
             }
@@ -338,8 +340,8 @@ impl<'a> Trie<'a> {
             0
         } else if after.total() <= COLLAPSE {
             let mut entries = Entries::new();
-            for child in inner.children.into_iter().filter(|&child| child != 0) {
-                self.gather(child, depth + 1, &mut entries, draft)?;
+            for (child, below) in inner.below(prefix(place, depth), depth) {
+                self.gather(child, depth + 1, below, &mut entries, draft)?;
             }
             // What `gather` found is the truth, whatever a damaged count said.
             return self.rebuilt(&entries, depth, before, draft);
@@ -352,15 +354,15 @@ impl<'a> Trie<'a> {
     }
 
     /// Moves a subtree's entries out of its pages.
-    fn gather(&self, reference: u64, depth: u32, entries: &mut Entries, draft: &mut Draft) -> Attempt<()> {
+    fn gather(&self, reference: u64, depth: u32, prefix: u64, entries: &mut Entries, draft: &mut Draft) -> Attempt<()> {
         if depth > DEPTH_MAX || entries.len() > 4 * LEAF_MAX {
             return Err(Stop::Moved);
         }
-        match self.page(reference).ok_or(Stop::Moved)? {
+        match self.page_at(reference, depth, prefix).ok_or(Stop::Moved)? {
             Page::Leaf(found) => entries.extend(found),
             Page::Inner(inner) => {
-                for child in inner.children.into_iter().filter(|&child| child != 0) {
-                    self.gather(child, depth + 1, entries, draft)?;
+                for (child, below) in inner.below(prefix, depth) {
+                    self.gather(child, depth + 1, below, entries, draft)?;
                 }
             }
         }
@@ -387,7 +389,7 @@ impl<'a> Trie<'a> {
             sweep.next.get_or_insert(prefix.max(sweep.from));
             return Ok(None);
         }
-        let page = self.page(reference).ok_or(Stop::Moved)?;
+        let page = self.page_at(reference, depth, prefix).ok_or(Stop::Moved)?;
         let before = page.counts();
         if sweep.only_marked && before.marked() == 0 {
             return Ok(None);

@@ -20,7 +20,7 @@ impl Trie<'_> {
     }
 
     fn leaf_below(&self, reference: u64, depth: u32, prefix: u64, from: u64) -> Attempt<Option<(Entries, Option<u64>)>> {
-        match self.page(reference).ok_or(Stop::Moved)? {
+        match self.page_at(reference, depth, prefix).ok_or(Stop::Moved)? {
             Page::Leaf(mut entries) => {
                 entries.retain(|entry| entry.place() >= from);
                 Ok((!entries.is_empty()).then(|| (entries, last_below(prefix, depth).checked_add(1))))

@@ -138,7 +138,6 @@ impl<'a> Trie<'a> {
     }
 
     /// Are they of one root and one life?
-    #[cfg(not(loom))]
     pub(crate) fn is_same(&self, other: &Trie<'_>) -> bool {
         (self.root, self.life) == (other.root, other.life)
     }
@@ -148,8 +147,9 @@ impl<'a> Trie<'a> {
     pub(crate) fn word(&self) -> u64 {
         // SYNC trie.root (R): pairs with (W) in `edit::commit`: pages before the root that names them.
         let word = self.cx.word(self.root).load(Ordering::Acquire);
-        // A new life's state word is written before its roots, so after reading one of them it shows. A word of
-        // this life read here can be swapped only while it is there, and no root word ever repeats.
+        // SYNC cell.life (R): pairs with (W) in `new_cell`: a new life's state word is written before its roots, so
+        // after reading one of them it shows. A word of this life read here can be swapped only while it is there,
+        // and no root word ever repeats.
         match self.life {
             Some(cell) if !cell.is_generation(self.cx) => reference::SEALED,
             _ => word,
@@ -359,5 +359,5 @@ impl<'a> Trie<'a> {
 /// Set in values that are no refs. A ref with it would need a generation of 2^35 in one block.
 pub const VALUE_INLINE: u64 = 1 << 63;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(modelled)))]
 mod tests;

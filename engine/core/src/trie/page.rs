@@ -105,6 +105,14 @@ pub struct Inner {
     pub counts: Counts,
 }
 
+impl Inner {
+    /// The children with the prefix that each stands for.
+    pub(super) fn below(self, prefix: u64, depth: u32) -> impl Iterator<Item = (u64, u64)> {
+        let children = self.children.into_iter().zip(0_u64..);
+        children.filter(|&(child, _)| child != 0).map(move |(child, nibble)| (child, prefix | nibble << (60 - 4 * depth)))
+    }
+}
+
 /// A private, validated copy of a page.
 #[derive(Clone, Debug)]
 pub enum Page {
@@ -189,6 +197,16 @@ impl Trie<'_> {
     pub(super) fn child(&self, at: usize, index: usize) -> Option<u64> {
         let is_inner = Info(self.cx.view().get(at + Block::info)).kind() == kind::INNER;
         is_inner.then(|| self.cx.view().get(at + Block::WORDS + index))
+    }
+
+    /// Copies the page at a depth under a prefix. What says of itself that it stands elsewhere is not that page:
+    /// in damage a page may be named from several places, and a walk that took it for several would never end.
+    pub(super) fn page_at(&self, reference: u64, depth: u32, prefix: u64) -> Option<Page> {
+        let (_, at) = self.cx.life(reference)?;
+        let (back, ident) = (self.cx.view().get(at + Block::back), self.cx.view().get(at + Block::ident));
+        // Read before the copy, which is then validated with it.
+        let page = self.page(reference)?;
+        ((back, ident) == (self.back(depth), prefix)).then_some(page)
     }
 
     /// Live entries below a page, without copying it.
