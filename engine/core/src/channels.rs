@@ -279,32 +279,50 @@ impl Channels {
     /// Publishes under the channel's policy and, with an id, once within its dedup window.
     pub fn send(&self, name: &str, payload: &[u8], form: Form, id: Option<&str>) -> Result<Sent> {
         let cx = self.0.world.cx()?;
+        if let Some((bound, heard)) = names::recall(self.0.facade, name, |known| (known.bound, known.heard))
+            && let Some(sent) = self.send_to(cx, (name, &bound, heard), payload, form, id)?
+        {
+            return Ok(sent);
+        }
         for _ in 0..PATIENCE {
             let Some(bound) = self.bind(cx, name)? else {
                 return Ok(Sent::Unknown);
             };
-            let handles = bound.cell.trie(cx, Channel::handles);
-            if bound.flags & FAIL_WHEN_UNHEARD != 0 && handles.live()? == 0 {
-                cx.word(bound.cell.at + Channel::refused).fetch_add(1, Ordering::Relaxed);
-                return Ok(Sent::Unheard);
-            }
-            match put(cx, &bound, payload, form, id)? {
-                Put::Gone => must_be_over(cx, bound.cell)?,
-                Put::Duplicate => {
-                    cx.word(bound.cell.at + Channel::deduped).fetch_add(1, Ordering::Relaxed);
-                    return Ok(Sent::Duplicate);
-                }
-                Put::Done => {
-                    let known = names::recall(self.0.facade, name, |known| (known.bound.cell == bound.cell).then_some(known.heard));
-                    let heard = self.heard(cx, name, &bound, known.flatten().unwrap_or_default())?;
-                    if heard == 0 {
-                        cx.word(bound.cell.at + Channel::dropped).fetch_add(1, Ordering::Relaxed);
-                    }
-                    return Ok(Sent::Delivered(heard));
-                }
+            if let Some(sent) = self.send_to(cx, (name, &bound, (0, 0)), payload, form, id)? {
+                return Ok(sent);
             }
         }
         Err(GOING)
+    }
+
+    /// `None`: this life of the channel is over.
+    #[inline]
+    fn send_to(
+        &self,
+        cx: Context<'_>,
+        (name, bound, known): (&str, &Bound, (u64, u64)),
+        payload: &[u8],
+        form: Form,
+        id: Option<&str>,
+    ) -> Result<Option<Sent>> {
+        if bound.flags & FAIL_WHEN_UNHEARD != 0 && bound.cell.is_open(cx) && bound.cell.trie(cx, Channel::handles).live()? == 0 {
+            cx.word(bound.cell.at + Channel::refused).fetch_add(1, Ordering::Relaxed);
+            return Ok(Some(Sent::Unheard));
+        }
+        Ok(match put(cx, bound, payload, form, id)? {
+            Put::Gone => None,
+            Put::Duplicate => {
+                cx.word(bound.cell.at + Channel::deduped).fetch_add(1, Ordering::Relaxed);
+                Some(Sent::Duplicate)
+            }
+            Put::Done => {
+                let heard = self.heard(cx, name, bound, known)?;
+                if heard == 0 {
+                    cx.word(bound.cell.at + Channel::dropped).fetch_add(1, Ordering::Relaxed);
+                }
+                Some(Sent::Delivered(heard))
+            }
+        })
     }
 
     /// Publishes once to every channel whose name matches. Gives the sum of the open handles.
