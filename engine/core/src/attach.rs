@@ -10,6 +10,7 @@ use crate::geometry::{Geometry, Options};
 use crate::kernel::Kernel;
 use crate::layout::{Header, LAYOUT_VERSION, MAGIC, fingerprint};
 use crate::os::bell::Shelf;
+use crate::os::fork::Guarded;
 use crate::os::{clock, locks, shm};
 use crate::owned::{Dead, Departure};
 use crate::points::point;
@@ -117,11 +118,13 @@ impl Drop for Gate<'_> {
 
 /// One look at the name: the file that it leads to, created and filled if need be. `None`: it was unlinked
 /// while we waited; look again.
-pub(crate) fn find_or_create(name: &str, create: Option<(&Geometry, &Options)>) -> Result<Option<(Space, File)>> {
-    let file = match create {
+pub(crate) fn find_or_create(name: &str, create: Option<(&Geometry, &Options)>) -> Result<Option<(Space, Guarded)>> {
+    // Guarded before anything is locked: a child that another thread forks meanwhile keeps nothing of it.
+    let guarded = Guarded::new(match create {
         Some(_) => shm::open_or_create(name, LAYOUT_VERSION)?,
         None => shm::open_existing(name, LAYOUT_VERSION)?,
-    };
+    });
+    let file = guarded.file().ok_or_else(descriptor_lost)?;
     let gate = Gate::enter(&file)?;
     if !shm::same_file(name, LAYOUT_VERSION, &file)? {
         return Ok(None);
@@ -139,12 +142,10 @@ pub(crate) fn find_or_create(name: &str, create: Option<(&Geometry, &Options)>) 
             return Ok(None);
         }
         (false, Some((geometry, options))) => match shm::reserve(&file, geometry.size, name) {
-            Ok(()) => create_space(&file, Some(name), geometry, options)?,
-            Err(error) => {
-                shm::unlink_if_same(name, LAYOUT_VERSION, &file)?;
-                return Err(error);
-            }
-        },
+            Ok(()) => create_space(&file, Some(name), geometry, options),
+            Err(error) => Err(error),
+        }
+        .or_else(|error| shm::unlink_if_same(name, LAYOUT_VERSION, &file).and(Err(error)))?,
         (false, None) => return Err(Error::NotFound { name: name.to_owned() }),
     };
     if ready && nobody_alive(&space, &file, None)? {
@@ -152,7 +153,17 @@ pub(crate) fn find_or_create(name: &str, create: Option<(&Geometry, &Options)>) 
         clear_connections(name, &space)?;
     }
     drop(gate);
-    Ok(Some((space, file)))
+    drop(file);
+    Ok(Some((space, guarded)))
+}
+
+/// Somebody in this process closed the segment's descriptor.
+pub(crate) fn descriptor_lost() -> Error {
+    Error::Os {
+        operation: "using",
+        subject: "the descriptor of the segment, which something in this process closed, and whose name is gone".to_owned(),
+        errno: libc::EBADF,
+    }
 }
 
 /// Nobody was attached: what belongs to connections is of a former run. Nothing moves now, so that everything can

@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 use hashbrown::HashMap;
 use once_cell::race::OnceBox;
 
-use crate::attach::{Gate, UNLINK_WHEN_UNUSED, create_space, find_or_create, nobody_alive, settle_dead};
+use crate::attach::{Gate, UNLINK_WHEN_UNUSED, create_space, descriptor_lost, find_or_create, nobody_alive, settle_dead};
 use crate::error::{Error, Result};
 use crate::geometry::Geometry;
 pub use crate::geometry::Options;
@@ -299,11 +299,7 @@ impl Attachment {
                 return Err(Error::Closed);
             }
         }
-        self.file.file().ok_or(Error::Os {
-            operation: "using",
-            subject: "the descriptor of the segment, which something in this process closed, and whose name is gone".to_owned(),
-            errno: libc::EBADF,
-        })
+        self.file.file().ok_or_else(descriptor_lost)
     }
 
     #[inline(always)]
@@ -325,8 +321,8 @@ impl Attachment {
     /// Takes a slot: at attach, or in a forked child on its first use.
     #[cold]
     fn join<'a>(&'a self, place: &'a OnceBox<Membership>, token: u64) -> Result<&'a Membership> {
-        let file = self.file()?;
         let _turn = Turn::take(token);
+        let file = self.file()?;
         let gate = Gate::enter(&file)?;
         if let Some(membership) = place.get().filter(|membership| membership.token == token) {
             return Ok(membership);
@@ -420,7 +416,7 @@ impl Attachment {
     fn leave(&self, membership: &Membership) -> Result<()> {
         let space = &self.space;
         let cx = Context { space, actor: &membership.actor };
-        let file = self.file()?;
+        let file = self.file();
         // From here on a reaper takes a death for a clean leave.
         space.turn_slot(membership.slot, LEAVING);
         point!("detach.leaving");
@@ -432,6 +428,10 @@ impl Attachment {
         point!("detach.settled");
         self.wake_waiting(cx, membership.actor.owner);
         point!("detach.bells");
+        // Without the file (see `file`) nobody can be kept away from the slot: it is free once the process is gone.
+        let Ok(file) = file else {
+            return Ok(());
+        };
         let gate = Gate::enter(&file)?;
         // Another thread of ours may be in the middle of a change. Its blocks must stay ours until it can
         // write no more: the slot then waits, as leaving, for the process to be gone.
@@ -491,7 +491,7 @@ fn attach_named(name: &str, create: Option<(&Geometry, &Options)>) -> Result<Att
         let attachment = Attachment {
             name: Some(name.to_owned()),
             space,
-            file: Guarded::new(file),
+            file,
             closed: AtomicBool::new(false),
             membership: OnceBox::new(),
             waitlists: Lock::default(),
