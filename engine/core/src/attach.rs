@@ -161,7 +161,7 @@ pub(crate) fn find_or_create(name: &str, create: Option<(&Geometry, &Options)>) 
 pub(crate) fn descriptor_lost() -> Error {
     Error::Os {
         operation: "using",
-        subject: "the descriptor of the segment, which something in this process closed, and whose name is gone".to_owned(),
+        subject: "the descriptor of the segment, which something in this process closed, and which no name leads to any more".to_owned(),
         errno: libc::EBADF,
     }
 }

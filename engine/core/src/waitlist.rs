@@ -260,6 +260,8 @@ impl Swept for Waitlist {
         for wait in waits.by_token.values() {
             if let (true, Some(&cell)) = (wait.source.has_news().unwrap_or(true), wait.cells.first()) {
                 cx.ring(self.bell.number, cell);
+                // Who cleans up behind a user's back may have removed the FIFO from under us.
+                self.descriptor.ring();
             }
         }
     }

@@ -130,6 +130,11 @@ impl Receiving {
         self.descriptor.number()
     }
 
+    /// Rings from inside: whatever became of the path that others find it by.
+    pub fn ring(&self) {
+        ring(&self.descriptor);
+    }
+
     /// Takes the rings that are in it.
     pub fn drain(&self) {
         let mut bytes = [0_u8; 256];
