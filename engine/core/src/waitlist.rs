@@ -54,7 +54,7 @@ impl Waitlist {
             Error::Full { what: "the places of waiting event loops and threads are", used: bells, capacity: bells, setting: "waiters" };
         let bell = cx.claim_bell().ok_or(full)?;
         let (descriptor, [kind, pid, number]) =
-            receiving(segment.shelf()?.as_ref(), bell.number, bell.generation).inspect_err(|_| bell.release(cx))?;
+            receiving(segment.shelf()?.as_ref(), bell.number, bell.generation).inspect_err(|_| bell.give_up(cx))?;
         bell.set_means(cx, kind, pid, number);
         bell.sleep(cx);
         let list = Arc::new(Waitlist { segment: segment.clone(), attachment, bell, descriptor, waits: Lock::default() });

@@ -228,6 +228,9 @@ fn tidy(only: &str) {
             continue;
         };
         let path: PathBuf = directory().join(name);
+        if !matches!(stat_path(&path), Ok(Some(stat)) if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo) {
+            continue;
+        }
         // Without a reader a writing end cannot be opened; with one, opening it does nothing.
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         if let Err(Errno::NXIO) = rustix::fs::open(&path, flags, Mode::empty()).map(File::from) {
