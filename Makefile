@@ -9,9 +9,11 @@ PORT ?= 8000
 WORKERS ?= 4
 # Processes that run Python tests side by side.
 XDIST ?= 2
-# Seconds of the soak and of the fuzzing, and after which a suite of the engine's tests counts as stuck.
+# Seconds of the soak, of the load and of the fuzzing, how many times the churn of `make test`, and after which a suite of the engine's tests counts as stuck.
 SOAK ?= 60
+LOAD ?= 300
 FUZZ ?= 60
+CHURN ?= 100
 PATIENCE ?= 600
 
 VENV := .venv
@@ -25,7 +27,7 @@ SHELL := bash
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check check-rust check-python test-core test-loom test-crash test-mutants test-threads test-python bench fuzz soak clean tools
+.PHONY: help setup demo test check check-rust check-python test-core test-loom test-crash test-mutants test-threads test-python test-pythons bench fuzz soak load churn clean tools
 
 # pip and maturin are those of .venv, whatever is active or set outside.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME
@@ -141,6 +143,14 @@ fuzz: | tools ## damaged segments: random bytes on a live one, then coverage-gui
 soak: $(VENV)/.engine $(VENV)/.test ## kills and stops at random under load: SOAK=3600 for an hour
 	@echo "==> soak, $(SOAK) s"
 	$(BIN)/python -m tests.soak --seconds $(SOAK)
+
+load: $(VENV)/.engine $(VENV)/.test ## 64 processes, 10,000 channels, 100,000 members, mixed traffic: LOAD= seconds
+	@echo "==> load, $(LOAD) s"
+	$(BIN)/python -m tests.load --seconds $(LOAD)
+
+churn: | tools ## 10 million members, clients, and 2 million channels, patterns come and go: CHURN= times 100,000
+	@echo "==> churn"
+	CHURN=$(CHURN) cargo test --locked --release -p hypern-shm-core --test churn -- --nocapture | $(COUNTED)
 
 # ---- and away with it
 
