@@ -110,9 +110,12 @@ impl Context<'_> {
         Some(Held { block, word: held, at, class })
     }
 
-    /// Remembers a freed block: in the private hints, else in the shared bitmap.
+    /// Remembers a freed block: in the private hints, else in the shared bitmap; the reserve is looked through.
     #[inline(always)]
     fn hint(self, class: usize, block: u32) {
+        if class == 0 && block >= self.space.geometry.reserve_from() {
+            return;
+        }
         for hint in &self.actor.hints[class][..HOARD[class]] {
             if hint.load(Ordering::Relaxed) == 0 {
                 hint.store(u64::from(block) + 1, Ordering::Relaxed);
@@ -183,7 +186,8 @@ impl Context<'_> {
         let geometry = &self.space.geometry;
         let first = geometry.first_of(class);
         let mut free = 0;
-        for number in 0..geometry.blocks[class] {
+        let ordinary = if class == 0 { geometry.reserve_from() } else { geometry.blocks[class] };
+        for number in 0..ordinary {
             let block = first + number;
             if let Some((_, at)) = geometry.block(block)
                 && state::of(self.word(at).load(Ordering::Relaxed)) == state::FREE
@@ -206,6 +210,15 @@ impl Context<'_> {
             Some(held) => Ok(held),
             None => self.allocate_elsewhere(preference),
         }
+    }
+
+    /// As `allocate`, for a change that adds nothing and so frees as many blocks as it takes: where all others are in
+    /// use, from the reserve. So whoever leaves can leave, whatever is full.
+    pub fn allocate_for_less(self, preference: Preference) -> Result<Held> {
+        self.allocate(preference).or_else(|error| {
+            let geometry = &self.space.geometry;
+            (geometry.reserve_from()..geometry.blocks[0]).find_map(|block| self.claim(block)).ok_or(error)
+        })
     }
 
     /// Nothing in the hints: the bitmaps, the other classes, the history, the state words themselves.
@@ -234,14 +247,16 @@ impl Context<'_> {
                 return Ok(held);
             }
         }
-        let capacity = u64::from(self.space.geometry.total_blocks());
+        let geometry = &self.space.geometry;
+        let capacity = u64::from(geometry.total_blocks() - (geometry.blocks[0] - geometry.reserve_from()));
         Err(Error::Full { what: "the arena's blocks are", used: capacity - self.free_blocks(), capacity, setting: "size" })
     }
 
-    /// How many blocks are free now.
+    /// How many blocks are free now, the reserve not counted.
     pub fn free_blocks(self) -> u64 {
         let geometry = &self.space.geometry;
-        (0..geometry.total_blocks())
+        (0..geometry.reserve_from())
+            .chain(geometry.blocks[0]..geometry.total_blocks())
             .filter_map(|block| geometry.block(block))
             .filter(|&(_, at)| state::of(self.word(at).load(Ordering::Relaxed)) == state::FREE)
             .count() as u64

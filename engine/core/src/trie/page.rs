@@ -183,10 +183,15 @@ impl Trie<'_> {
         cx.still(reference, at).then_some(live)
     }
 
-    /// Writes a leaf into a held block.
-    pub(super) fn write_leaf(&self, entries: &[Entry], depth: u32) -> Result<Held> {
+    /// A change that adds no entry may use the reserve.
+    fn block_for_page(&self, grows: bool) -> Result<Held> {
+        if grows { self.cx.allocate(SMALL) } else { self.cx.allocate_for_less(SMALL) }
+    }
+
+    /// Writes a leaf into a held block. `grows`: for a change that adds an entry.
+    pub(super) fn write_leaf(&self, entries: &[Entry], depth: u32, grows: bool) -> Result<Held> {
         debug_assert!(!entries.is_empty() && entries.len() <= LEAF_MAX);
-        let held = self.cx.allocate(SMALL)?;
+        let held = self.block_for_page(grows)?;
         let info = Info::new(kind::LEAF, 0, entries.len() as u64, entries.len() as u64 * 16);
         let place = entries.first().map_or(0, Entry::place);
         self.cx.fill(&held, info, self.back(depth), prefix(place, depth));
@@ -198,9 +203,9 @@ impl Trie<'_> {
         Ok(held)
     }
 
-    /// Writes an inner page into a held block.
-    pub(super) fn write_inner(&self, inner: &Inner, place: u64, depth: u32) -> Result<Held> {
-        let held = self.cx.allocate(SMALL)?;
+    /// Writes an inner page into a held block. `grows`: as above.
+    pub(super) fn write_inner(&self, inner: &Inner, place: u64, depth: u32, grows: bool) -> Result<Held> {
+        let held = self.block_for_page(grows)?;
         self.cx.fill(&held, Info::new(kind::INNER, 0, 16, 144), self.back(depth), prefix(place, depth));
         let at = held.at + Block::WORDS;
         let view = self.cx.view();
