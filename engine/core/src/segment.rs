@@ -432,10 +432,12 @@ impl Attachment {
         let Ok(file) = file else {
             return Ok(());
         };
-        let gate = Gate::enter(&file)?;
         // Another thread of ours may be in the middle of a change. Its blocks must stay ours until it can
-        // write no more: the slot then waits, as leaving, for the process to be gone.
-        if !cx.holds_anything() {
+        // write no more: the slot then waits, as leaving, for the process to be gone. (A look at every block: not
+        // behind the gate, where all others who come and go would wait for it.)
+        let in_the_middle = cx.holds_anything();
+        let gate = Gate::enter(&file)?;
+        if !in_the_middle {
             space.turn_slot(seen, FREE);
             point!("detach.free");
             locks::unlock(&file, space.slot_byte(seen.slot))?;
