@@ -7,6 +7,8 @@
 PYTHON ?= python3
 PORT ?= 8000
 WORKERS ?= 4
+# Versions beside that one that the wheel is tested on.
+PYTHONS ?= 3.10 3.12 3.13
 # Processes that run Python tests side by side.
 XDIST ?= 2
 # Seconds of the soak, of the load and of the fuzzing, how many times the churn of `make test`, and after which a suite of the engine's tests counts as stuck.
@@ -130,6 +132,9 @@ test-python: $(VENV)/.engine $(VENV)/.test ## real processes, real servers, a re
 	.ci/need chromium=chromium || echo "==> going on without: the tests that need a browser are skipped"
 	echo "==> Python tests, $(XDIST) at a time"
 	$(BIN)/python -m pytest -q -n $(XDIST)
+
+test-pythons: $(VENV)/.engine ## the Python tests, servers left out, on other Pythons: one wheel for PYTHONS="3.10 3.12 3.13"
+	@.ci/pythons "$(PYTHONS)" -n $(XDIST) tests --ignore tests/servers
 
 bench: $(VENV)/.engine $(VENV)/.test ## benchmarks against the in-process original, as ratios of one run
 	@for script in bench/*.py; do echo "==> $$script"; $(BIN)/python $$script; done

@@ -183,7 +183,9 @@ def load(seconds: float, processes: int, channels: int, members: int, size: str,
         received = missed = 0
         for result in results:
             for room, got, lost in result["subs"]:
-                assert got + lost == published[room], f"{room}: {got} received, {lost} missed, {published[room]} published"
+                assert got + lost == published[room], (
+                    f"{room}: {got} received, {lost} missed, {published[room]} published"
+                )
                 received, missed = received + got, missed + lost
             pattern, got, lost = result["pattern"]
             beginning = pattern[:-1]

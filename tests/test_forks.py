@@ -285,7 +285,8 @@ def test_an_idle_helper_hides_no_death(segment: Segment, way: str, namespace: st
     be looked up, and from where only the kernel's lock tells."""
     if way == "clone(2)" and namespace == "another pid namespace":
         # No handler runs in such a child, so the lock goes with it: see below.
-        return check_an_idle_clone_is_let_go_of(segment)
+        check_an_idle_clone_is_let_go_of(segment)
+        return
     source = """
     worker = os.fork()
     if worker == 0:
@@ -318,7 +319,7 @@ def test_an_idle_helper_hides_no_death(segment: Segment, way: str, namespace: st
                 eventually(lambda: hub.presence.count("room") == 1)
             finally:
                 os.kill(helper, signal.SIGKILL)
-        return
+        return None
     with in_a_pid_namespace(source, segment.name, way) as process:
         assert process.stdout is not None
         assert process.stdin is not None
@@ -583,7 +584,7 @@ os._exit(0)
             assert len(ours) == 2 + parents, f"one byte each, and no two of one: {locks}"
             (tmp_path / "go").touch()
             told = json.loads(process.hear())
-            assert told == {"ended": None, "content": ["b\"a stranger's\""], "closed": True}
+            assert told == {"ended": None, "content": ['b"a stranger\'s"'], "closed": True}
             hub = RealtimeHub(segment=segment)
             assert sorted(info.client_id for info in hub.get_presence("c")) == ["after", "daemon"]
             eventually(lambda: not Path(f"/proc/{pid}/task").exists() or pid == process.popen.pid)

@@ -223,7 +223,7 @@ def test_a_part_that_is_full_is_usable_again_for_ever(name: str, part: str) -> N
         base = segment.stats()
         for turn in range(5):
             count = 0
-            with pytest.raises(SegmentFull) as full:  # noqa: PT012: it is full at some time
+            with pytest.raises(SegmentFull) as full:  # noqa: PT012
                 while count < 100_000:
                     chosen.add(hub, count)
                     count += 1

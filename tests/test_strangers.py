@@ -1,4 +1,4 @@
-"""What is not ours is refused, with an error that names it, and left as it is: in a segment's place, and in a bell's."""
+"""What is not ours is refused, with an error that names it, and left as it is: in a segment's place and in a bell's."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ STRANGER = 54321  # a user id that is not ours
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file another user's")
 
 
+def names_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
 def place_of(name: str) -> Path:
     """Where the segment of this name lies."""
     Segment.open(name, size="1MiB").close()
@@ -38,10 +42,10 @@ def fingerprint(path: Path) -> tuple[object, ...]:
     if kind == stat.S_IFREG:
         content = path.read_bytes()
     elif kind == stat.S_IFLNK:
-        target = Path(os.readlink(path))
+        target = path.readlink()
         content = (str(target), fingerprint(target) if target.exists() else None)
     elif kind == stat.S_IFDIR:
-        content = sorted(os.listdir(path))
+        content = names_in(path)
     return found.st_ino, found.st_mode, found.st_uid, found.st_nlink, found.st_mtime_ns, content
 
 
@@ -94,7 +98,11 @@ PLANTED: dict[str, tuple[Callable[[Path, Path], None], type[Exception], str]] = 
     "a socket": (a_socket, rt.SegmentRefused, "no regular file"),
     "a small file": (file_of(b"a note"), rt.SegmentRefused, "no segment: it has 6 bytes only"),
     "a file": (file_of(os.urandom(100_000)), rt.SegmentRefused, "not a segment of this library"),
-    "zeros, and then a file": (file_of(bytes(70_000) + b"precious"), rt.SegmentRefused, "not a segment of this library"),
+    "zeros, and then a file": (
+        file_of(bytes(70_000) + b"precious"),
+        rt.SegmentRefused,
+        "not a segment of this library",
+    ),
     "a stranger's file": (file_of(b"", user=STRANGER), rt.SegmentRefused, f"belongs to (user {STRANGER}|another user)"),
     "a device": (a_device, rt.SegmentRefused, "no regular file"),
 }
@@ -107,7 +115,7 @@ def test_what_lies_in_a_segments_place(name: str, tmp_path: Path, planted: str) 
         pytest.fail("only root can make a device, or a file another user's: run this test as root")
     path, elsewhere = place_of(name), tmp_path / "elsewhere"
     plant(path, elsewhere)
-    before, there = fingerprint(path), sorted(os.listdir(tmp_path))
+    before, there = fingerprint(path), names_in(tmp_path)
     try:
         for use in (
             lambda: Segment.open(name, size="1MiB"),
@@ -117,11 +125,15 @@ def test_what_lies_in_a_segments_place(name: str, tmp_path: Path, planted: str) 
             with pytest.raises(error, match=words) as raised:
                 use()
             assert str(path) in str(raised.value), "it says which file"
-        if not stat.S_ISREG(path.lstat().st_mode) or path.lstat().st_mode & 0o077 or path.lstat().st_uid != os.geteuid():
+        if (
+            not stat.S_ISREG(path.lstat().st_mode)
+            or path.lstat().st_mode & 0o077
+            or path.lstat().st_uid != os.geteuid()
+        ):
             with pytest.raises(rt.SegmentRefused):
                 unlink_segment(name)
         assert fingerprint(path) == before, "it was changed"
-        assert sorted(os.listdir(tmp_path)) == there, "something was made through it"
+        assert names_in(tmp_path) == there, "something was made through it"
     finally:
         if path.is_dir() and not path.is_symlink():
             (path / "something").unlink()
@@ -159,22 +171,31 @@ NAMES = ["", "a/b", "/", "../x", "a\0b", "\0", ".", "..", "x" * 129, "x" * 300, 
 
 @pytest.mark.parametrize("bad", NAMES)
 def test_names_that_are_none(bad: str) -> None:
-    before = sorted(os.listdir(SHM))
+    before = names_in(SHM)
     for use in (
         lambda: Segment.open(bad),
         lambda: Segment.attach(bad),
         lambda: RealtimeHub(segment=bad),
         lambda: unlink_segment(bad),
     ):
-        with pytest.raises(ValueError, match="^name is .*; it must be") as raised:
+        with pytest.raises(ValueError, match=r"^name is .*; it must be") as raised:
             use()
         assert len(str(raised.value)) < 700
     ours = f"-{os.getpid()}-"
-    assert [path for path in sorted(os.listdir(SHM)) if path not in before and ours in path] == []
+    assert [path for path in names_in(SHM) if path not in before and ours in path] == []
 
 
 def test_names_that_look_alike_are_apart(name: str) -> None:
-    spelled = [f"{name} a", f"{name}%20a", f"{name}%2520a", f"{name}-\u00e4", f"{name}-a\u0308", f"{name}\na", f"{name}☃{'x' * 40}"]
+    long = "x" * 40
+    spelled = [
+        f"{name} a",
+        f"{name}%20a",
+        f"{name}%2520a",
+        f"{name}-\u00e4",
+        f"{name}-a\u0308",
+        f"{name}\na",
+        f"{name}☃{long}",
+    ]
     opened = [Segment.open(each, size="1MiB") for each in spelled]
     try:
         for number, segment in enumerate(opened):
