@@ -319,7 +319,7 @@ def test_an_idle_helper_hides_no_death(segment: Segment, way: str, namespace: st
                 eventually(lambda: hub.presence.count("room") == 1)
             finally:
                 os.kill(helper, signal.SIGKILL)
-        return None
+        return
     with in_a_pid_namespace(source, segment.name, way) as process:
         assert process.stdout is not None
         assert process.stdin is not None

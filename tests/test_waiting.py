@@ -652,7 +652,7 @@ def test_greenlets_wait_without_blocking_each_other() -> None:
         manager.remove_channel(f"c{number}")
     gevent.joinall(waiting, timeout=10)
     assert all(greenlet.ready() for greenlet in waiting)
-    assert ticks > 50, ticks
+    assert ticks > 10, f"{ticks}: the greenlet beside those that wait had hardly a turn"
     tracked = PresenceTracker()
     watch = tracked.watch("room")
     assert not watch.next(timeout=1).joins

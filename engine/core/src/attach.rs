@@ -153,7 +153,6 @@ pub(crate) fn find_or_create(name: &str, create: Option<(&Geometry, &Options)>) 
         clear_connections(name, &space)?;
     }
     drop(gate);
-    drop(file);
     Ok(Some((space, guarded)))
 }
 
