@@ -248,16 +248,20 @@ impl Context<'_> {
             }
         }
         let geometry = &self.space.geometry;
-        let capacity = u64::from(geometry.total_blocks() - (geometry.blocks[0] - geometry.reserve_from()));
-        Err(Error::Full { what: "the arena's blocks are", used: capacity - self.free_blocks(), capacity, setting: "size" })
+        // The reserve does not count.
+        let ordinary = (0..geometry.reserve_from()).chain(geometry.blocks[0]..geometry.total_blocks());
+        let capacity = ordinary.clone().count() as u64;
+        Err(Error::Full { what: "the arena's blocks are", used: capacity - self.free_among(ordinary), capacity, setting: "size" })
     }
 
-    /// How many blocks are free now, the reserve not counted.
+    /// How many blocks are free now.
     pub fn free_blocks(self) -> u64 {
-        let geometry = &self.space.geometry;
-        (0..geometry.reserve_from())
-            .chain(geometry.blocks[0]..geometry.total_blocks())
-            .filter_map(|block| geometry.block(block))
+        self.free_among(0..self.space.geometry.total_blocks())
+    }
+
+    fn free_among(self, blocks: impl Iterator<Item = u32>) -> u64 {
+        blocks
+            .filter_map(|block| self.space.geometry.block(block))
             .filter(|&(_, at)| state::of(self.word(at).load(Ordering::Relaxed)) == state::FREE)
             .count() as u64
     }
