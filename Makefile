@@ -29,7 +29,7 @@ SHELL := bash
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check check-rust check-python test-core test-loom test-crash test-mutants test-threads test-python test-pythons bench fuzz soak load churn clean tools
+.PHONY: help setup demo test check check-rust check-python test-core test-loom test-shuttle test-crash test-mutants test-threads test-python test-pythons bench fuzz soak load churn clean tools
 
 # pip and maturin are those of .venv, whatever is active or set outside.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME
@@ -82,7 +82,7 @@ demo: $(VENV)/.engine $(VENV)/.demo ## a chat served by 4 gunicorn workers, on h
 
 # ---- tests
 
-test: check test-core test-loom test-crash test-mutants test-threads test-python ## all checks and tests, after installing what they need
+test: check test-core test-loom test-shuttle test-crash test-mutants test-threads test-python ## all checks and tests, after installing what they need
 	@echo "==> all passed"
 
 check: check-rust check-python ## formatting, clippy, documentation, ruff, mypy strict, stubs against the binary
@@ -107,8 +107,13 @@ test-core: | tools ## the engine alone, without Python: unit, property and proce
 
 test-loom: | tools ## the engine's algorithms under a model checker
 	@echo "==> model checking (loom)"
-	export RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+	export RUSTFLAGS="--cfg modelled --cfg loom" CARGO_TARGET_DIR=target/loom CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
 	timeout $(PATIENCE) cargo test --locked --release -p hypern-shm-core --test loom --test loom_doorbell -- -q | $(COUNTED)
+
+test-shuttle: | tools ## the same with more threads and steps, in random interleavings: SEED= and ROUNDS= choose
+	@echo "==> random interleavings (shuttle)"
+	export RUSTFLAGS="--cfg modelled --cfg shuttle" CARGO_TARGET_DIR=target/shuttle CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+	timeout $(PATIENCE) cargo test --locked --release -p hypern-shm-core --test shuttle -- --show-output | $(COUNTED)
 
 test-crash: | tools ## one process killed, and stopped, at every crash point of the engine: SEED= and POINT= choose
 	@echo "==> crash points"

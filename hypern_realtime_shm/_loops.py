@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 import weakref
 from collections.abc import AsyncGenerator
 from typing import Any
 
 from . import _engine
+from .errors import SegmentError
 
 
 class _Loops(threading.local):
@@ -68,7 +70,7 @@ class _Desk:
     def _rung(self) -> None:
         try:
             tokens = self.waits.take()
-        except _engine_errors():
+        except SegmentError:
             # The segment was closed: whoever waits looks once more and meets that.
             self.close(asyncio.get_running_loop())
             return
@@ -116,12 +118,6 @@ class _Desk:
             self._set_timer(loop, min(self.deadlines.values()))
 
 
-def _engine_errors() -> type[Exception]:
-    from .errors import SegmentError
-
-    return SegmentError
-
-
 def _desk(loop: asyncio.AbstractEventLoop, handle: Any) -> _Desk:
     desks = _loops.desks.get(loop)
     if desks is None:
@@ -143,11 +139,12 @@ def deadline_of(timeout: float | None) -> float | None:
     """When a wait in the running loop ends.
 
     Raises:
-        ValueError: ``timeout`` is not a number.
+        ValueError: ``timeout`` is NaN.
+        TypeError: ``timeout`` is no number.
     """
     if timeout is None:
         return None
-    if timeout != timeout:
+    if math.isnan(timeout):
         raise ValueError("timeout is nan; it must be a number of seconds or None")
     return asyncio.get_running_loop().time() + timeout
 

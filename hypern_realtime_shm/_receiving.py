@@ -21,18 +21,29 @@ class Messages:
         self._subscriber = subscriber
 
     def __iter__(self) -> Iterator[Message]:
-        try:
-            while True:
-                yield self._subscriber.recv_message()
-        except ChannelClosed:
-            return
+        while True:
+            try:
+                message = self._subscriber.recv_message()
+            except (ChannelClosed, ValueError) as error:
+                if _is_over(self._subscriber, error):
+                    return
+                raise
+            yield message
 
     async def __aiter__(self) -> AsyncIterator[Message]:
-        try:
-            while True:
-                yield await self._subscriber.recv_message_async()
-        except ChannelClosed:
-            return
+        while True:
+            try:
+                message = await self._subscriber.recv_message_async()
+            except (ChannelClosed, ValueError) as error:
+                if _is_over(self._subscriber, error):
+                    return
+                raise
+            yield message
+
+
+def _is_over(subscriber: Receiving, error: Exception) -> bool:
+    """Does iteration end: with the channel, or because somebody closed the handle?"""
+    return isinstance(error, ChannelClosed) or subscriber.closed
 
 
 class Receiving:
@@ -110,14 +121,9 @@ async def _receive(subscriber: Any, take: Callable[[], T | None], timeout: float
 
 
 async def _next(subscriber: Receiving) -> str | bytes:
-    if subscriber.closed:
-        raise StopAsyncIteration
     try:
         return await subscriber.recv_async()
-    except ChannelClosed:
-        raise StopAsyncIteration from None
-    except ValueError:
-        # Closed by another task: iteration ends.
-        if subscriber.closed:
+    except (ChannelClosed, ValueError) as error:
+        if _is_over(subscriber, error):
             raise StopAsyncIteration from None
         raise

@@ -10,7 +10,7 @@ from typing_extensions import Self
 from . import _engine
 from ._engine import BackpressurePolicy, BroadcastConfig, BroadcastStats
 from ._receiving import Receiving
-from .channels import compact_json, deliver_all
+from .channels import deliver_all
 from .segment import resolve
 
 
@@ -37,16 +37,6 @@ class RealtimeBroadcast(_engine.RealtimeBroadcast):
             KeyError: there is no such channel.
         """
         return BroadcastSubscriber(self, name)
-
-    def send_json(self, name: str, data: Any, message_id: str | None = None) -> int:
-        """Sends data as compact JSON; returns how many handles are open, 0 for a duplicate.
-
-        Raises:
-            KeyError: there is no such channel.
-            RuntimeError: nobody listens and the policy is ``Error``.
-            TypeError: the data cannot be JSON.
-        """
-        return self.send(name, compact_json(data), message_id)
 
     async def subscribe_async(
         self,

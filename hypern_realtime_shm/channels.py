@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +13,6 @@ from ._engine import ChannelStats, Message
 from ._receiving import Messages, Receiving
 from .errors import ChannelClosed
 from .segment import resolve
-
-
-def compact_json(data: Any) -> str:
-    """JSON without spaces, as the original publishes it."""
-    return json.dumps(data, separators=(",", ":"))
 
 
 async def deliver(callback: Callable[[Any], Any], message: str | bytes) -> None:
@@ -91,15 +85,6 @@ class ChannelManager(_engine.ChannelManager):
             pattern: segments between ``:``; ``*`` is exactly one, ``#`` zero or more.
         """
         return Subscriber(self, pattern, client_id, pattern=True)
-
-    def publish_json(self, channel_name: str, data: Any) -> int:
-        """Publishes data as compact JSON; returns how many handles are open.
-
-        Raises:
-            KeyError: there is no such channel.
-            TypeError: the data cannot be JSON.
-        """
-        return self.publish(channel_name, compact_json(data))
 
     async def subscribe_async(
         self,

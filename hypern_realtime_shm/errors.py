@@ -24,6 +24,7 @@ Arguments out of their bounds are ``ValueError``, of the wrong type ``TypeError`
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 
 class RealtimeError(Exception):
@@ -56,6 +57,9 @@ class SegmentNoSpace(SegmentError, OSError):
     def __init__(self, message: str) -> None:
         super().__init__(errno.ENOSPC, message)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.strerror,)
+
 
 class SegmentClosed(SegmentError, ValueError):
     """The segment was closed in this process."""
@@ -77,6 +81,10 @@ class SegmentFull(SegmentError, MemoryError):
         self.used = used
         self.capacity = capacity
         self.setting = setting
+
+    # Pools of processes hand exceptions on pickled.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.what, self.used, self.capacity, self.setting)
 
 
 class UnknownChannel(RealtimeError, KeyError):

@@ -32,11 +32,11 @@ when its last process is gone. Give a name of your own (``HYPERN_SHM_NAME=chat``
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import re
 import secrets
 import signal
+import threading
 from collections.abc import Callable, MutableMapping
 from functools import wraps
 from importlib import import_module
@@ -44,9 +44,11 @@ from pathlib import Path
 from typing import Any
 
 from .segment import Segment
-from .streams import end_streams
+from .streams import before_each, end_streams
 
 __all__ = ["child_exit", "install", "on_reload", "on_starting", "post_worker_init", "pre_exec"]
+
+_CHAINED = "_hypern_realtime_shm_chained"
 
 # gunicorn reads every name in here that is also one of its settings: the hooks are the only ones without underscore.
 _Hook = Callable[..., Any]
@@ -133,26 +135,36 @@ def child_exit(server: Any, worker: Any) -> None:
             server.log.warning("Could not settle worker %s in %r", worker.pid, segment.name, exc_info=True)
 
 
-def post_worker_init(worker: Any) -> None:
+def post_worker_init(worker: Any) -> None:  # noqa: ARG001
     """End the event streams of a worker that is told to stop: by themselves they never would."""
+    _end_streams_when_told()
+    # uvicorn's worker sets its handlers when it begins to serve, after all hooks.
+    if _end_streams_when_told not in before_each:
+        before_each.append(_end_streams_when_told)
+
+
+def _end_streams_when_told() -> None:
+    """Come before whoever is told by the signals that stop a worker: gunicorn's worker, or an event loop."""
+    if threading.current_thread() is not threading.main_thread():
+        return
     for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT):
         before = signal.getsignal(number)
-        # Only what gunicorn itself put there. Workers with an event loop have its own way of being told, later.
-        if inspect.ismethod(before) and before.__self__ is worker:
+        if not callable(before) or before is signal.default_int_handler or hasattr(before, _CHAINED):
+            continue
 
-            def stop(number: int, frame: Any, before: Callable[..., Any] = before) -> None:
-                end_streams()
-                before(number, frame)
+        def stop(number: int, frame: Any, before: Callable[..., Any] = before) -> None:
+            end_streams()
+            before(number, frame)
 
-            signal.signal(number, stop)
-            # As gunicorn has it: system calls of requests in progress go on.
-            signal.siginterrupt(number, number != signal.SIGTERM)
+        setattr(stop, _CHAINED, True)
+        signal.signal(number, stop)
+        # As gunicorn has it: system calls of requests in progress go on.
+        signal.siginterrupt(number, number != signal.SIGTERM)
 
 
 _HOOKS: dict[str, _Hook] = {
     hook.__name__: hook for hook in (on_starting, on_reload, pre_exec, child_exit, post_worker_init)
 }
-_CHAINED = "_hypern_realtime_shm_chained"
 
 
 def _chain(ours: _Hook, theirs: _Hook) -> _Hook:

@@ -149,7 +149,7 @@ class HeartbeatThread:
                     _call(on_dead, client_id)
             except SegmentClosed:
                 return
-            self._stopping.wait(monitor.config.interval_secs)
+            self._stopping.wait(min(monitor.config.interval_secs, threading.TIMEOUT_MAX))
 
 
 def _call(callback: Callable[[str], Any] | None, client_id: str) -> Any:

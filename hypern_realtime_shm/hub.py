@@ -8,6 +8,7 @@ from . import _engine
 from ._engine import BroadcastConfig, HeartbeatConfig, PresenceInfo
 from .broadcast import RealtimeBroadcast
 from .channels import ChannelManager, Subscriber
+from .errors import SegmentClosed
 from .heartbeat import HeartbeatMonitor
 from .presence import PresenceTracker
 from .segment import resolve
@@ -68,16 +69,24 @@ class RealtimeHub:
 
         Raises:
             KeyError: there is no such channel.
-            SegmentFull: there is no room; nothing of the three is left behind.
+            TypeError: the metadata is not text.
+            SegmentFull: there is no room. Nothing of the three is left behind, whatever is raised; a client that
+                was there already stays.
         """
         sub = self.channels.subscribe(channel, client_id, last_event_id=last_event_id)
+        member = None
         try:
-            self.presence.track(channel, client_id, metadata)
+            member = self.presence.track(channel, client_id, metadata)
             # What came from a client is kept only where it is an id.
             self.heartbeat.register(client_id, sub.last_event_id if last_event_id else None)
         except BaseException:
             sub.close()
-            self.leave(channel, client_id)
+            if member is None:
+                was_there = self.presence.get(channel, client_id) is not None
+            else:
+                was_there = member.joined_at < member.last_seen
+            if not was_there:
+                self.leave(channel, client_id)
             raise
         return sub
 
@@ -109,8 +118,8 @@ class RealtimeHub:
         Joins at once; sends ``retry`` and the id to go on from, what came after ``last_event_id``, then live
         messages with their ids, and a keep-alive comment at the heartbeat's interval. The client leaves when the
         stream is closed, cancelled or dropped, if it was its last on any worker, or when nobody has asked for a
-        chunk for the heartbeat's ``timeout_secs``. The stream ends with the channel, and when somebody makes the
-        client leave.
+        chunk for the heartbeat's ``timeout_secs``. Streams are counted, a :meth:`join` of the same client in the
+        same channel and process is not. The stream ends with the channel, and when somebody makes the client leave.
 
         >>> StreamingResponse(hub.sse_stream("news", user), media_type="text/event-stream")  # doctest: +SKIP
 
@@ -151,10 +160,13 @@ class RealtimeHub:
         return self.presence.diff_as_dict(channel)
 
     def __repr__(self) -> str:
-        return (
-            f"RealtimeHub(channels={self.channels.channel_count()}, clients={self.presence.total_clients()}, "
-            f"heartbeat={self.heartbeat.client_count()})"
-        )
+        try:
+            return (
+                f"RealtimeHub(channels={self.channels.channel_count()}, clients={self.presence.total_clients()}, "
+                f"heartbeat={self.heartbeat.client_count()})"
+            )
+        except SegmentClosed:
+            return "RealtimeHub(closed)"
 
 
 __all__ = ["RealtimeHub"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from types import TracebackType
+from typing import TypeVar
 
 from typing_extensions import Self
 
@@ -19,6 +21,17 @@ def _checked(name: str) -> None:
     # None means a private segment to the engine, which nobody asks for by a name.
     if not isinstance(name, str):
         raise TypeError(f"name must be a str, not {type(name).__name__!r}")
+
+
+T = TypeVar("T")
+
+
+def _given(argument: T | None, read: Callable[[str], T | None], variable: str, default: T) -> T:
+    """The argument, else its variable, else the default; 0 and False are given, too."""
+    if argument is not None:
+        return argument
+    value = read(variable)
+    return default if value is None else value
 
 
 class Segment(_engine.Segment):
@@ -72,22 +85,20 @@ class Segment(_engine.Segment):
             SegmentFull: all process slots are taken.
         """
         _checked(name)
+        default = parse_size(DEFAULT_SIZE)
+        wanted = None if size is None else parse_size(size)
         _lifecycle.install()
         return cls(
             name,
             True,
-            size=parse_size(size) if size is not None else variable_size("HYPERN_SHM_SIZE") or parse_size(DEFAULT_SIZE),
-            max_processes=max_processes
-            if max_processes is not None
-            else variable_int("HYPERN_SHM_MAX_PROCESSES") or DEFAULT_MAX_PROCESSES,
-            unlink_when_unused=unlink_when_unused
-            if unlink_when_unused is not None
-            else variable_bool("HYPERN_SHM_UNLINK_WHEN_UNUSED") or False,
-            channels=channels if channels is not None else variable_int("HYPERN_SHM_CHANNELS"),
-            ring_slots=ring_slots if ring_slots is not None else variable_int("HYPERN_SHM_RING_SLOTS"),
-            members=members if members is not None else variable_int("HYPERN_SHM_MEMBERS"),
-            clients=clients if clients is not None else variable_int("HYPERN_SHM_CLIENTS"),
-            waiters=waiters if waiters is not None else variable_int("HYPERN_SHM_WAITERS"),
+            size=_given(wanted, variable_size, "HYPERN_SHM_SIZE", default),
+            max_processes=_given(max_processes, variable_int, "HYPERN_SHM_MAX_PROCESSES", DEFAULT_MAX_PROCESSES),
+            unlink_when_unused=_given(unlink_when_unused, variable_bool, "HYPERN_SHM_UNLINK_WHEN_UNUSED", False),
+            channels=_given(channels, variable_int, "HYPERN_SHM_CHANNELS", None),
+            ring_slots=_given(ring_slots, variable_int, "HYPERN_SHM_RING_SLOTS", None),
+            members=_given(members, variable_int, "HYPERN_SHM_MEMBERS", None),
+            clients=_given(clients, variable_int, "HYPERN_SHM_CLIENTS", None),
+            waiters=_given(waiters, variable_int, "HYPERN_SHM_WAITERS", None),
         )
 
     @classmethod

@@ -17,12 +17,12 @@ import itertools
 import logging
 import os
 import re
+import sys
 import threading
 import time
 import weakref
-from collections import defaultdict
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Protocol
 
 from typing_extensions import Self
 
@@ -51,6 +51,8 @@ _KEEPALIVE = b": keepalive\n\n"
 _LINE_BREAK = re.compile(r"\r\n?")  # Hypern's events know LF only
 # Messages that are there already and go out as one chunk.
 _AT_ONCE = 64
+# Seconds: with an interval of 0, keep-alives would be all that a loop does.
+_SHORTEST_TICK = 0.01
 
 # What a subscriber raises when the channel is gone, the client was made to leave, or the worker stops.
 _ENDS = (ChannelClosed, SubscriberClosed)
@@ -63,12 +65,12 @@ class _Stays:
     child, so what a child inherits counts for nothing there."""
 
     def __init__(self) -> None:
-        self._locks: defaultdict[tuple[int, int], threading.RLock] = defaultdict(threading.RLock)
+        self._locks: dict[tuple[int, int], threading.RLock] = {}
         self._tokens: dict[_Place, set[int]] = {}
 
     def lock(self, world: tuple[int, int]) -> threading.RLock:
         """Held while somebody joins or leaves, so that the last one leaving and a next one joining do not cross."""
-        return self._locks[world]
+        return self._locks.setdefault(world, threading.RLock())
 
     def add(self, place: _Place, token: int) -> None:
         """Counts a stream."""
@@ -88,7 +90,15 @@ class _Stays:
 
 _stays = _Stays()
 _serial = itertools.count()
-_streams: weakref.WeakSet[_Stream] = weakref.WeakSet()
+# Called by who opens a stream. For what a server's hooks can only do once it serves.
+before_each: list[Callable[[], None]] = []
+_streams: weakref.WeakValueDictionary[int, _Stream] = weakref.WeakValueDictionary()
+
+
+def _open_streams() -> list[_Stream]:
+    """The streams that somebody still has. Other threads, and whoever a signal interrupts, make and drop streams
+    meanwhile: taking the references is one step, walking the dictionary would not be."""
+    return [stream for reference in _streams.valuerefs() if (stream := reference()) is not None]
 
 
 def text_of(message: Message) -> str:
@@ -122,10 +132,12 @@ class _Stream:
         self._joined = False
         self._waiting = False
         config = hub.heartbeat.config
+        for prepare in before_each:
+            prepare()
         self._timeout = config.timeout_secs
         self._keepalive = config.send_keepalive
         # Often enough that a client whose server asks is never taken for gone.
-        self._tick = min(config.interval_secs, config.timeout_secs / 3)
+        self._tick = max(min(config.interval_secs, config.timeout_secs / 3), _SHORTEST_TICK)
         world = hub.channels.world_key()
         with _stays.lock(world):
             self._subscriber = hub.join(channel, client_id, metadata, last_event_id=last_event_id)
@@ -135,7 +147,7 @@ class _Stream:
         # What is replayed comes after this id; a client that reconnects before the first message has no gap.
         self._opening = self._subscriber.last_event_id
         self._asked = time.monotonic()
-        _streams.add(self)
+        _streams[self._token] = self
         _Housekeeper.start()
 
     def _hold(self, world: tuple[int, int]) -> None:
@@ -161,8 +173,13 @@ class _Stream:
         """The server asks for a chunk: the client lives."""
         self._asked = time.monotonic()
         self._waiting = True
-        if not self._hub.heartbeat.pong(self._client) or not self._joined:
+        if not self._sign_of_life() or not self._joined:
             self._come_back()
+
+    def _sign_of_life(self) -> bool:
+        """For the heartbeat, and for who evicts members that were not seen for long. False: taken for gone."""
+        self._hub.presence.touch(self._channel, self._client)
+        return self._hub.heartbeat.pong(self._client)
 
     def _come_back(self) -> None:
         """Joins again after having been taken for gone; not after somebody made the client leave."""
@@ -194,7 +211,7 @@ class _Stream:
         self._asked = time.monotonic()
         if self._keepalive:
             return []
-        self._hub.heartbeat.pong(self._client)
+        self._sign_of_life()
         return None
 
     def _encode(self, piece: list[Message] | str) -> bytes:
@@ -218,10 +235,11 @@ class _Stream:
         except SegmentClosed:
             return  # everything of this process ended with it
 
-    def __del__(self) -> None:
-        # A server that drops a stream without closing it.
+    def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # A server that drops a stream without closing it. A process that ends has detached already.
         try:
-            self.close()
+            if not _finalizing():
+                self.close()
         except Exception:
             _log.exception("a stream of client %r could not be closed", self._client)
 
@@ -302,36 +320,43 @@ class SSEStreamSync(_Stream):
 
 
 class _Housekeeper:
-    """A thread that lets go of clients whose streams nobody asks for any more. It runs while there are streams."""
+    """A thread that lets go of clients whose streams nobody asks for any more, from the first stream on."""
 
-    _pid = 0
+    _started: ClassVar[dict[int, object]] = {}
 
     @classmethod
     def start(cls) -> None:
-        if cls._pid != os.getpid():
-            cls._pid = os.getpid()
-            threading.Thread(target=cls._run, args=(cls._pid,), name="hypern-shm-streams", daemon=True).start()
+        """Starts it, once a process."""
+        pid, mine = os.getpid(), object()
+        if cls._started.setdefault(pid, mine) is mine:
+            threading.Thread(target=cls._run, args=(pid,), name="hypern-shm-streams", daemon=True).start()
 
     @classmethod
     def _run(cls, pid: int) -> None:
-        while cls._pid == pid:
-            shortest = 4.0
-            for stream in list(_streams):
-                shortest = min(shortest, stream._timeout)
-                try:
-                    stream._look_after(time.monotonic())
-                except SegmentClosed:
-                    stream._joined = False
-                except Exception:
-                    _log.exception("a stream of client %r could not be looked after", stream._client)
-            time.sleep(max(shortest / 4, 0.01))
+        while os.getpid() == pid:
+            # No stream is held while this sleeps: one that its server drops must go at once.
+            time.sleep(max(cls._look_after_all() / 4, 0.01))
+
+    @staticmethod
+    def _look_after_all() -> float:
+        """Lets go of who is gone; returns the shortest time-out, at most 4 s."""
+        shortest = 4.0
+        for stream in _open_streams():
+            shortest = min(shortest, stream._timeout)
+            try:
+                stream._look_after(time.monotonic())
+            except SegmentClosed:
+                stream._joined = False
+            except Exception:
+                _log.exception("a stream of client %r could not be looked after", stream._client)
+        return shortest
 
 
 def end_streams() -> int:
     """Ends all streams of this process, as a worker does that is about to stop; the clients reconnect to another
     worker and go on where they were. Safe in a signal handler. Returns how many there were."""
     ended = 0
-    for stream in list(_streams):
+    for stream in _open_streams():
         if not stream._closed:
             stream._subscriber.close()
             ended += 1

@@ -7,9 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from hypern_realtime_shm import Segment
-from hypern_realtime_shm.testing import realtime_segment, unique_name, unlink_segment
-
-__all__ = ["realtime_segment"]  # the fixture the package offers, used by its own tests
+from hypern_realtime_shm.testing import unique_name, unlink_segment
 
 pytest_plugins = ["tests.house"]
 

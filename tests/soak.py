@@ -1,8 +1,9 @@
 """Kills and stops at random while processes do the whole API: ``python -m tests.soak --seconds 60``.
 
-Checked as it runs: no message torn, reordered or of another channel, in any process. Checked at the end:
-everything the dead owned has left, and with everything removed no block, cell or ring slot is in use
-that was not in use at the start. Prints its seed; ``--seed`` replays the choices.
+Checked as it runs: no message torn, reordered or of another channel, in any process. Checked every twenty
+seconds, with everybody dead: everything the dead owned has left, and with everything removed no block, cell or
+ring slot is in use that was not in use at the start. Prints its seed; ``--seed`` replays the choices. Fails where
+the machine is too slow for forty kills and twenty stops a second, unless told ``--at-any-rate``.
 """
 
 from __future__ import annotations
@@ -32,6 +33,13 @@ from hypern_realtime_shm import (
 from hypern_realtime_shm.testing import unique_name
 
 WORKERS = 6
+# SIGKILLs and SIGSTOPs aimed at in a second, and how many there must be.
+KILLS, STOPS = 55, 28
+KILLS_AT_LEAST, STOPS_AT_LEAST = 40, 20
+# Seconds after which everybody is killed and everything looked at.
+ROUND = 20.0
+# Memory of the process that starts them all: what an allocator may keep, not what grows with time.
+GROWTH = 16 << 20
 ROOMS = 5
 CLIENTS = 40
 
@@ -111,170 +119,17 @@ class Worker:
 
     def do_wait_in_a_loop(self, _room: str, _client: str) -> None:
         async def main() -> None:
-            waits = [sub.recv_message_async(timeout=0.001) for sub in self.subs[-5:]]
-            for sub, message in zip(self.subs[-5:], await asyncio.gather(*waits, return_exceptions=True), strict=True):
-                if isinstance(message, Message):
-                    self.check(sub, message)
-                else:
-                    assert isinstance(message, (TimeoutError, ChannelClosed)), repr(message)
-
-        asyncio.run(main())
-
-    def do_watch(self, room: str, _: str) -> None:
-        if len(self.watches) < 4:
-            self.watches.append((self.hub.presence.watch(room), set()))
-        else:
-            self.watches.pop(0)[0].close()
-        for watch, present in self.watches:
-            if (diff := watch.try_next()) is not None:
-                joined = {info.client_id for info in diff.joins}
-                assert not joined & present, "joined twice"
-                assert present.issuperset(diff.leaves), "left twice"
-                assert present.issuperset(info.client_id for info in diff.updates)
-                present |= joined
-                present -= set(diff.leaves)
-
-    def do_stream(self, room: str, client: str) -> None:
-        if len(self.streams) > 4:
-            self.streams.pop(self.random.randrange(len(self.streams))).close()
-        stream = self.hub.sse_stream_sync(room, client, {"by": str(os.getpid())})
-        assert next(stream).startswith(b"retry: ")
-        self.streams.append(stream)
-
-    def do_unsubscribe(self, room: str, client: str) -> None:
-        self.hub.channels.unsubscribe(room, client)
-
-    def do_publish(self, room: str, _: str) -> None:
-        rest = "x" * self.random.choice([0, 10, 300, 3000, 20000])
-        self.hub.publish(room, f"{room}|{os.getpid()}|{time.monotonic_ns()}|{rest}")
-
-    do_publish_more = do_publish_again = do_publish
-
-    def do_track(self, room: str, client: str) -> None:
-        self.hub.presence.track(room, client, {"about": "x" * self.random.randrange(300)})
-
-    def do_untrack(self, room: str, client: str) -> None:
-        self.hub.presence.untrack(room, client)
-
-    def do_heartbeat(self, _: str, client: str) -> None:
-        self.hub.heartbeat.register(client)
-        self.hub.heartbeat.pong(client)
-        self.hub.heartbeat.check_timeouts()
-
-    def do_unregister(self, _: str, client: str) -> None:
-        self.hub.heartbeat.unregister(client)
-
-    def do_flush(self, room: str, client: str) -> None:
-        self.hub.presence.flush_diff(room)
-        self.hub.presence.untrack_all(client)
-
-    def do_topics(self, room: str, client: str) -> None:
-        matcher = self.hub.channels.topic_matcher
-        matcher.subscribe(f"{room}:*", client)
-        matcher.match_topic(f"{room}:x")
-        if self.random.random() < 0.5:
-            matcher.unsubscribe_all(client)
-
-    def do_broadcast(self, room: str, _: str) -> None:
-        self.hub.broadcast.create(room, BroadcastConfig(buffer_size=16, dedup_enabled=True, dedup_window=20))
-        self.hub.broadcast.send(room, "m", f"id {self.random.randrange(50)}")
-
-    def do_look(self, room: str, client: str) -> None:
-        names = [info.client_id for info in self.hub.presence.list(room)]
-        assert len(names) == len(set(names)), "listed twice"
-        self.hub.presence.total_clients()
-        self.hub.presence.client_channels(client)
-        self.hub.channels.get_stats(room)
-
-
-def soak(seconds: float, seed: int) -> dict[str, Any]:
-    """Runs it; gives the figures. Raises AssertionError at the first violation."""
-    rng = random.Random(seed)
-    name = unique_name("soak")
-    segment = Segment.open(name, size="16MiB", max_processes=64)
-    try:
-        hub = RealtimeHub(segment=segment)
-        base = segment.stats()
-        children: set[int] = set()
-        serial = 0
-
-        def spawn() -> None:
-            nonlocal serial
-            serial += 1
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)
-                pid = os.fork()
-            if pid == 0:
-                try:
-                    Worker(hub, seed * 100_000 + serial).run()
-                except BaseException:
-                    traceback.print_exc()
-                    sys.stderr.flush()
-                    os._exit(3)
-            children.add(pid)
-
-        def kill(pid: int) -> None:
-            children.discard(pid)
-            os.kill(pid, signal.SIGKILL)
-            status = os.waitpid(pid, 0)[1]
-            assert os.WIFSIGNALED(status), f"a worker failed by itself: {status}"
-
-        kills = stops = 0
-        stopped: list[int] = []
-        try:
-            for _ in range(WORKERS):
-                spawn()
-            end = time.monotonic() + seconds
-            while time.monotonic() < end:
-                time.sleep(0.012)
-                pid = rng.choice(sorted(children))
-                if rng.random() < 0.35:
-                    os.kill(pid, signal.SIGSTOP)
-                    stopped.append(pid)
-                    stops += 1
-                    if len(stopped) > 2 and (first := stopped.pop(0)) in children:
-                        os.kill(first, signal.SIGCONT)
-                else:
-                    kill(pid)
-                    kills += 1
-                    spawn()
-        finally:
-            for pid in sorted(children):
-                kill(pid)
-        segment.reap()
-        assert segment.reap() == 0
-        unsound = segment.check()
-        assert unsound == [], "\n".join(unsound)
-        left = hub.presence.total_clients(), hub.heartbeat.client_count(), hub.channels.topic_matcher.patterns()
-        assert left == (0, 0, []), f"left behind by the dead: {left}"
-        for room in hub.channels.list_channels():
-            assert hub.channels.get_subscribers(room) == []
-            assert hub.publish(room, "x") == 0
-        hub.channels.clear()
-        hub.broadcast.clear()
-        hub.presence.clear()
-        after = segment.stats()
-        # Empty groups of members are kept for the next join: a cell and a directory entry each.
-        groups = after["channels"] - base["channels"]
-        assert groups <= ROOMS
-        bells = [path.name for path in Path("/dev/shm").iterdir() if f"{name}@" in path.name]
-        assert bells == [], "bells of the dead"
-        for key in ("ring_slots", "medium_blocks", "large_blocks", "processes", "waiters"):
-            assert after[key] == base[key], f"{key}: {base[key]} at the start, {after[key]} at the end"
-        assert after["small_blocks"] <= base["small_blocks"] + groups + 3, (base, after)
-        return {"seed": seed, "kills": kills, "stops": stops, "reaped": after["reaped_processes"]}
-    finally:
-        segment.close()
-        segment.unlink()
-
-
-def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
+    parser.add_argument("--at-any-rate", action="store_true", help="on a machine that does other things, too")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
-    print(soak(arguments.seconds, arguments.seed))
+    figures = soak(arguments.seconds, arguments.seed)
+    print(figures)
+    if not arguments.at_any_rate:
+        assert figures["kills_per_second"] >= KILLS_AT_LEAST, figures
+        assert figures["stops_per_second"] >= STOPS_AT_LEAST, figures
 
 
 if __name__ == "__main__":

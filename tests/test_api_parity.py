@@ -6,7 +6,9 @@ beside each call; everything else must be equal: results, reprs, exceptions, sig
 
 from __future__ import annotations
 
+import gc
 import inspect
+import pickle
 import re
 import types
 from collections.abc import Callable
@@ -294,3 +296,58 @@ def test_make_sse_event_is_hyperns_own_where_hypern_is_loaded(hub: ours.Realtime
     assert event.format() == "id: 1\nevent: e\nretry: 3000\ndata: a\ndata: b\n\n"
     with pytest.raises(ValueError, match="event"):
         hub.heartbeat.make_sse_event("x", event="a\nb")
+
+
+def test_a_join_that_fails_leaves_nothing_and_takes_nothing_away(hub: ours.RealtimeHub) -> None:
+    bad: Any = {"name": 1}
+    with pytest.raises(TypeError, match="metadata"):
+        hub.join("c", "new", bad)
+    assert (hub.get_presence("c"), hub.channels.get_subscribers("c"), hub.heartbeat.client_count()) == ([], [], 0)
+    sub = hub.join("c", "ada", {"name": "Ada"})
+    with pytest.raises(TypeError, match="metadata"):
+        hub.join("c", "ada", bad)
+    with pytest.raises(ValueError, match="client_id"):
+        hub.join("c", "x" * 5000)
+    assert hub.publish("c", "still here") == 1
+    assert sub.drain() == ["still here"]
+    assert [(info.client_id, info.metadata) for info in hub.get_presence("c")] == [("ada", {"name": "Ada"})]
+    assert hub.channels.get_subscribers("c") == ["ada"]
+    assert hub.heartbeat.is_alive("ada")
+
+
+@pytest.mark.parametrize("name", ours.errors.__all__)
+def test_exceptions_survive_pickling(name: str) -> None:
+    cls = getattr(ours.errors, name)
+    made = cls("text", "members", 7, 7, "members") if name == "SegmentFull" else cls("text")
+    again = pickle.loads(pickle.dumps(made))
+    assert type(again) is cls
+    assert (str(again), again.args, vars(again)) == (str(made), made.args, vars(made))
+
+
+def test_finalizers_that_take_messages_may_run_at_any_time(hub: ours.RealtimeHub) -> None:
+    closed, other = hub.channels.subscribe("c", "u"), hub.channels.subscribe("c", "v")
+    closed.close()
+    taken: list[Any] = []
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            try:
+                taken.append(other.try_recv())
+            except BaseException as error:
+                taken.append(error)
+
+    before = gc.get_threshold()
+    gc.set_threshold(1)  # collect whenever anything is made, the exceptions below included
+    try:
+        for number in range(50):
+            hub.publish("c", str(number))
+            Cycle()
+            with pytest.raises(ours.SubscriberClosed):
+                closed.try_recv()
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    assert [message for message in taken if message is not None] == [str(number) for number in range(50)]

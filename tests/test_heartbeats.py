@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter
 
@@ -40,6 +41,17 @@ def test_a_thread_takes_plain_functions_only() -> None:
 
     with pytest.raises(TypeError, match="on_dead is a coroutine function"):
         HeartbeatMonitor(FAST).start_heartbeat_thread(on_dead=told)
+
+
+def test_a_thread_may_wait_for_ever() -> None:
+    monitor = HeartbeatMonitor(HeartbeatConfig(interval_secs=math.inf, timeout_secs=0, max_retries=0))
+    monitor.register("ada")
+    dead: list[str] = []
+    with monitor.start_heartbeat_thread(on_dead=dead.append) as thread:
+        eventually(lambda: dead == ["ada"], 10)
+        thread._thread.join(0.05)
+        assert thread.running
+    assert not thread.running
 
 
 @pytest.mark.parametrize("how", ["thread", "loop"])

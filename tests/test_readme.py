@@ -5,11 +5,12 @@ from __future__ import annotations
 import builtins
 import http.client
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 from hypern_realtime_shm import errors
-from tests.servers.harness import Server, free_port, wait_for
+from tests.servers.harness import Server, free_port, segment_files, wait_for
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -82,6 +83,18 @@ class Listener:
         self.connection.close()
 
 
+def test_the_test_example_passes_and_leaves_nothing(tmp_path: Path) -> None:
+    source = re.search(r"```python\n(.*?)```", section("In your tests"), re.DOTALL)
+    assert source is not None
+    (tmp_path / "test_app.py").write_text(source[1])
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_app.py"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert "1 passed" in output
+    assert not segment_files(f"test-{process.pid}-")
+
+
 def test_every_setting_is_in_the_table() -> None:
     listed = set(re.findall(r"^\| `(HYPERN_SHM_\w+)`", section("Settings"), re.MULTILINE))
     sources = Path(errors.__file__).parent.glob("*.py")  # of the package that is tested
@@ -101,12 +114,12 @@ def test_every_exception_is_in_the_tree() -> None:
 
 def test_every_command_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for document in (*ROOT.glob("*.md"), *ROOT.glob("*/README.md")):
+    for document in (*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/*.md")):
         commands = re.findall(r"(?:`|^ *)make ([a-z-]+)", document.read_text(), re.MULTILINE)
         assert set(commands) <= targets, document
 
 
 def test_every_link_leads_somewhere() -> None:
-    for document in (*ROOT.glob("*.md"), *ROOT.glob("*/README.md")):
+    for document in (*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/*.md")):
         for link in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             assert "://" in link or (document.parent / link).exists(), f"{document}: {link}"

@@ -53,6 +53,8 @@ def test_after_close_everything_says_so(name: str) -> None:
     for use in (lambda: hub.publish("c", "x"), sub.try_recv, segment.stats, lambda: hub.presence.count("c")):
         with pytest.raises(rt.SegmentClosed):
             use()
+    for part in (hub.channels, hub.presence, hub.broadcast, hub.channels.topic_matcher, hub):
+        assert repr(part) == f"{type(part).__name__}(closed)", "looking at it is no use of it"
     with Segment.open(name) as again:
         assert RealtimeHub(segment=again).channels.list_channels() == ["c"]
 
@@ -124,6 +126,14 @@ def test_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYPERN_SHM_NAME", f"{name}-2")
     monkeypatch.setenv("HYPERN_SHM_SIZE", "lots")
     with pytest.raises(ValueError, match="HYPERN_SHM_SIZE is 'lots'"):
+        RealtimeHub()
+    Segment.open(f"{name}-2", size="1MiB").unlink()  # an argument comes first, whatever the variable is
+    monkeypatch.setenv("HYPERN_SHM_SIZE", "0")
+    with pytest.raises(ValueError, match="size is 0"):
+        RealtimeHub()
+    monkeypatch.delenv("HYPERN_SHM_SIZE")
+    monkeypatch.setenv("HYPERN_SHM_MAX_PROCESSES", "0")
+    with pytest.raises(ValueError, match="max_processes is 0"):
         RealtimeHub()
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -12,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from hypern_realtime_shm import HeartbeatConfig, RealtimeHub, Segment, end_streams
+from hypern_realtime_shm import HeartbeatConfig, RealtimeHub, Segment, end_streams, streams
 from tests.procs import Process, eventually
 
 
@@ -164,13 +167,85 @@ def test_leaving_by_hand_ends_the_stream(open_stream: Any) -> None:
     assert hub.presence.count("c") == 0
 
 
-def test_a_dropped_stream_leaves(open_stream: Any) -> None:
+@pytest.mark.parametrize("rounds", [0, 3])
+def test_a_dropped_stream_leaves(open_stream: Any, rounds: int) -> None:
     hub = hub_of()
     stream = open_stream(hub, "c", "ada")
     stream.next()
+    for _ in range(rounds):  # of looking after: that must keep no stream
+        streams._Housekeeper._look_after_all()
+    eventually(lambda: any(thread.name == "hypern-shm-streams" for thread in threading.enumerate()))
+    time.sleep(1.2 if rounds else 0)  # the thread has had its round, too
     del stream
     gc.collect()
+    # At once, or at the end of a look at all streams that is just under way.
+    eventually(lambda: hub.presence.count("c") == 0)
+    assert hub.publish("c", "nobody") == 0
+
+
+def test_streams_come_and_go_in_threads_while_they_are_looked_after() -> None:
+    hub = hub_of(interval_secs=0.01, timeout_secs=0.02)
+    stop = time.monotonic() + 1.5
+    fast, before = 1e-6, sys.getswitchinterval()
+    failed: list[BaseException] = []
+
+    def come_and_go(who: str) -> None:
+        try:
+            while time.monotonic() < stop:
+                for stream in [hub.sse_stream_sync("c", f"{who}-{number}") for number in range(20)]:
+                    stream.close()
+        except BaseException as error:
+            failed.append(error)
+
+    def look_after() -> None:
+        try:
+            while time.monotonic() < stop:
+                streams._Housekeeper._look_after_all()
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=come_and_go, args=(who,)) for who in "ab"]
+    threads.append(threading.Thread(target=look_after))
+    sys.setswitchinterval(fast)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not failed
+    assert [thread.name for thread in threading.enumerate()].count("hypern-shm-streams") == 1
     assert hub.presence.count("c") == 0
+    assert hub.heartbeat.client_count() == 0
+
+
+def test_an_open_stream_is_seen(open_stream: Any) -> None:
+    hub = hub_of(interval_secs=0.05)
+    stream = open_stream(hub, "c", "ada")
+    joined = hub.get_presence("c")[0].last_seen
+    for _ in range(3):
+        stream.next()
+    assert hub.get_presence("c")[0].last_seen > joined + 0.05
+    assert hub.presence.evict_stale(timeout_secs=60) == []
+    stream.close()
+
+
+@pytest.mark.parametrize("send_keepalive", [True, False])
+def test_an_interval_of_nothing_leaves_others_a_turn(send_keepalive: bool) -> None:
+    hub = hub_of(interval_secs=0, timeout_secs=0, send_keepalive=send_keepalive)
+
+    async def main() -> None:
+        stream = hub.sse_stream("c", "ada")
+        await anext(stream)
+        asking = asyncio.create_task(anext(stream))  # type: ignore[arg-type]
+        await asyncio.sleep(0.1)
+        hub.publish("c", "news")
+        chunk = await asyncio.wait_for(asking, 5)
+        assert chunk == b": keepalive\n\n" if send_keepalive else events(chunk)[0][1] == "news"
+        await stream.aclose()
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("send_keepalive", [True, False])
@@ -227,6 +302,20 @@ def test_cancelling_leaves() -> None:
     asyncio.run(main())
 
 
+def test_a_stream_that_is_open_at_exit_says_nothing() -> None:
+    code = """
+        from hypern_realtime_shm import RealtimeHub
+        hub = RealtimeHub()
+        hub.create_channel("c")
+        stream = hub.sse_stream_sync("c", "ada")
+        next(stream)
+        cycle = [hub.sse_stream("c", "bob")]
+        cycle.append(cycle)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_streams_end_when_the_worker_stops() -> None:
     hub = hub_of()
     got: list[bytes] = []
@@ -278,6 +367,39 @@ def test_two_tabs_on_two_workers(segment: Segment) -> None:
         assert hub.presence.count("c") == 0
         assert hub.heartbeat.client_count() == 0
         assert hub.channels.get_subscribers("c") == []
+
+
+FOLLOWER = """
+import asyncio, uvloop
+hub = rt.RealtimeHub(segment=sys.argv[1])
+async def main():
+    async for chunk in hub.sse_stream("c", "ada"):
+        say(chunk.decode().strip().replace("\\n", "|"))
+if sys.argv[2] == "sync":
+    for chunk in hub.sse_stream_sync("c", "ada"):
+        say(chunk.decode().strip().replace("\\n", "|"))
+else:
+    {"asyncio": asyncio, "uvloop": uvloop}[sys.argv[2]].run(main())
+say("ended")
+hear()
+"""
+
+
+def test_disconnecting_on_one_worker_ends_the_streams_of_all(segment: Segment) -> None:
+    hub = hub_of(segment)
+    with (
+        Process(FOLLOWER, segment.name, "sync") as one,
+        Process(FOLLOWER, segment.name, "asyncio") as two,
+        Process(FOLLOWER, segment.name, "uvloop") as three,
+    ):
+        for follower in (one, two, three):
+            assert follower.hear().startswith("retry:")
+        hub.publish("c", "last words")
+        assert hub.disconnect("ada") == ["c"]
+        for follower in (one, two, three):
+            assert follower.hear().endswith("data: last words"), "what came before is still told"
+            assert follower.hear() == "ended"
+        assert (hub.presence.count("c"), hub.heartbeat.client_count(), hub.publish("c", "nobody")) == (0, 0, 0)
 
 
 def test_streams_in_a_forked_child_are_its_own(segment: Segment) -> None:

@@ -188,6 +188,32 @@ def test_messages_carry_channel_and_id(manager: ChannelManager) -> None:
     assert [message.data for message in sub.messages()] == ["3"]
 
 
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_closing_the_handle_ends_iteration_over_its_messages(manager: ChannelManager, how: str) -> None:
+    sub = manager.subscribe("c", "u")
+    manager.publish("c", "x")
+    got: list[Any] = []
+
+    async def collect() -> None:
+        got.extend([message.data async for message in sub.messages()])
+        got.append("end")
+
+    def run() -> None:
+        if how == "async":
+            asyncio.run(collect())
+        else:
+            got.extend(message.data for message in sub.messages())
+            got.append("end")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    while sub.received_count == 0:
+        time.sleep(0.01)
+    sub.close()
+    thread.join(10)
+    assert got == ["x", "end"]
+
+
 def test_unsubscribing_and_closing_end_a_wait(manager: ChannelManager) -> None:
     sub = manager.subscribe("c", "u")
     later(0.05, manager.unsubscribe, "c", "u")
@@ -641,18 +667,21 @@ def test_greenlets_wait_without_blocking_each_other() -> None:
     gevent.sleep(0.05)
     for number in range(50):
         manager.publish(f"c{number}", "x")
-    gevent.sleep(0.05)
+    while len(got) < 50:
+        gevent.sleep(0.001)
     assert sorted(got) == [(number, "x") for number in range(50)], got
     try:
         subs[0].recv(timeout=0.05)
         raise AssertionError
     except TimeoutError:
         pass
+    before = ticks
+    while ticks < before + 50:  # while all others wait
+        gevent.sleep(0.001)
     for number in range(50):
         manager.remove_channel(f"c{number}")
     gevent.joinall(waiting, timeout=10)
     assert all(greenlet.ready() for greenlet in waiting)
-    assert ticks > 10, f"{ticks}: the greenlet beside those that wait had hardly a turn"
     tracked = PresenceTracker()
     watch = tracked.watch("room")
     assert not watch.next(timeout=1).joins

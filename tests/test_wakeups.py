@@ -129,12 +129,15 @@ while hear():
     if pid:
         say(pid)
         continue
-    while True:
+    # Never so much that it overwrites what it is to disturb, however slow the others are.
+    for _ in range(10_000):
         # Rings the same bells, and is killed or stopped at any instruction of it.
         manager.publish("ping", "noise")
         manager.publish("pong", "noise")
         for _ in range(200):
             pass
+    while True:
+        time.sleep(60)
 """
 
 

@@ -10,6 +10,7 @@ examples.chat.app:app``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -48,8 +49,7 @@ LONGEST_NAME = 24
 LONGEST_TEXT = 1000
 LARGEST_BODY = 16 * 1024
 
-POLL = 0.05  # seconds between two looks for messages
-LOOK = 0.25  # … for members and rooms
+LOOK = 0.25  # seconds between two looks at members and rooms; for messages the stream waits
 BEAT = 0.5  # … between two signs of life; a write that fails is how a WSGI server learns that a page has gone
 
 stopping = threading.Event()
@@ -100,7 +100,8 @@ def answer(environ: dict[str, Any]) -> Answer:
     if method == "GET" and path == "/stream":
         query = parse_qs(environ.get("QUERY_STRING", ""))
         room, name = room_of(query.get("room", [""])[0]), clean(query.get("name", [""])[0], LONGEST_NAME, "name")
-        return "200 OK", [("Content-Type", "text/event-stream"), ("X-Accel-Buffering", "no")], stream(room, name)
+        headers = [("Content-Type", "text/event-stream"), ("X-Accel-Buffering", "no")]
+        return "200 OK", headers, stream(room, name, environ.get("HTTP_LAST_EVENT_ID"))
     if method == "GET" and path == "/state":
         room = room_of(parse_qs(environ.get("QUERY_STRING", "")).get("room", [""])[0])
         return as_json({"pid": os.getpid(), "rooms": rooms(), "members": members(room)})
@@ -172,34 +173,35 @@ def say(request: dict[str, Any]) -> dict[str, Any]:
     return {"pid": os.getpid(), "reached": hub.publish_json(f"chat:{room}", message)}
 
 
-def event(name: str, data: str) -> bytes:
+def event(name: str, data: str, event_id: str | None = None) -> bytes:
     """One server-sent event. The data is JSON, which has no line breaks."""
-    return f"event: {name}\ndata: {data}\n\n".encode()
+    return (f"id: {event_id}\n" if event_id else "").encode() + f"event: {name}\ndata: {data}\n\n".encode()
 
 
-def stream(room: str, name: str) -> Iterator[bytes]:
-    """A page's stay in a room: join, tell it all there is to tell, and leave when it goes."""
+def stream(room: str, name: str, last_event_id: str | None) -> Iterator[bytes]:
+    """A page's stay in a room: join, tell it all there is to tell, and leave when it goes. A page whose worker was
+    killed comes back with the id of the last message it has, and is told what was said meanwhile."""
     channel, client = f"chat:{room}", secrets.token_hex(8)  # an id for each stay, so that no stay ends another
-    received = hub.join(channel, client, {"name": name, "pid": str(os.getpid())})
+    received = hub.join(channel, client, {"name": name, "pid": str(os.getpid())}, last_event_id=last_event_id)
     shown: dict[str, str] = {}
     look = beat = 0.0
     try:
         hello = {"client": client, "room": room, "name": name, "pid": os.getpid()}
-        yield b"retry: 500\n" + event("hello", json.dumps(hello))
+        yield b"retry: 500\n" + event("hello", json.dumps(hello), received.last_event_id)
         while not stopping.is_set():
-            for message in received.drain():
-                yield event("message", message)
-            now = time.monotonic()
-            if now >= look:
-                look = now + LOOK
-                for what, data in (("members", json.dumps(members(room))), ("rooms", json.dumps(rooms()))):
-                    if shown.get(what) != data:
-                        shown[what] = data
-                        yield event(what, data)
-            if now >= beat:
-                beat = now + BEAT
+            if (left := look - time.monotonic()) > 0:
+                with contextlib.suppress(TimeoutError):
+                    message = received.recv_message(timeout=left)
+                    yield event("message", str(message.data), message.id)
+                continue
+            look = time.monotonic() + LOOK
+            for what, data in (("members", json.dumps(members(room))), ("rooms", json.dumps(rooms()))):
+                if shown.get(what) != data:
+                    shown[what] = data
+                    yield event(what, data)
+            if time.monotonic() >= beat:
+                beat = time.monotonic() + BEAT
                 hub.heartbeat.pong(client)
                 yield b":\n\n"
-            stopping.wait(POLL)
     finally:
         hub.leave(channel, client)

@@ -63,6 +63,20 @@ def alive(pid: int) -> bool:
     return any(each == pid and state not in "ZX" for each, _, _, state in processes())
 
 
+@contextlib.contextmanager
+def stopped(pids: Iterable[int]) -> Iterator[None]:
+    """Processes that do nothing meanwhile."""
+    pids = set(pids)
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: all(state == "T" for pid, _, _, state in processes() if pid in pids), f"{pids} stand still")
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
 class Server:
     """A server process with workers, in a session of its own."""
 

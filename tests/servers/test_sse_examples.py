@@ -8,14 +8,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .harness import ROOT, Server, free_port, gunicorn, wait_for
+from .harness import ROOT, Server, free_port, gunicorn, stopped, wait_for
 from .sse_client import EventClient
 
 INTERVAL = 0.4  # seconds between keep-alives; who is gone is gone after three
@@ -58,8 +58,9 @@ SERVERS: dict[str, Callable[[str, Path], Server]] = {
 class Site:
     """A server with one of the examples."""
 
-    def __init__(self, kind: str, server: Server) -> None:
+    def __init__(self, kind: str, server: Server, workers: set[int]) -> None:
         self.server = server
+        self.workers = workers
         self.path = "/live" if kind == "hypern" else "/events"
 
     def open(self, user: str, last_event_id: str | None = None) -> EventClient:
@@ -78,34 +79,42 @@ class Site:
         return members
 
 
+def all_three(server: Server, but: Collection[int] = ()) -> set[int]:
+    """The three workers, once all have answered; before, gunicorn's do not hear signals."""
+    answered: set[int] = set()
+
+    def all_answer() -> bool:
+        answered.add(server.get("/members", room="lobby")["pid"])
+        return len(answered - set(but)) == 3
+
+    wait_for(all_answer, "all three workers answer", 30, 0)
+    return answered - set(but)
+
+
 @pytest.fixture(params=sorted(SERVERS))
 def site(request: pytest.FixtureRequest, name: str, log: Path) -> Any:
     with SERVERS[request.param](name, log) as server:
         server.ready("/members?room=lobby")
-        answered: set[int] = set()
-
-        def all_answer() -> bool:
-            answered.add(server.get("/members", room="lobby")["pid"])
-            return len(answered) == 3
-
         # Else the first one up takes more streams than it has threads.
-        wait_for(all_answer, "all three workers answer", 30, 0)
-        yield Site(request.param, server)
+        yield Site(request.param, server, all_three(server))
         output = server.output()
         assert "Traceback" not in output, output[-4000:]
 
 
 def test_every_stream_of_every_worker_and_until_when(site: Site) -> None:
-    # Streams until every worker has some, and at least a dozen.
     clients: dict[str, EventClient] = {}
 
-    def open_more() -> bool:
+    def open_more(count: int) -> set[int]:
         with ThreadPoolExecutor(6) as pool:
-            users = [f"user-{len(clients) + number:02}" for number in range(MANY)]
+            users = [f"user-{len(clients) + number:02}" for number in range(count)]
             clients.update(zip(users, pool.map(site.open, users), strict=True))
-        return len({member["pid"] for member in site.members().values()}) == 3
+        return {int(member["pid"]) for member in site.members().values()}
 
-    wait_for(open_more, "every worker has taken a stream", 30)
+    # A connection goes to whoever asks first: while one that took none takes two, the others stand still.
+    for lazy in site.workers - open_more(MANY):
+        with stopped(site.workers - {lazy}):
+            open_more(2)
+    assert {int(member["pid"]) for member in site.members().values()} == site.workers
     assert set(site.members()) == set(clients)
     said = [f"message {number}\nof two lines" for number in range(60)]
     with ThreadPoolExecutor(1) as pool:
@@ -177,14 +186,17 @@ def test_reconnects_while_somebody_publishes_without_pause(site: Site) -> None:
     print(f"{said} messages over 31 connections")
 
 
-def test_a_reload_ends_the_streams_and_they_go_on_elsewhere(name: str, log: Path) -> None:
+@pytest.mark.parametrize("example", ["flask_sse gthread", "flask_sse gevent", "starlette_sse asgi",
+                                     "starlette_sse uvicorn_worker.UvicornWorker"])  # fmt: skip
+def test_a_reload_ends_the_streams_and_they_go_on_elsewhere(example: str, name: str, log: Path) -> None:
     """gunicorn's workers would wait for their streams until a time-out far beyond this test's."""
-    arguments = ("-k", "gthread", "--threads", "32", "--pythonpath", str(ROOT), "--graceful-timeout", "300")
-    with gunicorn(log, *arguments, app="examples.flask_sse:app", env=environment(name)) as server:
+    app, worker = example.split()
+    arguments = ("-k", worker, "--threads", "32", "--pythonpath", str(ROOT), "--graceful-timeout", "300")
+    with gunicorn(log, *arguments, app=f"examples.{app}:app", env=environment(name)) as server:
         server.ready("/members?room=lobby")
-        site = Site("flask", server)
+        before = all_three(server)
+        site = Site("gunicorn", server, before)
         clients = [site.open(f"user-{number}") for number in range(9)]
-        before = server.children()
         site.say("before")
         for client in clients:
             assert client.wait_for(1) == ["before"]
@@ -192,13 +204,15 @@ def test_a_reload_ends_the_streams_and_they_go_on_elsewhere(name: str, log: Path
         for client in clients:
             wait_for(client.ended.is_set, "the stream of an old worker has ended")
             client.close()
-        site.say("between")
+        # uvicorn resets what it accepts while it shuts down.
         wait_for(lambda: not before & server.children(), "the old workers have gone")
+        site.say("between")
         again = [site.open(f"user-{number}", client.last_id) for number, client in enumerate(clients)]
         site.say("after")
         for client in again:
             assert client.wait_for(2) == ["between", "after"]
         assert len(site.members()) == 9
+        all_three(server, but=before)
         server.stop()
         for client in again:
             client.close()

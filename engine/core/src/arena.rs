@@ -24,6 +24,15 @@ pub const SMALL: Preference = [0, 1, 2];
 const MEDIUM: Preference = [1, 2, 0];
 const LARGE: Preference = [2, 1, 0];
 
+/// Most free blocks taken from a bitmap at once.
+const REFILL: u32 = 8;
+/// One of so many blocks of a class may be taken at once: what one process has as hints, others give up history for.
+const REFILL_SHARE: u32 = 256;
+/// Searches that give history up to others, before a full arena is an error.
+const ROUNDS: u32 = 16;
+/// Swaps of a hot word that fail one after the other, each because another succeeded; only damage can make more.
+const PATIENCE: u32 = 1 << 20;
+
 /// How many private hints a class may hoard.
 const HOARD: [usize; 3] = [16, 8, 4];
 
@@ -100,7 +109,7 @@ impl Context<'_> {
         }
         let generation = state::generation(free).wrapping_add(1);
         let held = state::pack(generation, u64::from(self.actor.slot), state::HELD);
-        // SYNC arena.claim (R): pairs with arena.free (W): what the last life's readers and writers
+        // SYNC arena.free (R): pairs with (W) in `free`: what the last life's readers and writers
         // did happened before this life begins.
         state_word.compare_exchange(free, held, Ordering::AcqRel, Ordering::Relaxed).ok()?;
         point!("allocate.claimed");
@@ -152,28 +161,43 @@ impl Context<'_> {
             return None;
         }
         let first = geometry.first_of(class);
+        let refill = (geometry.blocks[class] / REFILL_SHARE).clamp(1, REFILL);
         let start = self.actor.cursors[class].load(Ordering::Relaxed) as usize % words;
         for step in 0..words {
             let index = (start + step) % words;
             let bits = self.word(geometry.bits_at[class] + index);
-            loop {
+            // Others set bits meanwhile; a word has 64.
+            for _ in 0..128 {
                 let seen = bits.load(Ordering::Relaxed);
                 if seen == 0 {
                     break;
                 }
-                let bit = seen & seen.wrapping_neg();
-                // Whoever clears the bit is the one to try: a process killed here hides one free
-                // block until the next `resync`.
-                if bits.fetch_and(!bit, Ordering::Relaxed) & bit == 0 {
-                    continue;
+                // A few at once, the first to be tried, the rest hints for the next time.
+                let mut few = 0;
+                for _ in 0..refill {
+                    few |= (seen & !few) & (seen & !few).wrapping_neg();
                 }
+                // Whoever clears a bit is the one to try: a process killed here hides these free
+                // blocks until the next `resync`.
+                let mut ours = bits.fetch_and(!few, Ordering::Relaxed) & few;
                 point!("allocate.unmarked");
-                let number = index * 64 + bit.trailing_zeros() as usize;
-                if number < geometry.blocks[class] as usize
-                    && let Some(held) = self.claim(first + number as u32)
-                {
+                let mut held = None;
+                while ours != 0 {
+                    let number = index * 64 + ours.trailing_zeros() as usize;
+                    ours &= ours - 1;
+                    if number >= geometry.blocks[class] as usize {
+                        continue;
+                    }
+                    let block = first + number as u32;
+                    if held.is_some() {
+                        self.hint(class, block);
+                    } else {
+                        held = self.claim(block);
+                    }
+                }
+                if held.is_some() {
                     self.actor.cursors[class].store(index as u64, Ordering::Relaxed);
-                    return Some(held);
+                    return held;
                 }
             }
         }
@@ -230,21 +254,29 @@ impl Context<'_> {
                 return Ok(held);
             }
         }
-        for class in preference {
-            for _ in 0..self.space.geometry.blocks[class] {
-                if !self.relieve(class) {
-                    break;
+        for _ in 0..ROUNDS {
+            let mut relieved = false;
+            for class in preference {
+                for _ in 0..self.space.geometry.blocks[class] {
+                    if !self.relieve(class) {
+                        break;
+                    }
+                    relieved = true;
+                    if let Some(held) = self.claim_hinted(class).or_else(|| self.claim_from_bitmap(class)) {
+                        return Ok(held);
+                    }
                 }
-                if let Some(held) = self.claim_hinted(class).or_else(|| self.claim_from_bitmap(class)) {
+            }
+            for class in preference {
+                if self.resync(class) > 0
+                    && let Some(held) = self.claim_from_bitmap(class).or_else(|| self.claim_any(class))
+                {
                     return Ok(held);
                 }
             }
-        }
-        for class in preference {
-            if self.resync(class) > 0
-                && let Some(held) = self.claim_from_bitmap(class)
-            {
-                return Ok(held);
+            // Otherwise others took what was given up for us.
+            if !relieved {
+                break;
             }
         }
         let geometry = &self.space.geometry;
@@ -252,6 +284,12 @@ impl Context<'_> {
         let ordinary = (0..geometry.reserve_from()).chain(geometry.blocks[0]..geometry.total_blocks());
         let capacity = ordinary.clone().count() as u64;
         Err(Error::Full { what: "the arena's blocks are", used: capacity - self.free_among(ordinary), capacity, setting: "size" })
+    }
+
+    /// Goes by the state words alone: others may have taken the bits of what is free, as hints or on their way.
+    fn claim_any(self, class: usize) -> Option<Held> {
+        let first = self.space.geometry.first_of(class);
+        (first..first + self.space.geometry.blocks[class]).find_map(|block| self.claim(block))
     }
 
     /// How many blocks are free now.
@@ -290,7 +328,7 @@ impl Context<'_> {
             if !ours {
                 return false;
             }
-            // SYNC arena.free (W): pairs with arena.claim (R).
+            // SYNC arena.free (W): pairs with (R) in `claim`.
             match state_word.compare_exchange(word, state::with(word, state::FREE), Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
                     point!("free.freed");
@@ -408,15 +446,18 @@ impl Context<'_> {
     /// Writes a held block's header. The hot words start as zeros of this life.
     #[inline(always)]
     pub fn fill(self, held: &Held, info: Info, back: u64, ident: u64) {
-        let view = self.view();
+        let Some(header) = self.view().array::<{ Block::WORDS }>(held.at) else {
+            return;
+        };
         let cold = hot(state::generation(held.word), 0);
-        view.set(held.at + Block::back, back);
-        view.set(held.at + Block::info, info.0);
-        view.set(held.at + Block::next, 0);
-        view.set(held.at + Block::ident, ident);
-        view.set(held.at + Block::hot0, cold);
-        view.set(held.at + Block::hot1, cold);
-        view.set(held.at + Block::hot2, cold);
+        let set = |field: usize, value: u64| header[field].store(value, Ordering::Relaxed);
+        set(Block::back, back);
+        set(Block::info, info.0);
+        set(Block::next, 0);
+        set(Block::ident, ident);
+        set(Block::hot0, cold);
+        set(Block::hot1, cold);
+        set(Block::hot2, cold);
     }
 
     /// Copies a chain's content behind what `out` holds. What is copied means nothing until the
@@ -453,7 +494,8 @@ impl Context<'_> {
     #[inline(always)]
     pub fn life(self, reference: u64) -> Option<(usize, usize)> {
         let (class, at) = self.space.geometry.block(reference::block(reference))?;
-        // SYNC arena.life (R): pairs with the release of the compare-and-swap that published the ref.
+        // A look that only refuses early: what was written before the ref was published is seen by who read the ref
+        // (ring.publish, trie.root), and what is copied counts once it is validated.
         reference::is_life(reference, self.word(at).load(Ordering::Acquire)).then_some((class, at))
     }
 
@@ -476,10 +518,10 @@ impl Context<'_> {
     /// another life never matches, so a process that slept through a reuse changes nothing.
     /// Gives the value that stands after it.
     #[inline]
-    pub fn set_hot(self, reference: u64, at: usize, field: usize, change: impl Fn(u64) -> Option<u64>) -> Option<u64> {
+    pub fn set_hot(self, reference: u64, at: usize, field: usize, mut change: impl FnMut(u64) -> Option<u64>) -> Option<u64> {
         let word: &AtomicU64 = self.word(at + field);
         let life = reference::generation(reference) & 0xffff;
-        loop {
+        for _ in 0..PATIENCE {
             let seen = word.load(Ordering::Acquire);
             if seen >> 48 != life || !self.still(reference, at) {
                 return None;
@@ -492,6 +534,7 @@ impl Context<'_> {
                 return Some(value & HOT_MASK);
             }
         }
+        None
     }
 }
 

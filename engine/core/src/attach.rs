@@ -119,12 +119,12 @@ impl Drop for Gate<'_> {
 /// One look at the name: the file that it leads to, created and filled if need be. `None`: it was unlinked
 /// while we waited; look again.
 pub(crate) fn find_or_create(name: &str, create: Option<(&Geometry, &Options)>) -> Result<Option<(Space, Guarded)>> {
-    // Guarded before anything is locked: a child that another thread forks meanwhile keeps nothing of it.
+    // Guarded before anything is locked: a child that another thread forks meanwhile shares none of it.
     let guarded = Guarded::new(match create {
         Some(_) => shm::open_or_create(name, LAYOUT_VERSION)?,
         None => shm::open_existing(name, LAYOUT_VERSION)?,
     });
-    let file = guarded.file().ok_or_else(descriptor_lost)?;
+    let file = guarded.file().ok_or_else(lost)?;
     let gate = Gate::enter(&file)?;
     if !shm::same_file(name, LAYOUT_VERSION, &file)? {
         return Ok(None);
@@ -151,18 +151,31 @@ pub(crate) fn find_or_create(name: &str, create: Option<(&Geometry, &Options)>) 
     if ready && nobody_alive(&space, &file, None)? {
         settle_dead(&space, &file, None)?;
         clear_connections(name, &space)?;
+        point!("attach.cleared");
     }
     drop(gate);
     Ok(Some((space, guarded)))
 }
 
-/// Somebody in this process closed the segment's descriptor.
-pub(crate) fn descriptor_lost() -> Error {
+/// Somebody in this process closed a descriptor that is not theirs.
+pub(crate) fn lost() -> Error {
     Error::Os {
         operation: "using",
         subject: "the descriptor of the segment, which something in this process closed, and which no name leads to any more".to_owned(),
         errno: libc::EBADF,
     }
+}
+
+/// Removes a segment's name if it leads to this file, behind its gate: nobody then removes the name of the segment
+/// that was made after this one. False: it leads elsewhere, or nowhere.
+pub(crate) fn unlink(name: &str, file: &File) -> Result<bool> {
+    // By a description of its own, so that another thread of this process behind the gate counts as another, too.
+    let own = shm::reopen(file)?;
+    // Whoever is stopped behind the gate keeps nobody from removing the name.
+    let gate = Gate::enter(&own).ok();
+    let removed = shm::unlink_if_same(name, LAYOUT_VERSION, &own);
+    drop(gate);
+    removed
 }
 
 /// Nobody was attached: what belongs to connections is of a former run. Nothing moves now, so that everything can
@@ -242,6 +255,7 @@ pub(crate) fn create_space(file: &File, name: Option<&str>, geometry: &Geometry,
     point!("new.formatted");
     // SYNC segment.ready (W): everything before the version; pairs with (R) in `content` and `open_space`.
     space.view.word(Header::version).store(u64::from(LAYOUT_VERSION), Ordering::Release);
+    point!("new.ready");
     Ok(space)
 }
 
@@ -285,6 +299,8 @@ fn open_space(name: &str, file: &File) -> Result<Space> {
     let word = |index| view.get(index);
     let blocks = [word(Header::small), word(Header::medium), word(Header::large)];
     let geometry = Geometry::check(size, word(Header::slots), word(Header::cells), word(Header::units), word(Header::bells), blocks)?;
+    // A copy with holes: a hole that finds no room when it is touched is a SIGBUS.
+    shm::fill_holes(file, length, name)?;
     let kernel = Kernel::new(Shelf::of(Some(name), view.get(Header::identity))?);
     Ok(Space::new(view, geometry, Box::new(kernel)))
 }

@@ -191,6 +191,7 @@ impl Cell {
             // The word was read before this check, so it is of this life; a later life's differs.
             if belongs && state::of(word) != state::FREE && still_mine() {
                 let _ = cx.word(at).compare_exchange(word, state::with(word, state::FREE), Ordering::AcqRel, Ordering::Relaxed);
+                point!("clear.unit");
             }
         });
     }
@@ -203,6 +204,7 @@ impl Cell {
             // Handles that were made for patterns before it was to be named.
             self.trie(cx, Channel::handles).seal_and_free(|| self.is_same_life(cx));
             self.free_units(cx, &ring, || self.is_same_life(cx));
+            point!("release.units");
         }
         self.turn(cx, state::FREE, &[state::FREE]);
     }
@@ -253,7 +255,9 @@ impl Context<'_> {
             if is_channel(kind) {
                 view.set(at + Channel::config, NO_RING);
             }
+            point!("create.kindless");
             for &root in roots_of(kind) {
+                // SYNC cell.life (W): the state word before the roots of its life; pairs with (R) in `Trie::word`.
                 self.word(at + root).store(self.space.fresh_empty(), Ordering::Release);
             }
             self.word(at + Channel::back).store(kind | (directory as u64) << 8, Ordering::Release);
@@ -285,6 +289,7 @@ impl Context<'_> {
         for field in [Channel::dropped, Channel::refused, Channel::deduped, Channel::ordinal] {
             view.set(cell.at + field, 0);
         }
+        point!("create.ring");
         if let Some(ring) = cell.ring(self)? {
             ring.prepare(self);
         }

@@ -11,6 +11,7 @@ use crate::cells::Cell;
 use crate::dedup;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
+use crate::handles::{HandleKey, end_handles, register};
 use crate::ids::{self, Start};
 use crate::layout::{Channel, MAX_RING_LOG2, World as WorldCell, cell_kind};
 use crate::names;
@@ -18,12 +19,12 @@ use crate::os::lock::Lock;
 use crate::owned::release_owner;
 use crate::patterns::{Made, PatternReceiver, anchor_all};
 use crate::points::point;
-use crate::receiver::{HandleKey, Receiver, end_handles, register};
+use crate::receiver::Receiver;
 use crate::record::encode_pairs;
 use crate::space::Context;
 use crate::sync::Ordering;
 use crate::topics::{Topics, TopicsKind, pattern_matches};
-use crate::trie::{Change, Stop};
+use crate::trie::Stop;
 use crate::world::{World, check_length};
 
 /// Which of the two directories of a world.
@@ -67,7 +68,7 @@ const FAIL_WHEN_UNHEARD: u64 = 1;
 const PATTERNS_REMEMBERED: usize = 256;
 
 /// A channel found again and again is gone again and again only this often, unless the segment is damaged.
-const PATIENCE: u32 = 1 << 20;
+const PATIENCE: u32 = 1 << 10;
 const GOING: Error = Error::Corrupt { what: "a channel is named as open, and closed" };
 
 static FACADES: PrivateU64 = PrivateU64::new(1);
@@ -227,31 +228,50 @@ impl Channels {
     /// Publishes to every open handle, in every process. Gives how many there are; `None`: no such channel.
     pub fn publish(&self, name: &str, payload: &[u8], form: Form) -> Result<Option<u64>> {
         let cx = self.0.world.cx()?;
+        if let Some((bound, heard)) = names::recall(self.0.facade, name, |known| (known.bound, known.heard))
+            && put(cx, &bound, payload, form, None)? == Put::Done
+        {
+            return self.heard(cx, name, &bound, heard).map(Some);
+        }
+        self.publish_unknown(cx, name, payload, form)
+    }
+
+    /// To a channel that this thread does not remember, or remembers wrongly.
+    #[cold]
+    fn publish_unknown(&self, cx: Context<'_>, name: &str, payload: &[u8], form: Form) -> Result<Option<u64>> {
         for _ in 0..PATIENCE {
             let Some(bound) = self.bind(cx, name)? else {
                 return Ok(None);
             };
             if put(cx, &bound, payload, form, None)? == Put::Done {
-                return self.heard(cx, name, &bound).map(Some);
+                return self.heard(cx, name, &bound, (0, 0)).map(Some);
             }
+            must_be_over(cx, bound.cell)?;
         }
         Err(GOING)
     }
 
-    /// How many handles are open: counted again only when their root word has changed.
-    #[inline]
-    fn heard(&self, cx: Context<'_>, name: &str, bound: &Bound) -> Result<u64> {
+    /// How many handles are open: counted again only when their root word is not the one under which so many were
+    /// `known`.
+    #[inline(always)]
+    fn heard(&self, cx: Context<'_>, name: &str, bound: &Bound, known: (u64, u64)) -> Result<u64> {
+        let root = cx.word(bound.cell.at + Channel::handles).load(Ordering::Acquire);
+        if root == known.0 { Ok(known.1) } else { self.count_handles(cx, name, bound) }
+    }
+
+    #[inline(never)]
+    fn count_handles(&self, cx: Context<'_>, name: &str, bound: &Bound) -> Result<u64> {
         let handles = bound.cell.trie(cx, Channel::handles);
         let root = cx.word(handles.root).load(Ordering::Acquire);
-        let known =
-            names::recall(self.0.facade, name, |known| (known.bound.cell == bound.cell && known.heard.0 == root).then_some(known.heard.1));
-        if let Some(Some(count)) = known {
-            return Ok(count);
-        }
         let count = handles.live()?;
         // A count of a later root under this one's word is found out at the next publish.
         if cx.word(handles.root).load(Ordering::Acquire) == root {
-            names::recall(self.0.facade, name, |known| known.heard = (root, count));
+            let remember = |known: &mut names::Known| {
+                if known.bound.cell == bound.cell {
+                    known.heard = (root, count);
+                }
+            };
+            names::recall(self.0.facade, name, remember);
         }
         Ok(count)
     }
@@ -269,13 +289,14 @@ impl Channels {
                 return Ok(Sent::Unheard);
             }
             match put(cx, &bound, payload, form, id)? {
-                Put::Gone => {}
+                Put::Gone => must_be_over(cx, bound.cell)?,
                 Put::Duplicate => {
                     cx.word(bound.cell.at + Channel::deduped).fetch_add(1, Ordering::Relaxed);
                     return Ok(Sent::Duplicate);
                 }
                 Put::Done => {
-                    let heard = self.heard(cx, name, &bound)?;
+                    let known = names::recall(self.0.facade, name, |known| (known.bound.cell == bound.cell).then_some(known.heard));
+                    let heard = self.heard(cx, name, &bound, known.flatten().unwrap_or_default())?;
                     if heard == 0 {
                         cx.word(bound.cell.at + Channel::dropped).fetch_add(1, Ordering::Relaxed);
                     }
@@ -347,6 +368,7 @@ impl Channels {
                 return Ok(None);
             };
             if registered && !register(cx, bound.cell, client, true)? {
+                must_be_over(cx, bound.cell)?;
                 continue;
             }
             point!("subscribe.registered");
@@ -358,6 +380,7 @@ impl Channels {
             if let Some(receiver) = Receiver::open(segment, bound, name, HandleKey::new(cx, client), registered, start)? {
                 return Ok(Some(receiver));
             }
+            must_be_over(cx, bound.cell)?;
         }
         Err(GOING)
     }
@@ -385,13 +408,7 @@ impl Channels {
         };
         let subscribers = bound.cell.trie(cx, Channel::subscribers);
         let place = cx.space.hash(client.as_bytes()).place();
-        let removed = subscribers.change_record(place, client.as_bytes(), |found| {
-            Ok(match found {
-                Some(_) => (Change::Remove, true),
-                None => (Change::Keep, false),
-            })
-        })?;
-        let removed = removed.unwrap_or(false);
+        let removed = subscribers.remove(place, |value| cx.has_key(value, client.as_bytes()))?;
         if removed {
             point!("unsubscribe.removed");
             end_handles(cx, &bound, client)?;
@@ -416,6 +433,12 @@ enum Put {
     Done,
     Duplicate,
     Gone,
+}
+
+/// Something of a channel is sealed: its life is over, which is said before anything is sealed. Whoever found it
+/// looks again, and will not find it open unless the segment is damaged.
+fn must_be_over(cx: Context<'_>, cell: Cell) -> Result<()> {
+    if cell.is_open(cx) { Err(Error::Corrupt { what: "a channel is sealed, and open" }) } else { Ok(()) }
 }
 
 /// Stores a message and publishes it.

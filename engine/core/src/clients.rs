@@ -1,58 +1,75 @@
 //! Presence by client: where somebody is, and how many there are at all. The hints say where to look, the
 //! members are the truth.
 
+use std::sync::Arc;
+
+use crate::cells::Cell;
 use crate::error::Result;
-use crate::layout::Group;
-use crate::presence::Presence;
-use crate::whereabouts::key_pair;
+use crate::layout::{Group, World as WorldCell};
+use crate::presence::{Presence, find_member};
+use crate::record::Record;
+use crate::space::Context;
+use crate::whereabouts;
 
 impl Presence {
     /// Removes a client from every channel; gives those it was in.
-    pub fn untrack_all(&self, client: &str) -> Result<Vec<String>> {
+    pub fn untrack_all(&self, client: &str) -> Result<Vec<Arc<str>>> {
+        let cx = self.world().cx()?;
+        let hash = cx.space.hash(client.as_bytes());
         let mut left = Vec::new();
-        for channel in self.hinted(client)? {
-            if self.untrack(&channel, client)? {
-                left.push(channel);
+        for cell in self.hinted(cx, client)? {
+            let name = self.name_of(cx, cell)?;
+            if self.remove(cx, cell, client, hash, |_| true)? {
+                left.extend(name);
             }
         }
         Ok(left)
     }
 
-    /// The channels that the hints name for a client.
-    fn hinted(&self, client: &str) -> Result<Vec<String>> {
+    /// The groups that the hints name for a client.
+    fn hinted(&self, cx: Context<'_>, client: &str) -> Result<smallvec::SmallVec<[Cell; 4]>> {
+        let directory = self.world().root(WorldCell::presence);
+        whereabouts::hinted(&self.whereabouts(cx), directory, cx.space.hash(client.as_bytes()))
+    }
+
+    /// Where a client is, and its records there.
+    fn memberships(&self, client: &str, mut see: impl FnMut(Context<'_>, Cell, Record) -> Result<()>) -> Result<()> {
         let cx = self.world().cx()?;
-        let mut channels = Vec::new();
-        let pair = cx.space.hash(client.as_bytes()).high;
-        self.whereabouts(cx).records_of_pair(pair, |_, record| {
-            if let Some((who, channel)) = key_pair(record.key())
-                && who == client
-            {
-                channels.push(channel);
+        for cell in self.hinted(cx, client)? {
+            if let Some(record) = find_member(cx, cell, client)? {
+                see(cx, cell, record)?;
             }
-        })?;
-        Ok(channels)
+        }
+        Ok(())
     }
 
     /// Does this process have a part in any of a client's memberships?
     pub fn holds(&self, client: &str) -> Result<bool> {
-        let cx = self.world().cx()?;
-        for channel in self.hinted(client)? {
-            if self.find(cx, &channel, client)?.is_some_and(|record| record.owners.contains(&cx.actor.owner)) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let mut holds = false;
+        self.memberships(client, |cx, _, record| {
+            holds |= record.owners.contains(&cx.actor.owner);
+            Ok(())
+        })?;
+        Ok(holds)
+    }
+
+    /// Is a client in any channel?
+    pub fn is_anywhere(&self, client: &str) -> Result<bool> {
+        let mut anywhere = false;
+        self.memberships(client, |_, _, _| {
+            anywhere = true;
+            Ok(())
+        })?;
+        Ok(anywhere)
     }
 
     /// The channels a client is in.
-    pub fn client_channels(&self, client: &str) -> Result<Vec<String>> {
-        let cx = self.world().cx()?;
+    pub fn client_channels(&self, client: &str) -> Result<Vec<Arc<str>>> {
         let mut channels = Vec::new();
-        for channel in self.hinted(client)? {
-            if self.find(cx, &channel, client)?.is_some() {
-                channels.push(channel);
-            }
-        }
+        self.memberships(client, |cx, cell, _| {
+            channels.extend(self.name_of(cx, cell)?);
+            Ok(())
+        })?;
         Ok(channels)
     }
 
@@ -73,25 +90,6 @@ impl Presence {
     /// How many clients are in at least one channel.
     pub fn total_clients(&self) -> Result<u64> {
         self.world().segment().tend()?;
-        let whereabouts = self.whereabouts(self.world().cx()?);
-        let (mut total, mut last, mut shared) = (0, None, Vec::new());
-        whereabouts.entries(|entry| {
-            let client = entry.place() & crate::space::PAIR_MASK;
-            if last != Some(client) {
-                total += 1;
-                last = Some(client);
-            } else if shared.last() != Some(&client) {
-                shared.push(client);
-            }
-        })?;
-        // Neighbours under one hash prefix are almost always one client in several channels.
-        for client in shared {
-            let mut names = hashbrown::HashSet::new();
-            whereabouts.records_of_pair(client, |_, record| {
-                names.extend(key_pair(record.key()).map(|(name, _)| name));
-            })?;
-            total += (names.len() as u64).saturating_sub(1);
-        }
-        Ok(total)
+        whereabouts::clients(&self.whereabouts(self.world().cx()?))
     }
 }

@@ -65,7 +65,8 @@ pub fn admit(cx: Context<'_>, bound: &Bound, message: &Held, mark: Option<Mark>,
 fn index(cx: Context<'_>, bound: &Bound, sequence: u64) -> Result<()> {
     let indexed = cx.word(bound.cell.at + Channel::indexed);
     let mut at = indexed.load(Ordering::Acquire);
-    let from = bound.ring.oldest(cx);
+    // Whatever the head says by now, no more is retained than the ring has slots.
+    let from = bound.ring.oldest(cx).max(sequence.saturating_sub(bound.ring.len()));
     if at < from {
         // Only damage can leave the index so far behind.
         at = from;
@@ -85,6 +86,7 @@ fn index(cx: Context<'_>, bound: &Bound, sequence: u64) -> Result<()> {
                     Ok((if newer { Change::PutInline(0, value) } else { Change::Keep }, ()))
                 },
             )?;
+            point!("dedup.marked");
             cx.word(bound.cell.at + Channel::ordinal).fetch_max(ordinal + 1, Ordering::AcqRel);
             point!("dedup.counted");
             forget_old(cx, bound, ordinal + 1)?;

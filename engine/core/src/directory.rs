@@ -2,7 +2,7 @@
 
 use crate::cells::Cell;
 use crate::error::Result;
-use crate::layout::Header;
+use crate::layout::{Channel, Header};
 use crate::points::point;
 use crate::record::{Record, encode};
 use crate::space::Context;
@@ -134,6 +134,14 @@ impl<'a> Directory<'a> {
                 see(Found { cell, record: record.clone() });
             }
         })
+    }
+
+    /// The name of an open thing; `None`: this life of its cell has none.
+    pub fn name_of(&self, cell: Cell) -> Result<Option<String>> {
+        let cx = self.trie.cx;
+        let place = cx.view().get(cell.at + Channel::ident);
+        let found = self.trie.get_if(place, |value| Some(cell_of(cx, &cx.record(value)?) == Some(cell)))?;
+        Ok(found.map(|(_, record)| record.name()))
     }
 
     /// Does an entry name this very cell? `place` is the cell's `ident`.

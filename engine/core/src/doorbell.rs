@@ -71,6 +71,7 @@ impl Context<'_> {
             point!("bell.claimed");
             self.actor.bell_cursor.store(u64::from(number), Ordering::Relaxed);
             self.view().set(at + Words::owner, self.actor.owner);
+            point!("bell.owned");
             self.word(Header::bells_top).fetch_max(u64::from(number) + 1, Ordering::AcqRel);
             let bell = Bell { number, at, generation };
             bell.wake(self);
@@ -121,6 +122,7 @@ impl Context<'_> {
             let word = self.word(at + word);
             if word.load(Ordering::Relaxed) & 1 << bit == 0 {
                 word.fetch_or(1 << bit, Ordering::AcqRel);
+                point!("ring.marked");
             }
         }
         point!("ring.dirty");
@@ -176,10 +178,13 @@ impl Context<'_> {
                 // Should this be so slow that the bell is somebody else's by now, a wake-up of theirs waits
                 // for their sweep.
                 bell.clear_interest(self);
+                point!("settle.bell");
+                // Before the bell is free: should we die in between, the next one does it again. A FIFO's name is
+                // of one life, so nothing of the next owner's goes.
+                self.space.ringer.freed(number, bell.generation);
+                point!("settle.fifo");
                 let free = state::with(word, state::FREE);
-                if self.word(at).compare_exchange(word, free, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                    self.space.ringer.freed(number, bell.generation);
-                }
+                let _ = self.word(at).compare_exchange(word, free, Ordering::AcqRel, Ordering::Relaxed);
             }
         }
     }
@@ -237,6 +242,7 @@ impl Bell {
             return;
         }
         let mut words = summary.swap(0, Ordering::AcqRel);
+        point!("bell.collected");
         while words != 0 {
             let word = words.trailing_zeros();
             words &= words - 1;

@@ -5,14 +5,17 @@
 //! Hot words of a record: last pong, last ping, and `low 32 bits of the pong's time | timeouts reported:16`,
 //! so that a report that comes late counts for nothing after a newer pong.
 
+use std::sync::Arc;
+
 use crate::arena::{HOT_MASK, hot};
 use crate::error::Result;
 use crate::layout::{Block, World as WorldCell, state};
 use crate::os::clock;
+use crate::os::lock::Lock;
 use crate::owned::{carry_hot, release_owner, remove_all, replaced};
 use crate::points::point;
 use crate::process::TAKEN;
-use crate::record::{Owners, Record, encode};
+use crate::record::{Owners, Record, begin};
 use crate::space::{Context, owner_slot};
 use crate::sync::Ordering;
 use crate::trie::{Change, Stop, Trie};
@@ -37,6 +40,12 @@ impl Beat {
         }
         // A cast saturates: an interval of 0 means every retry is used up at once.
         (((silent_secs - self.timeout_secs) / self.interval_secs.max(0.0)).floor() as u32).saturating_add(1)
+    }
+
+    /// How many microseconds after the last pong the next timeout happens, once so many have; never too late.
+    fn next_after(&self, timeouts: u32) -> u64 {
+        let next = self.timeout_secs + f64::from(timeouts) * self.interval_secs.max(0.0);
+        ((next * 1e6) as u64).saturating_sub(1)
     }
 
     fn is_dead(&self, timeouts: u32) -> bool {
@@ -78,6 +87,17 @@ pub struct BeatStats {
 #[derive(Clone)]
 pub struct Heartbeats {
     world: World,
+    quiet: Arc<Lock<Quiet>>,
+}
+
+/// Until when nobody can time out: what the last look at all clients found. Pongs, registrations and reports by others
+/// only put a timeout off, so nothing has to be looked at before.
+#[derive(Default)]
+struct Quiet {
+    /// Interval and timeout for which it holds.
+    beat: (f64, f64),
+    /// Monotonic microseconds.
+    until: u64,
 }
 
 const PONG: usize = Block::hot0;
@@ -90,6 +110,18 @@ fn silence(cx: Context<'_>, record: &Record, now: u64) -> Option<(u64, f64)> {
     Some((pong, now.saturating_sub(pong) as f64 / 1e6))
 }
 
+/// Marks so many timeouts of a client as reported. Gives how many of them nobody had reported.
+fn report(cx: Context<'_>, reference: u64, at: usize, pong: u64, timeouts: u64) -> u64 {
+    let life = pong & 0xffff_ffff;
+    let mut new = 0;
+    cx.set_hot(reference, at, REPORTED, |seen| {
+        let before = if seen >> 16 == life { seen & 0xffff } else { 0 };
+        new = timeouts.saturating_sub(before);
+        (new > 0).then_some(life << 16 | timeouts)
+    })
+    .map_or(0, |_| new)
+}
+
 fn event_id(record: &Record) -> Option<String> {
     match record.value().split_first() {
         Some((1, id)) => Some(String::from_utf8_lossy(id).into_owned()),
@@ -97,16 +129,19 @@ fn event_id(record: &Record) -> Option<String> {
     }
 }
 
-fn event_value(id: Option<&str>) -> Vec<u8> {
-    let mut value = vec![u8::from(id.is_some())];
-    value.extend_from_slice(id.unwrap_or("").as_bytes());
-    value
+/// A client's record.
+fn content_of(owners: &[u64], client: &str, event_id: Option<&str>) -> Vec<u8> {
+    let id = event_id.unwrap_or("");
+    let mut content = begin(owners, client.as_bytes(), 1 + id.len());
+    content.push(u8::from(event_id.is_some()));
+    content.extend_from_slice(id.as_bytes());
+    content
 }
 
 impl Heartbeats {
     /// The heartbeats of `world`.
     pub fn new(world: &World) -> Heartbeats {
-        Heartbeats { world: world.clone() }
+        Heartbeats { world: world.clone(), quiet: Arc::default() }
     }
 
     fn clients<'a>(&self, cx: Context<'a>) -> Trie<'a> {
@@ -131,14 +166,13 @@ impl Heartbeats {
         let clients = self.clients(cx);
         let place = cx.space.hash(client.as_bytes()).place();
         let now = clock::monotonic_micros() & HOT_MASK;
-        let value = event_value(last_event_id);
         clients.change_record(place, client.as_bytes(), |found| {
             let mut owners = found.map_or_else(Owners::new, |(_, record)| record.owners);
             if !owners.contains(&cx.actor.owner) {
                 owners.push(cx.actor.owner);
             }
             point!("register.found");
-            let held = cx.new_record(clients.root, place, &encode(&owners, client.as_bytes(), &value))?;
+            let held = cx.new_record(clients.root, place, &content_of(&owners, client, last_event_id))?;
             let life = state::generation(held.word);
             cx.view().set(held.at + PONG, hot(life, now));
             cx.view().set(held.at + PING, hot(life, now));
@@ -151,10 +185,7 @@ impl Heartbeats {
     pub fn unregister(&self, client: &str) -> Result<bool> {
         let cx = self.world.cx()?;
         let place = cx.space.hash(client.as_bytes()).place();
-        let removed = self.clients(cx).change_record(place, client.as_bytes(), |found| {
-            Ok((if found.is_some() { Change::Remove } else { Change::Keep }, found.is_some()))
-        })?;
-        Ok(removed.unwrap_or(false))
+        self.clients(cx).remove(place, |value| cx.has_key(value, client.as_bytes()))
     }
 
     /// Ends this process's part in watching a client, which ends with its last. True: it ended.
@@ -162,21 +193,17 @@ impl Heartbeats {
         release_owner(&self.clients(self.world.cx()?), client)
     }
 
-    /// Sets a time of a client to now. A record that is replaced meanwhile is looked up again.
+    /// Sets a time of a client to now.
     fn beat(&self, client: &str, field: usize, counter: usize) -> Result<bool> {
         let cx = self.world.cx()?;
         let now = clock::monotonic_micros() & HOT_MASK;
-        for _ in 0..1 << 16 {
-            let Some(record) = self.find(cx, client)? else {
-                return Ok(false);
-            };
-            if cx.set_hot(record.reference, record.at, field, |then| (then < now).then_some(now)).is_some() {
-                point!("beat.set");
-                self.counter(cx, counter, 1);
-                return Ok(true);
-            }
+        let place = cx.space.hash(client.as_bytes()).place();
+        let set = self.clients(cx).touch(place, client.as_bytes(), field, now)?;
+        if set {
+            point!("beat.set");
+            self.counter(cx, counter, 1);
         }
-        Ok(false)
+        Ok(set)
     }
 
     /// Records that a ping was sent. False: not watched.
@@ -212,35 +239,44 @@ impl Heartbeats {
 
     /// Clients with a timeout that nobody has reported yet. Reports them.
     pub fn check_timeouts(&self, beat: &Beat) -> Result<Vec<String>> {
+        let cx = self.world.cx()?;
+        let now = clock::monotonic_micros();
+        let key = (beat.interval_secs, beat.timeout_secs);
+        if self.quiet.try_look().is_some_and(|quiet| quiet.beat == key && now < quiet.until) {
+            return Ok(Vec::new());
+        }
         let mut reported = Vec::new();
         let mut total = 0;
-        self.each(|cx, record, pong, silent| {
-            let timeouts = u64::from(beat.timeouts(silent)).min(0xffff);
+        // Who registers from here on has until then at least.
+        let mut until = now.saturating_add(beat.next_after(0));
+        self.clients(cx).entries(|entry| {
+            let Some((at, pong)) = cx.life(entry.value).and_then(|(_, at)| Some((at, cx.hot(entry.value, at, PONG)?))) else {
+                // Replaced under the look: looked at again the next time.
+                until = now;
+                return;
+            };
+            let timeouts = beat.timeouts(now.saturating_sub(pong) as f64 / 1e6).min(0xffff);
+            until = until.min(pong.saturating_add(beat.next_after(timeouts)));
             if timeouts == 0 {
                 return;
             }
-            let life = pong & 0xffff_ffff;
-            let mut new = 0;
-            let word = cx.word(record.at + REPORTED);
-            loop {
-                let seen = word.load(Ordering::Acquire);
-                let before = if (seen & HOT_MASK) >> 16 == life { seen & 0xffff } else { 0 };
-                if before >= timeouts || !cx.still(record.reference, record.at) || seen >> 48 != (record.reference >> 28) & 0xffff {
-                    break;
-                }
-                let to = hot(seen >> 48, life << 16 | timeouts);
-                if word.compare_exchange(seen, to, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                    new = timeouts - before;
-                    break;
-                }
-            }
+            // Its name first: what was marked as reported is to be told.
+            let Some(record) = cx.record(entry.value) else {
+                until = now;
+                return;
+            };
+            let new = report(cx, entry.value, at, pong, u64::from(timeouts));
+            point!("timeouts.reported");
             if new > 0 {
                 total += new;
                 reported.push(record.name());
             }
         })?;
+        if let Some(mut quiet) = self.quiet.try_lock() {
+            *quiet = Quiet { beat: key, until };
+        }
         if total > 0 {
-            self.counter(self.world.cx()?, WorldCell::timeouts, total);
+            self.counter(cx, WorldCell::timeouts, total);
         }
         Ok(reported)
     }
@@ -287,12 +323,12 @@ impl Heartbeats {
         let mut from = Some(0);
         while let Some(cursor) = from {
             let (gone, next) = clients.sweep(cursor, false, |entry, gone| {
-                let record = cx.record(entry.value).ok_or(Stop::Moved)?;
-                let (_, silent) = silence(cx, &record, now).ok_or(Stop::Moved)?;
-                if !beat.is_dead(beat.timeouts(silent)) {
+                let (_, at) = cx.life(entry.value).ok_or(Stop::Moved)?;
+                let pong = cx.hot(entry.value, at, PONG).ok_or(Stop::Moved)?;
+                if !beat.is_dead(beat.timeouts(now.saturating_sub(pong) as f64 / 1e6)) {
                     return Ok(Change::Keep);
                 }
-                gone.push(record.name());
+                gone.push(cx.record(entry.value).ok_or(Stop::Moved)?.name());
                 Ok(Change::Remove)
             })?;
             evicted.extend(gone);
@@ -352,12 +388,11 @@ impl Heartbeats {
         let cx = self.world.cx()?;
         let clients = self.clients(cx);
         let place = cx.space.hash(client.as_bytes()).place();
-        let value = event_value(Some(id));
         let set = clients.change_record(place, client.as_bytes(), |found| {
             let Some((entry, record)) = found else {
                 return Ok((Change::Keep, false));
             };
-            let held = cx.new_record(clients.root, place, &encode(&record.owners, client.as_bytes(), &value))?;
+            let held = cx.new_record(clients.root, place, &content_of(&record.owners, client, Some(id)))?;
             carry_hot(cx, &record, &held);
             Ok((Change::Put(entry.flags(), held), true))
         })?;

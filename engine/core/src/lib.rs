@@ -17,9 +17,14 @@
 //! # Ok(()) }
 //! ```
 //!
+//! Under `--cfg modelled` (and `loom` or `shuttle`, see `sync`) only what needs no kernel is there.
+//!
 //! Layers, each of which only uses those above it: `sync`, `layout`, `geometry` · `os`, `view` ·
 //! `space` · `arena`, `record` · `ring`, `trie` · `cells`, `directory` · `process`, `reap` ·
 //! `segment`, `world` · `channels`, `receiver`, `dedup`, `presence`, `topics`, `heartbeat`.
+
+// What only those parts use that need the kernel.
+#![cfg_attr(modelled, allow(dead_code))]
 
 pub mod arena;
 pub mod error;
@@ -35,105 +40,107 @@ pub mod trie;
 pub mod view;
 
 pub mod cells;
-pub mod doorbell;
-mod pressure;
-
-#[cfg(not(loom))]
-mod attach;
-#[cfg(not(loom))]
-mod bound;
-#[cfg(not(loom))]
-mod channels;
-#[cfg(not(loom))]
-pub mod check;
-#[cfg(not(loom))]
-mod clients;
-#[cfg(not(loom))]
-mod dedup;
-#[cfg(not(loom))]
 pub mod directory;
-#[cfg(not(loom))]
-mod examine;
-#[cfg(not(loom))]
-mod heartbeat;
-#[cfg(not(loom))]
-mod ids;
-#[cfg(not(loom))]
-mod keeper;
-#[cfg(not(loom))]
-mod kernel;
-#[cfg(not(loom))]
-mod names;
-#[cfg(not(loom))]
-pub mod os;
-#[cfg(not(loom))]
+pub mod doorbell;
 pub mod owned;
-#[cfg(not(loom))]
-mod park;
-#[cfg(not(loom))]
-mod patterns;
-#[cfg(not(loom))]
-mod presence;
-#[cfg(not(loom))]
-mod process;
-#[cfg(not(loom))]
+mod pressure;
 pub mod reap;
-#[cfg(not(loom))]
-mod receiver;
-#[cfg(not(loom))]
-mod replay;
-#[cfg(not(loom))]
-mod segment;
-#[cfg(not(loom))]
-mod source;
-#[cfg(not(loom))]
-mod stats;
-#[cfg(not(loom))]
-mod topics;
-#[cfg(not(loom))]
-mod usage;
-#[cfg(not(loom))]
-mod waitlist;
-#[cfg(not(loom))]
-mod watch;
-#[cfg(not(loom))]
 mod whereabouts;
-#[cfg(not(loom))]
+
+#[cfg(not(modelled))]
+mod attach;
+#[cfg(not(modelled))]
+mod bound;
+#[cfg(not(modelled))]
+mod channels;
+#[cfg(not(modelled))]
+pub mod check;
+#[cfg(not(modelled))]
+mod clients;
+#[cfg(not(modelled))]
+mod dedup;
+#[cfg(not(modelled))]
+mod examine;
+#[cfg(not(modelled))]
+mod handles;
+#[cfg(not(modelled))]
+mod heartbeat;
+#[cfg(not(modelled))]
+mod ids;
+#[cfg(not(modelled))]
+mod keeper;
+#[cfg(not(modelled))]
+mod kernel;
+#[cfg(not(modelled))]
+mod member;
+#[cfg(not(modelled))]
+mod names;
+#[cfg(not(modelled))]
+pub mod os;
+#[cfg(not(modelled))]
+mod park;
+#[cfg(not(modelled))]
+mod patterns;
+#[cfg(not(modelled))]
+mod presence;
+#[cfg(not(modelled))]
+mod process;
+#[cfg(not(modelled))]
+mod receiver;
+#[cfg(not(modelled))]
+mod replay;
+#[cfg(not(modelled))]
+mod segment;
+#[cfg(not(modelled))]
+mod source;
+#[cfg(not(modelled))]
+mod stats;
+#[cfg(not(modelled))]
+mod topics;
+#[cfg(not(modelled))]
+mod usage;
+#[cfg(not(modelled))]
+mod waitlist;
+#[cfg(not(modelled))]
+mod watch;
+#[cfg(not(modelled))]
 mod world;
 
 pub use error::{Error, Result};
 
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
 pub use bound::Form;
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
 pub use channels::{ChannelKind, ChannelSpec, Channels, Sent};
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
 pub use heartbeat::{Beat, BeatStats, ClientInfo, Heartbeats};
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
 pub use ids::EventId;
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
+pub use member::{Member, Metadata};
+#[cfg(not(modelled))]
 pub use park::{Parked, park};
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
 pub use patterns::PatternReceiver;
-#[cfg(not(loom))]
-pub use presence::{Diff, Member, Presence};
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
+pub use presence::{Diff, Presence};
+#[cfg(not(modelled))]
 pub use receiver::{Received, Receiver};
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
 pub use replay::Replayed;
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
 pub use segment::{Options, Segment, detach_all};
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
 pub use source::{Cells, Source};
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
 pub use stats::ChannelStats;
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
 pub use topics::{Topics, TopicsKind, pattern_matches};
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
 pub use usage::SegmentStats;
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
 pub use waitlist::Waitlist;
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
 pub use watch::{Changes, Watch};
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
 pub use world::World;

@@ -18,12 +18,13 @@ use crate::bound::bound_of;
 use crate::cells::Cell;
 use crate::directory::cell_of;
 use crate::error::{Error, Result};
+use crate::handles::{HandleKey, anchor, note_of, unanchor};
 use crate::ids::Start;
 use crate::layout::{Channel, Header, cell_kind, state};
 use crate::os::lock::{Guard, Lock};
 use crate::points::point;
 use crate::reap::each_cell;
-use crate::receiver::{HandleKey, Received, Receiver, anchor, note_of, unanchor};
+use crate::receiver::{Received, Receiver};
 use crate::segment::Segment;
 use crate::source::{Cells, Source};
 use crate::space::Context;
@@ -34,14 +35,15 @@ use crate::world::{World, check_length};
 
 /// Who a registration is of, as the second half of its pair: client, owner, serial.
 fn tail_of(key: &HandleKey) -> String {
-    format!("{}\0{:x}\0{:x}", key.client, key.owner, key.serial)
+    let [owner, serial] = key.numbers();
+    format!("{}\0{owner:x}\0{serial:x}", key.client())
 }
 
-fn key_of(tail: &str) -> Option<HandleKey> {
+fn key_of(cx: Context<'_>, tail: &str) -> Option<HandleKey> {
     let mut parts = tail.rsplitn(3, '\0');
     let mut number = || u64::from_str_radix(parts.next()?, 16).ok();
     let (serial, owner) = (number()?, number()?);
-    Some(HandleKey { client: parts.next()?.to_owned(), owner, serial })
+    Some(HandleKey::of(cx, parts.next()?, owner, serial))
 }
 
 /// When a handle was made for a pattern.
@@ -58,7 +60,7 @@ pub(crate) fn anchor_all(cx: Context<'_>, patterns: &Topics, name: &str, cell: C
     // For an owner that finds the handle when the channel's name is gone again.
     let note = [&[made as u8], name.as_bytes()].concat();
     for tail in patterns.match_topic(name)? {
-        let Some(key) = key_of(&tail) else {
+        let Some(key) = key_of(cx, &tail) else {
             continue;
         };
         if anchor(cx, cell, &key, &note)?.is_none() {

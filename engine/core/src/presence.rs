@@ -14,30 +14,16 @@ use crate::cells::Cell;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::layout::{Block, Group, Header, World as WorldCell, cell_kind, state};
+use crate::member::{JOINED, Member, Metadata, joined_of};
 use crate::os::clock;
 use crate::os::lock::Lock;
 use crate::owned::{leaving, remove_all, replaced, sweep_members};
 use crate::points::point;
-use crate::record::{Owners, Record, decode_pairs, encode, encode_pairs};
-use crate::space::Context;
+use crate::record::{Owners, Record, begin};
+use crate::space::{Context, Hash};
 use crate::trie::{Change, GONE, PENDING, Root, Stop, Trie};
 use crate::whereabouts::Hint;
 use crate::world::{World, check_length};
-
-/// A member of a channel.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Member {
-    /// The client's id.
-    pub client: String,
-    /// The channel's name.
-    pub channel: Arc<str>,
-    /// Text pairs.
-    pub metadata: Vec<(String, String)>,
-    /// Unix seconds.
-    pub joined_at: f64,
-    /// Unix seconds.
-    pub last_seen: f64,
-}
 
 /// The net change since the last flush.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -52,8 +38,26 @@ pub struct Diff {
 #[derive(Clone)]
 pub struct Presence {
     world: World,
-    /// Channel → group, found once and valid while the cell's life is open.
-    groups: Arc<Lock<HashMap<Box<str>, Cell>>>,
+    known: Arc<Lock<Known>>,
+}
+
+/// What a process remembers: found once, and valid while the cell's life is open.
+#[derive(Default)]
+struct Known {
+    /// Channel → group.
+    groups: HashMap<Arc<str>, Cell>,
+    /// Cell → channel.
+    names: HashMap<u32, (u64, Arc<str>)>,
+}
+
+impl Known {
+    fn remember(&mut self, name: &Arc<str>, cell: Cell) {
+        if self.groups.len() >= REMEMBERED || self.names.len() >= REMEMBERED {
+            *self = Known::default();
+        }
+        self.groups.insert(name.clone(), cell);
+        self.names.insert(cell.number, (cell.generation, name.clone()));
+    }
 }
 
 /// Rounds against others who change the same member: what is left after them is pruned by the scavenger.
@@ -66,16 +70,17 @@ pub(crate) fn unix_seconds(cx: Context<'_>, micros: u64) -> f64 {
     cx.view().get(Header::clock_offset).wrapping_add(micros) as f64 / 1e6
 }
 
-pub(crate) fn member_of(cx: Context<'_>, channel: &Arc<str>, record: &Record) -> Member {
-    let joined = record.value().first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+pub(crate) fn member_of(cx: Context<'_>, channel: &Arc<str>, record: Record) -> Member {
+    let joined = joined_of(&record).unwrap_or(0);
     let seen = cx.hot(record.reference, record.at, Block::hot0).unwrap_or(joined);
-    Member {
-        client: record.name(),
-        channel: channel.clone(),
-        metadata: decode_pairs(record.value().get(8..).unwrap_or(&[])),
-        joined_at: unix_seconds(cx, joined),
-        last_seen: unix_seconds(cx, seen),
-    }
+    Member::of(channel.clone(), record, unix_seconds(cx, joined), unix_seconds(cx, seen))
+}
+
+/// A member of a group, if it is there.
+pub(crate) fn find_member(cx: Context<'_>, cell: Cell, client: &str) -> Result<Option<Record>> {
+    let place = cx.space.hash(client.as_bytes()).place();
+    let found = cell.trie(cx, Group::members).get(place, client.as_bytes())?;
+    Ok(found.filter(|(entry, _)| entry.is_live()).map(|(_, record)| record))
 }
 
 impl Presence {
@@ -86,7 +91,7 @@ impl Presence {
 
     /// The presence of `world`.
     pub fn new(world: &World) -> Presence {
-        Presence { world: world.clone(), groups: Arc::default() }
+        Presence { world: world.clone(), known: Arc::default() }
     }
 
     pub(crate) fn directory<'a>(&self, cx: Context<'a>) -> Directory<'a> {
@@ -98,22 +103,35 @@ impl Presence {
     }
 
     pub(crate) fn members<'a>(&self, cx: Context<'a>, channel: &str) -> Result<Option<(Cell, Trie<'a>)>> {
-        if let Some(groups) = self.groups.try_lock()
-            && let Some(&cell) = groups.get(channel)
-            && cell.is_open(cx)
-        {
-            return Ok(Some((cell, cell.trie(cx, Group::members))));
-        }
-        let Some(found) = self.directory(cx).find(channel)? else {
-            return Ok(None);
+        let remembered = self.known.try_lock().and_then(|known| known.groups.get(channel).copied());
+        let cell = match remembered.filter(|cell| cell.is_open(cx)) {
+            Some(cell) => cell,
+            None => match self.directory(cx).find(channel)? {
+                Some(found) => {
+                    if let Some(mut known) = self.known.try_lock() {
+                        known.remember(&channel.into(), found.cell);
+                    }
+                    found.cell
+                }
+                None => return Ok(None),
+            },
         };
-        if let Some(mut groups) = self.groups.try_lock() {
-            if groups.len() >= REMEMBERED {
-                groups.clear();
-            }
-            groups.insert(channel.into(), found.cell);
+        Ok(Some((cell, cell.trie(cx, Group::members))))
+    }
+
+    /// The channel whose members a group has; `None`: it is gone.
+    pub(crate) fn name_of(&self, cx: Context<'_>, cell: Cell) -> Result<Option<Arc<str>>> {
+        if let Some(known) = self.known.try_look()
+            && let Some((generation, name)) = known.names.get(&cell.number)
+            && *generation == cell.generation
+        {
+            return Ok(Some(name.clone()));
         }
-        Ok(Some((found.cell, found.cell.trie(cx, Group::members))))
+        let name: Option<Arc<str>> = self.directory(cx).name_of(cell)?.map(Into::into);
+        if let (Some(name), Some(mut known)) = (&name, self.known.try_lock()) {
+            known.remember(name, cell);
+        }
+        Ok(name)
     }
 
     /// The members of a channel, made if need be. When cells run out, empty groups are given back.
@@ -158,6 +176,7 @@ impl Presence {
             if cell.trie(cx, Group::members).seal_if_empty() {
                 point!("purge.sealed");
                 directory.remove(&channel, Some(cell))?;
+                point!("purge.unnamed");
                 cell.release(cx);
             }
         }
@@ -165,95 +184,103 @@ impl Presence {
     }
 
     /// Adds a member, or replaces its metadata, keeping when it joined.
-    pub fn track(&self, channel: &str, client: &str, metadata: &[(String, String)]) -> Result<Member> {
+    pub fn track(&self, channel: &str, client: &str, metadata: &Metadata) -> Result<Member> {
         check_length("channel", channel)?;
         check_length("client_id", client)?;
         let cx = self.world.cx()?;
         self.world.segment().owns_something()?;
-        let hint = Hint::new(self.whereabouts(cx), client, channel);
-        hint.write()?;
-        point!("track.hinted");
-        match self.add(cx, channel, client, metadata) {
-            Ok(member) => {
-                point!("track.joined");
-                // Somebody who removed the member before may have removed the hint only now; and somebody who
-                // removed it since may have done so before we wrote.
-                if hint.write()? && self.find(cx, channel, client)?.is_none() {
-                    self.forget(cx, channel, client)?;
-                }
-                Ok(member)
-            }
-            Err(error) => {
-                // Nothing is left half done; what this cannot remove is pruned by the scavenger.
-                self.forget(cx, channel, client)?;
-                Err(error)
-            }
-        }
-    }
-
-    /// Adds or replaces the member itself.
-    fn add(&self, cx: Context<'_>, channel: &str, client: &str, metadata: &[(String, String)]) -> Result<Member> {
-        let place = cx.space.hash(client.as_bytes()).place();
-        let me = cx.actor.owner;
-        let mut value = vec![0; 8];
-        encode_pairs(metadata, &mut value);
+        let hash = cx.space.hash(client.as_bytes());
         for _ in 0..1 << 16 {
-            let (cell, members) = self.group(cx, channel)?;
-            let now = clock::monotonic_micros() & HOT_MASK;
-            let joined = members.change_record(place, client.as_bytes(), |found| {
-                let mut owners = Owners::new();
-                let mut joined = now;
-                // Somebody who left and is back before the leave was taken never left.
-                let mut flags = if found.is_some() { 0 } else { PENDING };
-                if let Some((entry, record)) = found
-                    && entry.is_live()
-                {
-                    joined = record.value().first_chunk::<8>().map_or(now, |bytes| u64::from_le_bytes(*bytes));
-                    flags = entry.flags();
-                    owners = record.owners;
+            let (cell, _) = self.group(cx, channel)?;
+            let hint = Hint::new(self.whereabouts(cx), hash, cell);
+            hint.write()?;
+            point!("track.hinted");
+            match self.add(cx, (channel, cell), (client, hash), metadata) {
+                Ok(Some(member)) => {
+                    point!("track.joined");
+                    // Somebody who removed the member before may have removed the hint only now; and somebody who
+                    // removed it since may have done so before we wrote.
+                    if !hint.is_there()? && hint.write()? && find_member(cx, cell, client)?.is_none() {
+                        self.forget(cx, cell, client, hash)?;
+                    }
+                    return Ok(member);
                 }
-                if !owners.contains(&me) {
-                    owners.push(me);
+                // The group was given back meanwhile.
+                Ok(None) => hint.remove()?,
+                Err(error) => {
+                    // Nothing is left half done; what this cannot remove is pruned by the scavenger.
+                    self.forget(cx, cell, client, hash)?;
+                    return Err(error);
                 }
-                value[..8].copy_from_slice(&joined.to_le_bytes());
-                let held = cx.new_record(members.root, place, &encode(&owners, client.as_bytes(), &value))?;
-                cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), now));
-                Ok((Change::Put(flags, held), joined))
-            })?;
-            if let Some(joined) = joined {
-                cx.news(cell.number);
-                return Ok(Member {
-                    client: client.to_owned(),
-                    channel: channel.into(),
-                    metadata: metadata.to_vec(),
-                    joined_at: unix_seconds(cx, joined),
-                    last_seen: unix_seconds(cx, now),
-                });
             }
         }
         Err(Error::Corrupt { what: "a channel's members stay sealed" })
     }
 
+    /// Adds or replaces the member itself. `None`: the group is sealed.
+    fn add(
+        &self,
+        cx: Context<'_>,
+        (channel, cell): (&str, Cell),
+        (client, hash): (&str, Hash),
+        metadata: &Metadata,
+    ) -> Result<Option<Member>> {
+        let me = cx.actor.owner;
+        let members = cell.trie(cx, Group::members);
+        let now = clock::monotonic_micros() & HOT_MASK;
+        let mut content = Vec::new();
+        let joined = members.change_record(hash.place(), client.as_bytes(), |found| {
+            let mut owners = Owners::new();
+            let mut joined = now;
+            // Somebody who left and is back before the leave was taken never left.
+            let mut flags = if found.is_some() { 0 } else { PENDING };
+            if let Some((entry, record)) = found
+                && entry.is_live()
+            {
+                joined = joined_of(&record).unwrap_or(now);
+                flags = entry.flags();
+                owners = record.owners;
+            }
+            if !owners.contains(&me) {
+                owners.push(me);
+            }
+            content = begin(&owners, client.as_bytes(), JOINED + metadata.encoded().len());
+            content.extend_from_slice(&joined.to_le_bytes());
+            content.extend_from_slice(metadata.encoded());
+            let held = cx.new_record(members.root, hash.place(), &content)?;
+            cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), now));
+            Ok((Change::Put(flags, held), joined))
+        })?;
+        Ok(joined.map(|joined| {
+            cx.news(cell.number);
+            Member::of(channel.into(), Record::of(content), unix_seconds(cx, joined), unix_seconds(cx, now))
+        }))
+    }
+
     /// Removes a member from a channel, whoever tracks it. False: it was not there.
     pub fn untrack(&self, channel: &str, client: &str) -> Result<bool> {
         let cx = self.world.cx()?;
-        self.remove(cx, channel, client, |_| true)
+        self.remove_from(cx, channel, client, |_| true)
     }
 
     /// Ends this process's part in a member, who leaves with its last. True: it left.
     pub fn release(&self, channel: &str, client: &str) -> Result<bool> {
         let cx = self.world.cx()?;
         let me = cx.actor.owner;
-        self.remove(cx, channel, client, |record| record.owners.iter().all(|&owner| owner == me))
+        self.remove_from(cx, channel, client, |record| record.owners.iter().all(|&owner| owner == me))
+    }
+
+    fn remove_from(&self, cx: Context<'_>, channel: &str, client: &str, whole: impl Fn(&Record) -> bool) -> Result<bool> {
+        match self.members(cx, channel)? {
+            Some((cell, _)) => self.remove(cx, cell, client, cx.space.hash(client.as_bytes()), whole),
+            None => Ok(false),
+        }
     }
 
     /// Takes a member out, if `whole` says so; otherwise only this process from its owners. True: it is out.
-    fn remove(&self, cx: Context<'_>, channel: &str, client: &str, whole: impl Fn(&Record) -> bool) -> Result<bool> {
-        let Some((cell, members)) = self.members(cx, channel)? else {
-            return Ok(false);
-        };
-        let place = cx.space.hash(client.as_bytes()).place();
-        let left = members.change_record(place, client.as_bytes(), |found| {
+    pub(crate) fn remove(&self, cx: Context<'_>, cell: Cell, client: &str, hash: Hash, whole: impl Fn(&Record) -> bool) -> Result<bool> {
+        let members = cell.trie(cx, Group::members);
+        let left = members.change_record(hash.place(), client.as_bytes(), |found| {
             let Some((entry, record)) = found.filter(|(entry, _)| entry.is_live()) else {
                 return Ok((Change::Keep, false));
             };
@@ -268,19 +295,19 @@ impl Presence {
         if left {
             point!("untrack.left");
             cx.news(cell.number);
-            self.forget(cx, channel, client)?;
+            self.forget(cx, cell, client, hash)?;
         }
         Ok(left)
     }
 
     /// Removes the hint to a member that left; writes it again should the member be back.
-    fn forget(&self, cx: Context<'_>, channel: &str, client: &str) -> Result<()> {
-        let hint = Hint::new(self.whereabouts(cx), client, channel);
+    fn forget(&self, cx: Context<'_>, cell: Cell, client: &str, hash: Hash) -> Result<()> {
+        let hint = Hint::new(self.whereabouts(cx), hash, cell);
         for _ in 0..PATIENCE {
             hint.remove()?;
             point!("untrack.forgotten");
             // Back again, and its hint written before we removed it; and who removed it since looked before we wrote.
-            let is_back = || self.find(cx, channel, client).map(|found| found.is_some());
+            let is_back = || find_member(cx, cell, client).map(|found| found.is_some());
             if !is_back()? || !hint.write()? || is_back()? {
                 break;
             }
@@ -289,16 +316,14 @@ impl Presence {
     }
 
     pub(crate) fn find(&self, cx: Context<'_>, channel: &str, client: &str) -> Result<Option<Record>> {
-        let Some((_, members)) = self.members(cx, channel)? else {
-            return Ok(None);
-        };
-        let place = cx.space.hash(client.as_bytes()).place();
-        let found = members.get(place, client.as_bytes())?;
-        Ok(found.filter(|(entry, _)| entry.is_live()).map(|(_, record)| record))
+        match self.members(cx, channel)? {
+            Some((cell, _)) => find_member(cx, cell, client),
+            None => Ok(None),
+        }
     }
 
     /// Replaces a member's metadata. False: it is not there.
-    pub fn update(&self, channel: &str, client: &str, metadata: &[(String, String)]) -> Result<bool> {
+    pub fn update(&self, channel: &str, client: &str, metadata: &Metadata) -> Result<bool> {
         let cx = self.world.cx()?;
         let Some((cell, members)) = self.members(cx, channel)? else {
             return Ok(false);
@@ -309,9 +334,10 @@ impl Presence {
             let Some((entry, record)) = found.filter(|(entry, _)| entry.is_live()) else {
                 return Ok((Change::Keep, false));
             };
-            let mut value = record.value().get(..8).unwrap_or(&[0; 8]).to_vec();
-            encode_pairs(metadata, &mut value);
-            let held = cx.new_record(members.root, place, &encode(&record.owners, client.as_bytes(), &value))?;
+            let mut content = begin(&record.owners, client.as_bytes(), JOINED + metadata.encoded().len());
+            content.extend_from_slice(&joined_of(&record).unwrap_or(now).to_le_bytes());
+            content.extend_from_slice(metadata.encoded());
+            let held = cx.new_record(members.root, place, &content)?;
             cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), now));
             Ok((Change::Put(entry.flags(), held), true))
         })?;
@@ -325,18 +351,12 @@ impl Presence {
     /// Sets a member's last seen to now. False: it is not there.
     pub fn touch(&self, channel: &str, client: &str) -> Result<bool> {
         let cx = self.world.cx()?;
+        let Some((_, members)) = self.members(cx, channel)? else {
+            return Ok(false);
+        };
+        let place = cx.space.hash(client.as_bytes()).place();
         let now = clock::monotonic_micros() & HOT_MASK;
-        for _ in 0..1 << 16 {
-            let Some(record) = self.find(cx, channel, client)? else {
-                return Ok(false);
-            };
-            let later = |seen: u64| (seen < now).then_some(now);
-            // A record that was replaced meanwhile: touch the one that replaced it.
-            if cx.set_hot(record.reference, record.at, Block::hot0, later).is_some() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        members.touch(place, client.as_bytes(), Block::hot0, now)
     }
 
     /// The members of a channel.
@@ -350,7 +370,7 @@ impl Presence {
         let mut list = Vec::with_capacity(members.live()?.min(1 << 20) as usize);
         members.records(|entry, record| {
             if entry.is_live() {
-                list.push(member_of(cx, &channel, record));
+                list.push(member_of(cx, &channel, record.clone()));
             }
         })?;
         Ok(list)
@@ -359,7 +379,7 @@ impl Presence {
     /// One member.
     pub fn get(&self, channel: &str, client: &str) -> Result<Option<Member>> {
         let cx = self.world.cx()?;
-        Ok(self.find(cx, channel, client)?.map(|record| member_of(cx, &channel.into(), &record)))
+        Ok(self.find(cx, channel, client)?.map(|record| member_of(cx, &channel.into(), record)))
     }
 
     /// How many members a channel has.
@@ -392,7 +412,7 @@ impl Presence {
             })?;
             for (live, record) in taken {
                 if live {
-                    diff.joins.push(member_of(cx, &channel, &record));
+                    diff.joins.push(member_of(cx, &channel, record));
                 } else {
                     diff.leaves.push(record.name());
                 }
@@ -424,7 +444,7 @@ impl Presence {
             }
             for client in left {
                 point!("stale.left");
-                self.forget(cx, &channel, &client)?;
+                self.forget(cx, cell, &client, cx.space.hash(client.as_bytes()))?;
                 evicted.push((channel.clone(), client));
             }
         }

@@ -49,6 +49,7 @@ impl SlotState {
 impl Space {
     /// What a slot says now.
     pub fn slot(&self, slot: u32) -> SlotState {
+        // SYNC slot.take (R): pairs with (W) in `take_slot`: who it is, once it is said that it is.
         let word = self.view.word(self.slot_at(slot) + Slot::owner).load(Ordering::Acquire);
         SlotState { slot, word }
     }

@@ -6,27 +6,23 @@
 
 use std::sync::atomic::AtomicU64 as PrivateU64;
 
-use crate::arena::{HOT_MASK, Info, hot};
+use crate::arena::Info;
 use crate::bound::{Bound, Form};
 use crate::cells::Cell;
 use crate::error::{Error, Result};
+use crate::handles::{HandleKey, OPEN, anchor, register, unanchor};
 use crate::ids::{EventId, Start, epoch_of};
-use crate::layout::{Block, Channel, kind, state};
+use crate::layout::{Block, Channel, kind};
 use crate::os::lock::{Guard, Lock};
 use crate::points::point;
-use crate::record::{Owners, encode};
 use crate::ring::{Read, Ring};
 use crate::segment::Segment;
 use crate::source::{Cells, Source};
 use crate::space::Context;
 use crate::sync::Ordering;
-use crate::trie::{Change, GONE};
 
-/// In a handle's hot word: delivery has not ended.
-const OPEN: u64 = HOT_MASK;
-
-/// Makes each handle's key unique within its process.
-static SERIAL: PrivateU64 = PrivateU64::new(0);
+/// Bytes of payload after which a draining is interrupted.
+const AT_ONCE: usize = 128 << 10;
 
 /// The handle's entry in the channel's trie of handles.
 #[derive(Default)]
@@ -51,29 +47,6 @@ impl Default for Position {
     }
 }
 
-/// What tells a handle from all others: its client, the owner it was made for, and a number of its own.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct HandleKey {
-    pub client: String,
-    pub owner: u64,
-    pub serial: u64,
-}
-
-impl HandleKey {
-    /// A new one of this process.
-    pub fn new(cx: Context<'_>, client: &str) -> HandleKey {
-        let serial = SERIAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        HandleKey { client: client.to_owned(), owner: cx.actor.owner, serial }
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let mut key = self.client.as_bytes().to_vec();
-        key.extend_from_slice(&self.owner.to_le_bytes());
-        key.extend_from_slice(&self.serial.to_le_bytes());
-        key
-    }
-}
-
 /// A message taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {
@@ -83,15 +56,16 @@ pub struct Received {
     pub id: EventId,
 }
 
-/// What a message that was read was published as, with its payload alone left in the buffer. `None`: its text
-/// is no text, which damage alone does.
-pub(crate) fn taken(info: Info, buffer: &mut Vec<u8>) -> Option<Form> {
-    let prefix = (info.flags() as usize * 8).min(buffer.len());
+/// What a message that was read was published as, with its payload alone left behind the first `before` bytes of the
+/// buffer. `None`: its text is no text, which damage alone does.
+#[inline]
+pub(crate) fn taken(info: Info, buffer: &mut Vec<u8>, before: usize) -> Option<Form> {
+    let prefix = (info.flags() as usize * 8).min(buffer.len() - before);
     if prefix > 0 {
-        buffer.drain(..prefix);
+        buffer.drain(before..before + prefix);
     }
     match info.kind() {
-        kind::TEXT => std::str::from_utf8(buffer).is_ok().then_some(Form::Text),
+        kind::TEXT => std::str::from_utf8(&buffer[before..]).is_ok().then_some(Form::Text),
         _ => Some(Form::Bytes),
     }
 }
@@ -111,93 +85,6 @@ pub struct Receiver {
     received: PrivateU64,
     missed: PrivateU64,
     unknown: bool,
-}
-
-/// Adds this process to a client's registration; with `create`, makes one. False: the channel is gone.
-pub(crate) fn register(cx: Context<'_>, cell: Cell, client: &str, create: bool) -> Result<bool> {
-    let trie = cell.trie(cx, Channel::subscribers);
-    let place = cx.space.hash(client.as_bytes()).place();
-    let me = cx.actor.owner;
-    let done = trie.change_record(place, client.as_bytes(), |found| {
-        let mut owners = match found {
-            Some((_, record)) if record.owners.contains(&me) => return Ok((Change::Keep, ())),
-            Some((_, record)) => record.owners,
-            None if create => Owners::new(),
-            None => return Ok((Change::Keep, ())),
-        };
-        owners.push(me);
-        let held = cx.new_record(trie.root, place, &encode(&owners, client.as_bytes(), &[]))?;
-        Ok((Change::Put(0, held), ()))
-    })?;
-    Ok(done.is_some())
-}
-
-/// Ends delivery to all handles of a client: each gets what was published until now.
-pub(crate) fn end_handles(cx: Context<'_>, bound: &Bound, client: &str) -> Result<()> {
-    let trie = bound.cell.trie(cx, Channel::handles);
-    let pair = cx.space.hash(client.as_bytes()).high;
-    let mut ended = Vec::new();
-    trie.records_of_pair(pair, |entry, record| {
-        if key_client(record.key()) == client.as_bytes() && entry.is_live() {
-            ended.push((*entry, record.clone()));
-        }
-    })?;
-    let start = cx.view().get(bound.cell.at + Channel::start);
-    for (entry, record) in ended {
-        let end = bound.ring.head(cx).wrapping_sub(start) & HOT_MASK;
-        cx.set_hot(record.reference, record.at, Block::hot0, |value| (value == OPEN).then_some(end.min(OPEN - 1)));
-        point!("unsubscribe.ended");
-        // Not live any more, so not counted by publishers, but there until its owner closes it: it
-        // keeps what is left to drain.
-        trie.change(
-            entry.place(),
-            |value| Some(value == entry.value),
-            |found| Ok((if found.is_some() { Change::Mark(GONE) } else { Change::Keep }, ())),
-        )?;
-    }
-    cx.tell(bound.cell.number);
-    Ok(())
-}
-
-/// A handle's key is its client's id and 16 bytes that make it unique.
-fn key_client(key: &[u8]) -> &[u8] {
-    &key[..key.len().saturating_sub(16)]
-}
-
-/// Where a handle's entry stands.
-fn place_of(cx: Context<'_>, key: &HandleKey) -> u64 {
-    cx.space.hash(key.client.as_bytes()).pair(cx.space.hash(&key.bytes()))
-}
-
-/// Adds a handle's entry to the trie of handles, unless it is there. Gives the ref and first word of its
-/// record; `None`: the channel is gone. `note`: kept with the entry.
-pub(crate) fn anchor(cx: Context<'_>, cell: Cell, key: &HandleKey, note: &[u8]) -> Result<Option<(u64, usize)>> {
-    let trie = cell.trie(cx, Channel::handles);
-    let place = place_of(cx, key);
-    let bytes = key.bytes();
-    let content = encode(&[key.owner], &bytes, note);
-    trie.change_record(place, &bytes, |found| {
-        if let Some((_, record)) = found {
-            return Ok((Change::Keep, (record.reference, record.at)));
-        }
-        let held = cx.new_record(trie.root, place, &content)?;
-        cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), OPEN));
-        Ok((Change::Put(0, held), (held.reference(), held.at)))
-    })
-}
-
-/// What is kept with a handle's entry; `None`: there is no such entry.
-pub(crate) fn note_of(cx: Context<'_>, cell: Cell, key: &HandleKey) -> Result<Option<Vec<u8>>> {
-    let found = cell.trie(cx, Channel::handles).get(place_of(cx, key), &key.bytes())?;
-    Ok(found.map(|(_, record)| record.value().to_vec()))
-}
-
-/// Removes a handle's entry, and gives back what it alone kept.
-pub(crate) fn unanchor(cx: Context<'_>, cell: Cell, key: &HandleKey) -> Result<()> {
-    let remove = |found: Option<_>| Ok((if found.is_some() { Change::Remove } else { Change::Keep }, ()));
-    cell.trie(cx, Channel::handles).change_record(place_of(cx, key), &key.bytes(), remove)?;
-    point!("close.unanchored");
-    cell.clear_if_unused(cx)
 }
 
 impl Receiver {
@@ -224,7 +111,7 @@ impl Receiver {
             registered,
             epoch: epoch_of(cx, bound.cell),
             first: cx.view().get(bound.cell.at + Channel::start),
-            client: key.client.clone(),
+            client: key.client().into(),
             position: Lock::new(Position { anchor: Anchor { reference, at, key, attachment }, cursor: start.cursor, closed: false }),
             received: PrivateU64::new(0),
             missed: PrivateU64::new(0),
@@ -241,34 +128,64 @@ impl Receiver {
     /// The next message's payload in `buffer`, replacing what it held; `None`: there is none now.
     /// Text has been checked to be UTF-8.
     pub fn try_recv(&self, buffer: &mut Vec<u8>) -> Result<Option<Received>> {
+        buffer.clear();
         let mut position = self.position();
+        match self.anchored(&mut position)? {
+            Some(cx) => Ok(self.next(cx, &mut position, buffer)),
+            None => Ok(None),
+        }
+    }
+
+    /// Takes up to `most` of the messages that are there now, fewer if they are long: their payloads lie one
+    /// behind the other in `buffer`, and `messages` says where each ends. False: there may be more.
+    pub fn drain(&self, most: u64, buffer: &mut Vec<u8>, messages: &mut Vec<(usize, Received)>) -> Result<bool> {
+        buffer.clear();
+        messages.clear();
+        let mut position = self.position();
+        let Some(cx) = self.anchored(&mut position)? else {
+            return Ok(true);
+        };
+        while (messages.len() as u64) < most && buffer.len() < AT_ONCE {
+            match self.next(cx, &mut position, buffer) {
+                Some(received) => messages.push((buffer.len(), received)),
+                None => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Sees to it that the handle's entry is there and this process's. `None`: the channel is gone.
+    #[inline]
+    fn anchored(&self, position: &mut Position) -> Result<Option<Context<'_>>> {
         if position.closed {
             return Err(Error::HandleClosed);
         }
         let (cx, attachment) = self.segment.attached()?;
         let anchored = position.anchor.attachment == attachment && self.end(cx, &position.anchor).is_some();
-        if !anchored && !self.reopen(cx, attachment, &mut position)? {
-            return Ok(None);
-        }
+        if anchored || self.reopen(cx, attachment, position)? { Ok(Some(cx)) } else { Ok(None) }
+    }
+
+    /// Appends the next message's payload to `buffer`.
+    #[inline]
+    fn next(&self, cx: Context<'_>, position: &mut Position, buffer: &mut Vec<u8>) -> Option<Received> {
         let ring = &self.ring;
+        let before = buffer.len();
         let mut slack = 0;
         // At most every message of the ring may be found given up, and lagging doubles the slack.
         for _ in 0..2 * ring.len() + 64 {
             if position.cursor >= self.limit(cx, &position.anchor) {
-                return Ok(None);
+                return None;
             }
-            buffer.clear();
             match ring.read(cx, position.cursor, buffer) {
-                Read::Empty => return Ok(None),
+                Read::Empty => return None,
                 Read::Got(info) => {
                     position.cursor += 1;
-                    let Some(form) = taken(info, buffer) else {
-                        self.miss(cx, 1);
-                        continue;
-                    };
-                    self.received.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    let sequence = position.cursor.wrapping_sub(self.first);
-                    return Ok(Some(Received { form, id: EventId { epoch: self.epoch, sequence } }));
+                    if let Some(form) = taken(info, buffer, before) {
+                        self.received.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        let sequence = position.cursor.wrapping_sub(self.first);
+                        return Some(Received { form, id: EventId { epoch: self.epoch, sequence } });
+                    }
+                    self.miss(cx, 1);
                 }
                 Read::Evicted => {
                     position.cursor += 1;
@@ -276,7 +193,8 @@ impl Receiver {
                 }
                 Read::Lagged => {
                     if !self.cell.is_same_life(cx) {
-                        return Ok(None);
+                        buffer.truncate(before);
+                        return None;
                     }
                     // Resuming at the very oldest of a ring that is being overwritten at full speed
                     // reads almost nothing: leave more slack each time it fails at once.
@@ -287,8 +205,10 @@ impl Receiver {
                     position.cursor = to.max(position.cursor);
                 }
             }
+            // What was read meant nothing.
+            buffer.truncate(before);
         }
-        Ok(None)
+        None
     }
 
     /// The handle's hot word: OPEN or where delivery ended; `None`: the entry is gone.

@@ -1,6 +1,8 @@
 //! Records: what a leaf's entry refers to. `key length:32 | owners:16 | flags:16`, the owners, the
 //! key, the value. Immutable once published; what changes often stands in the block's hot words.
 
+use std::borrow::Cow;
+
 use smallvec::SmallVec;
 
 use crate::arena::{Held, Info, SMALL};
@@ -37,6 +39,15 @@ impl Record {
         &self.bytes[self.value..]
     }
 
+    /// A record that was just encoded, and is in no segment.
+    pub(crate) fn of(content: Vec<u8>) -> Record {
+        let mut record = Record { bytes: content, ..Record::default() };
+        if decode(&mut record).is_none() {
+            record = Record::default();
+        }
+        record
+    }
+
     /// The key as text; damaged text is shown with replacement characters.
     pub fn name(&self) -> String {
         String::from_utf8_lossy(self.key()).into_owned()
@@ -45,13 +56,19 @@ impl Record {
 
 /// Encodes owners, key and value as one record's content.
 pub fn encode(owners: &[u64], key: &[u8], value: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(8 + owners.len() * 8 + key.len() + value.len());
+    let mut bytes = begin(owners, key, value.len());
+    bytes.extend_from_slice(value);
+    bytes
+}
+
+/// Encodes owners and key; the value, of about so many bytes, is to be added behind.
+pub fn begin(owners: &[u64], key: &[u8], value: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(8 + owners.len() * 8 + key.len() + value);
     bytes.extend_from_slice(&(key.len() as u64 | (owners.len() as u64) << 32).to_le_bytes());
     for owner in owners {
         bytes.extend_from_slice(&owner.to_le_bytes());
     }
     bytes.extend_from_slice(key);
-    bytes.extend_from_slice(value);
     bytes
 }
 
@@ -93,20 +110,27 @@ impl Context<'_> {
         decode(record)
     }
 
-    /// Does the record that `reference` names have this key? `None`: it has moved on. Compared in place,
-    /// word by word, where the key lies in the first block.
+    /// Does the record that `reference` names have this key? `None`: it has moved on.
     #[inline]
     pub fn has_key(self, reference: u64, key: &[u8]) -> Option<bool> {
+        self.has_key_from(reference, key, key.len())
+    }
+
+    /// Does it have a key of so many bytes that begins with these? `None`: it has moved on. Compared in place, word by
+    /// word, where the key lies in the first block.
+    #[inline]
+    pub fn has_key_from(self, reference: u64, key: &[u8], length: usize) -> Option<bool> {
         let (class, at) = self.life(reference)?;
         let view = self.view();
         let first = at + BLOCK_HEADER_WORDS;
         let head = view.get(first);
         let owners = (head >> 32 & 0xffff) as usize;
-        if 8 + owners * 8 + key.len() > Geometry::payload(class) {
-            return Some(self.record(reference)?.key() == key);
+        if 8 + owners * 8 + length > Geometry::payload(class) {
+            let record = self.record(reference)?;
+            return Some(record.key().len() == length && record.key().starts_with(key));
         }
         let is_record = Info(view.get(at + Block::info)).kind() == kind::RECORD;
-        let mut same = is_record && head & 0xffff_ffff == key.len() as u64;
+        let mut same = is_record && head & 0xffff_ffff == length as u64;
         if same {
             let mut index = first + 1 + owners;
             let mut chunks = key.chunks_exact(8);
@@ -125,6 +149,20 @@ impl Context<'_> {
             }
         }
         self.still(reference, at).then_some(same)
+    }
+
+    /// Is this one of the record's owners? `None`: it has moved on. Looked at in place, where they lie in the first block.
+    #[inline]
+    pub fn has_owner(self, reference: u64, owner: u64) -> Option<bool> {
+        let (class, at) = self.life(reference)?;
+        let view = self.view();
+        let first = at + BLOCK_HEADER_WORDS;
+        let owners = (view.get(first) >> 32 & 0xffff) as usize;
+        if 8 + owners * 8 > Geometry::payload(class) {
+            return Some(self.record(reference)?.owners.contains(&owner));
+        }
+        let found = (first + 1..=first + owners).any(|at| view.get(at) == owner);
+        self.still(reference, at).then_some(found)
     }
 
     /// Writes a record into held blocks. `root` and `place` say where it will be found.
@@ -147,30 +185,49 @@ impl Context<'_> {
     }
 }
 
-/// Text pairs as bytes: `length:32 key length:32 value`, repeated.
-pub fn encode_pairs(pairs: &[(String, String)], out: &mut Vec<u8>) {
-    for (key, value) in pairs {
-        for text in [key, value] {
-            out.extend_from_slice(&(text.len() as u32).to_le_bytes());
-            out.extend_from_slice(text.as_bytes());
-        }
+/// A key of two texts: the length of the first, the first, the second.
+pub(crate) fn pair_key(first: &str, second: &str) -> Vec<u8> {
+    let mut key = (first.len() as u32).to_le_bytes().to_vec();
+    key.extend_from_slice(first.as_bytes());
+    key.extend_from_slice(second.as_bytes());
+    key
+}
+
+/// The two back.
+pub(crate) fn key_pair(key: &[u8]) -> Option<(String, String)> {
+    let (length, rest) = key.split_first_chunk::<4>()?;
+    let (first, second) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    Some((String::from_utf8_lossy(first).into_owned(), String::from_utf8_lossy(second).into_owned()))
+}
+
+/// A text pair as bytes: `length:32 key length:32 value`.
+pub fn encode_pair(key: &str, value: &str, out: &mut Vec<u8>) {
+    for text in [key, value] {
+        out.extend_from_slice(&(text.len() as u32).to_le_bytes());
+        out.extend_from_slice(text.as_bytes());
     }
 }
 
+/// Text pairs as bytes, one after the other.
+pub fn encode_pairs(pairs: &[(String, String)], out: &mut Vec<u8>) {
+    pairs.iter().for_each(|(key, value)| encode_pair(key, value, out));
+}
+
 /// The pairs back; what does not fit is left out.
-pub fn decode_pairs(mut bytes: &[u8]) -> Vec<(String, String)> {
-    fn text(bytes: &mut &[u8]) -> Option<String> {
+pub fn pairs_of(mut bytes: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+    fn text<'a>(bytes: &mut &'a [u8]) -> Option<Cow<'a, str>> {
         let (length, rest) = bytes.split_first_chunk::<4>()?;
         let length = u32::from_le_bytes(*length) as usize;
         let text = rest.get(..length)?;
         *bytes = &rest[length..];
-        Some(String::from_utf8_lossy(text).into_owned())
+        Some(String::from_utf8_lossy(text))
     }
-    let mut pairs = Vec::new();
-    while let (Some(key), Some(value)) = (text(&mut bytes), text(&mut bytes)) {
-        pairs.push((key, value));
-    }
-    pairs
+    std::iter::from_fn(move || Some((text(&mut bytes)?, text(&mut bytes)?)))
+}
+
+/// The pairs back, each a text of its own.
+pub fn decode_pairs(bytes: &[u8]) -> Vec<(String, String)> {
+    pairs_of(bytes).map(|(key, value)| (key.into_owned(), value.into_owned())).collect()
 }
 
 #[cfg(test)]

@@ -333,6 +333,7 @@ impl Ring {
             // A swap, not a store: the word may just now be won by a sleeper; its block is then
             // unreferenced and the scavenger's.
             self.slot(cx, index).swap(lap << reference::BLOCK_BITS | reference::NO_BLOCK, Ordering::AcqRel);
+            point!("prepare.slot");
         }
         point!("prepare.swapped");
         let old_head = cx.view().get(self.cell_at + Channel::head) & !SEALED;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 use hashbrown::HashMap;
 use once_cell::race::OnceBox;
 
-use crate::attach::{Gate, UNLINK_WHEN_UNUSED, create_space, descriptor_lost, find_or_create, nobody_alive, settle_dead};
+use crate::attach::{Gate, UNLINK_WHEN_UNUSED, create_space, find_or_create, lost, nobody_alive, settle_dead, unlink};
 use crate::error::{Error, Result};
 use crate::geometry::Geometry;
 pub use crate::geometry::Options;
@@ -128,13 +128,15 @@ impl Segment {
     /// A segment without a name, for this process and the children it forks.
     pub fn private(options: &Options) -> Result<Segment> {
         let geometry = Geometry::divide(options)?;
-        let file = shm::memfd("hypern-rt")?;
+        let guarded = Guarded::new(shm::memfd("hypern-rt")?);
+        let file = guarded.file().ok_or_else(lost)?;
         shm::reserve(&file, geometry.size, "a private segment")?;
+        shm::fix_size(&file)?;
         let space = create_space(&file, None, &geometry, options)?;
         let attachment = Arc::new(Attachment {
             name: None,
             space,
-            file: Guarded::new(file),
+            file: guarded,
             closed: AtomicBool::new(false),
             membership: OnceBox::new(),
             waitlists: Lock::default(),
@@ -150,13 +152,17 @@ impl Segment {
     /// Removes the name; attached processes go on. False: there was none.
     pub fn unlink_name(name: &str) -> Result<bool> {
         shm::validate_name(name)?;
-        shm::unlink(name, LAYOUT_VERSION)
+        match shm::open_existing(name, LAYOUT_VERSION) {
+            Ok(file) => unlink(name, &file),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes this segment's name, if it is still this segment's. False: it was not.
     pub fn unlink(&self) -> Result<bool> {
         match &self.0.name {
-            Some(name) => shm::unlink_if_same(name, LAYOUT_VERSION, &*self.0.file()?),
+            Some(name) => unlink(name, &*self.0.file()?),
             None => Ok(false),
         }
     }
@@ -299,7 +305,7 @@ impl Attachment {
                 return Err(Error::Closed);
             }
         }
-        self.file.file().ok_or_else(descriptor_lost)
+        self.file.file().ok_or_else(lost)
     }
 
     #[inline(always)]
@@ -432,6 +438,7 @@ impl Attachment {
         let Ok(file) = file else {
             return Ok(());
         };
+        let _turn = Turn::take(membership.token);
         // Another thread of ours may be in the middle of a change. Its blocks must stay ours until it can
         // write no more: the slot then waits, as leaving, for the process to be gone. (A look at every block: not
         // behind the gate, where all others who come and go would wait for it.)
@@ -441,6 +448,7 @@ impl Attachment {
             space.turn_slot(seen, FREE);
             point!("detach.free");
             locks::unlock(&file, space.slot_byte(seen.slot))?;
+            point!("detach.unlocked");
         }
         if let Some(name) = &self.name
             && space.view.get(Header::flags) & UNLINK_WHEN_UNUSED != 0
@@ -453,7 +461,7 @@ impl Attachment {
     }
 }
 
-/// One thread of this process joins at a time: the gate, a lock of the open file description, does not
+/// One thread of this process joins or leaves at a time: the gate, a lock of the open file description, does not
 /// keep threads apart. Marked by the process's token, so that a mark inherited over a fork counts for none.
 struct Turn;
 

@@ -11,11 +11,10 @@ use hashbrown::{HashMap, HashSet};
 use crate::error::Result;
 use crate::layout::World as WorldCell;
 use crate::os::lock::Lock;
-use crate::record::{Owners, Record, encode};
+use crate::record::{Owners, Record, encode, key_pair, pair_key};
 use crate::space::Context;
 use crate::sync::Ordering;
 use crate::trie::{Change, Delta, Mirror, Trie};
-use crate::whereabouts::{key_pair, pair_key};
 use crate::world::{World, check_length};
 
 /// Does a pattern match a topic? Linear in both: only the last `#` is ever gone back to.
@@ -274,10 +273,7 @@ impl Topics {
     pub fn unsubscribe(&self, pattern: &str, client: &str) -> Result<bool> {
         let cx = self.world.cx()?;
         let (place, key) = entry_of(cx, pattern, client);
-        let removed = self
-            .trie(cx)
-            .change_record(place, &key, |found| Ok((if found.is_some() { Change::Remove } else { Change::Keep }, found.is_some())))?;
-        Ok(removed.unwrap_or(false))
+        self.trie(cx).remove(place, |value| cx.has_key(value, &key))
     }
 
     /// Ends all subscriptions of a client; how many there were.

@@ -7,7 +7,7 @@
 //! another process may be writing, and never a slice over the mapping.
 
 use crate::layout::Header;
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
 use crate::os::shm::Mapping;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -18,7 +18,7 @@ compile_error!("the segment is little-endian; big-endian targets are not support
 
 /// What keeps the words alive.
 enum Backing {
-    #[cfg(not(loom))]
+    #[cfg(not(modelled))]
     Mapped(Mapping),
     Boxed(Box<[AtomicU64]>),
 }
@@ -37,12 +37,12 @@ unsafe impl Send for View {}
 unsafe impl Sync for View {}
 
 /// Payloads longer than this are copied by one string instruction.
-#[cfg(all(target_arch = "x86_64", not(loom)))]
+#[cfg(all(target_arch = "x86_64", not(modelled)))]
 const LONG: usize = 192;
 
 impl View {
     /// The words of a mapping. The mapping must hold at least a header.
-    #[cfg(not(loom))]
+    #[cfg(not(modelled))]
     pub fn mapped(mapping: Mapping) -> View {
         let base = mapping.base().as_ptr().cast::<AtomicU64>().cast_const();
         let words = mapping.len() / 8;
@@ -69,7 +69,7 @@ impl View {
     /// Is this a mapping (as opposed to a box of this process)?
     pub fn is_mapped(&self) -> bool {
         match self.backing {
-            #[cfg(not(loom))]
+            #[cfg(not(modelled))]
             Backing::Mapped(ref mapping) => !mapping.is_empty(),
             Backing::Boxed(ref boxed) => boxed.is_empty(),
         }
@@ -82,6 +82,25 @@ impl View {
         // SAFETY: `index < self.words`, and `base` points at that many words which `backing` keeps
         // alive and aligned for as long as `self` is borrowed.
         unsafe { &*self.base.add(index) }
+    }
+
+    /// The `N` words from `index` on, looked up once. `None` where they are not all inside.
+    #[inline(always)]
+    pub fn array<const N: usize>(&self, index: usize) -> Option<&[AtomicU64; N]> {
+        if N > self.words || index > self.words - N {
+            return None;
+        }
+        // SAFETY: `index + N <= self.words`; as in `word`, and an array of atomics is laid out like as many of them.
+        Some(unsafe { &*self.base.add(index).cast::<[AtomicU64; N]>() })
+    }
+
+    /// Up to `count` words from `index` on; fewer where the mapping ends.
+    #[inline(always)]
+    fn words(&self, index: usize, count: usize) -> &[AtomicU64] {
+        let index = index.min(self.words);
+        let count = count.min(self.words - index);
+        // SAFETY: `index + count <= self.words`; as in `word`.
+        unsafe { std::slice::from_raw_parts(self.base.add(index), count) }
     }
 
     /// Relaxed load.
@@ -105,7 +124,7 @@ impl View {
         let words = bytes.div_ceil(8);
         out.reserve(words * 8);
         let length = out.len();
-        #[cfg(all(target_arch = "x86_64", not(loom)))]
+        #[cfg(all(target_arch = "x86_64", not(modelled)))]
         if bytes > LONG {
             // SAFETY: source: `bytes` bytes from word `index`, inside the mapping by `room` above.
             // Destination: the spare capacity just reserved. The assembly is opaque to the
@@ -120,11 +139,11 @@ impl View {
             return;
         }
         // SAFETY: `words * 8` bytes of spare capacity were reserved; each of them below the new
-        // length is written before the length is set.
+        // length is written before the length is set, since `room` has so many words.
         unsafe {
             let target = out.as_mut_ptr().add(length);
-            for i in 0..words {
-                target.add(i * 8).cast::<u64>().write_unaligned(self.get(index + i).to_le());
+            for (i, word) in self.words(index, words).iter().enumerate() {
+                target.add(i * 8).cast::<u64>().write_unaligned(word.load(Ordering::Relaxed).to_le());
             }
             out.set_len(length + bytes);
         }
@@ -136,7 +155,7 @@ impl View {
     pub fn write(&self, index: usize, bytes: &[u8]) {
         let room = self.words.saturating_sub(index).saturating_mul(8);
         let bytes = &bytes[..bytes.len().min(room)];
-        #[cfg(all(target_arch = "x86_64", not(loom)))]
+        #[cfg(all(target_arch = "x86_64", not(modelled)))]
         if bytes.len() > LONG {
             // SAFETY: the target range is inside the mapping by `room`; the caller holds the block,
             // so nobody else writes it, and readers of an earlier life validate after copying. The
@@ -148,24 +167,20 @@ impl View {
             }
             return;
         }
-        let mut chunks = bytes.chunks_exact(8);
-        let mut at = index;
-        for chunk in &mut chunks {
-            let mut word = [0; 8];
-            word.copy_from_slice(chunk);
-            self.set(at, u64::from_le_bytes(word));
-            at += 1;
+        let words = self.words(index, bytes.len().div_ceil(8));
+        let (whole, rest) = bytes.as_chunks::<8>();
+        for (word, chunk) in words.iter().zip(whole) {
+            word.store(u64::from_le_bytes(*chunk), Ordering::Relaxed);
         }
-        let rest = chunks.remainder();
-        if !rest.is_empty() {
-            let mut word = [0; 8];
-            word[..rest.len()].copy_from_slice(rest);
-            self.set(at, u64::from_le_bytes(word));
+        if let (Some(word), false) = (words.get(whole.len()), rest.is_empty()) {
+            let mut last = [0; 8];
+            last[..rest.len()].copy_from_slice(rest);
+            word.store(u64::from_le_bytes(last), Ordering::Relaxed);
         }
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(modelled)))]
 mod tests {
     use super::*;
 

@@ -12,6 +12,7 @@ use crate::doorbell::{BUCKETS, Bell};
 use crate::error::{Error, Result};
 use crate::os::bell::{Receiving, receiving};
 use crate::os::lock::{Guard, Lock};
+use crate::points::point;
 use crate::segment::{Segment, Swept};
 use crate::source::{Cells, Source};
 use crate::space::Context;
@@ -55,7 +56,9 @@ impl Waitlist {
         let bell = cx.claim_bell().ok_or(full)?;
         let (descriptor, [kind, pid, number]) =
             receiving(segment.shelf()?.as_ref(), bell.number, bell.generation).inspect_err(|_| bell.give_up(cx))?;
+        point!("bell.opened");
         bell.set_means(cx, kind, pid, number);
+        point!("bell.means");
         bell.sleep(cx);
         let list = Arc::new(Waitlist { segment: segment.clone(), attachment, bell, descriptor, waits: Lock::default() });
         let swept: Weak<dyn Swept> = Arc::downgrade(&list) as _;

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use crate::error::{Error, Result};
+use crate::member::Member;
 use crate::os::lock::{Guard, Lock};
-use crate::presence::{Member, Presence, member_of};
+use crate::presence::{Presence, member_of};
 use crate::segment::Segment;
 use crate::source::{Cells, Source};
 use crate::space::Context;
@@ -75,7 +76,7 @@ impl Watch {
         let cx = self.presence.world().cx()?;
         let deltas = match self.members(cx)? {
             Some((_, members)) => {
-                state.mirror.update(&members, &mut |entry, record| entry.is_live().then(|| member_of(cx, &self.channel, record)))?
+                state.mirror.update(&members, &mut |entry, record| entry.is_live().then(|| member_of(cx, &self.channel, record.clone())))?
             }
             None => state.mirror.clear(),
         };
@@ -110,11 +111,11 @@ fn net(deltas: Vec<Delta<Member>>) -> Changes {
     for delta in deltas {
         match delta {
             Delta::Removed(member) => {
-                let entry = clients.entry(member.client.clone()).or_insert_with(|| (Some(member), None));
+                let entry = clients.entry(member.client().into_owned()).or_insert_with(|| (Some(member), None));
                 entry.1 = None;
             }
             Delta::Added(member) => {
-                let entry = clients.entry(member.client.clone()).or_default();
+                let entry = clients.entry(member.client().into_owned()).or_default();
                 entry.1 = Some(member);
             }
         }
@@ -124,13 +125,15 @@ fn net(deltas: Vec<Delta<Member>>) -> Changes {
         match change {
             (None, Some(now)) => changes.joins.push(now),
             (Some(_), None) => changes.leaves.push(client),
-            (Some(before), Some(now)) if before.metadata != now.metadata || before.joined_at != now.joined_at => changes.updates.push(now),
+            (Some(before), Some(now)) if before.encoded_metadata() != now.encoded_metadata() || before.joined_at != now.joined_at => {
+                changes.updates.push(now)
+            }
             _ => {}
         }
     }
-    changes.joins.sort_by(|a, b| a.joined_at.total_cmp(&b.joined_at).then_with(|| a.client.cmp(&b.client)));
+    changes.joins.sort_by(|a, b| a.joined_at.total_cmp(&b.joined_at).then_with(|| a.client().cmp(&b.client())));
     changes.leaves.sort();
-    changes.updates.sort_by(|a, b| a.client.cmp(&b.client));
+    changes.updates.sort_by(|a, b| a.client().cmp(&b.client()));
     changes
 }
 

@@ -1,110 +1,170 @@
-//! Whereabouts: the hint to which channels a client is in, keyed by (client, channel) so that one
-//! client's pairs are neighbours. The members are the truth: a hint is written before its member and
-//! removed after it, checked on use, and pruned here.
+//! Whereabouts: the hint to which channels a client is in, so that one client's are neighbours. The members are
+//! the truth: a hint is written before its member and removed after it, checked on use, and pruned here.
+//!
+//! A hint is an entry without a record. It says 79 bits of the client's keyed hash and 20 of the channel's, which
+//! tell it from all others, and the number of the cell that has the channel's members:
+//!
+//! ```text
+//! place = client:40 | channel:20          value = inline:1 | client, its next 39 bits | cell:24
+//! ```
 
 use crate::cells::Cell;
 use crate::directory::{Directory, cell_of};
 use crate::error::Result;
-use crate::layout::{Group, World as WorldCell};
-use crate::record::encode;
-use crate::space::Context;
-use crate::trie::{Change, Root, Trie};
+use crate::layout::{Channel, Group, World as WorldCell, cell_kind, state};
+use crate::points::point;
+use crate::record::Record;
+use crate::space::{Context, Hash, PAIR_MASK};
+use crate::trie::{Change, Entry, Root, Trie, VALUE_INLINE};
 
-/// A pair's key: the length of the first, the first, the second.
-pub(crate) fn pair_key(first: &str, second: &str) -> Vec<u8> {
-    let mut key = (first.len() as u32).to_le_bytes().to_vec();
-    key.extend_from_slice(first.as_bytes());
-    key.extend_from_slice(second.as_bytes());
-    key
-}
-
-/// The pair back.
-pub(crate) fn key_pair(key: &[u8]) -> Option<(String, String)> {
-    let (length, rest) = key.split_first_chunk::<4>()?;
-    let (first, second) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-    Some((String::from_utf8_lossy(first).into_owned(), String::from_utf8_lossy(second).into_owned()))
-}
+const CELL_BITS: u32 = 24;
+/// Bits of a client's hash that stand in the value: 20 that end its place among members, and 19 more.
+const REST_BITS: u32 = 39;
 
 /// The hint that a client is in a channel.
+#[derive(Clone, Copy)]
 pub(crate) struct Hint<'a> {
     trie: Trie<'a>,
     place: u64,
-    key: Vec<u8>,
+    value: u64,
+}
+
+/// The bits of a client's hash that stand in the values of its hints.
+const fn rest_of(client: Hash) -> u64 {
+    (client.high & !PAIR_MASK) >> 4 << 19 | client.low >> 45
 }
 
 impl<'a> Hint<'a> {
-    /// The hint in a trie of whereabouts.
-    pub(crate) fn new(trie: Trie<'a>, client: &str, channel: &str) -> Hint<'a> {
-        let hash = |text: &str| trie.cx.space.hash(text.as_bytes());
-        Hint { trie, place: hash(client).pair(hash(channel)), key: pair_key(client, channel) }
+    /// The hint in a trie of whereabouts that a client is a member in a group's cell.
+    pub(crate) fn new(trie: Trie<'a>, client: Hash, cell: Cell) -> Hint<'a> {
+        let channel = Hash { high: trie.cx.view().get(cell.at + Group::ident), low: 0 };
+        Hint { trie, place: client.pair(channel), value: VALUE_INLINE | rest_of(client) << CELL_BITS | u64::from(cell.number) }
+    }
+
+    /// What tells it from all others of its trie.
+    pub(crate) const fn key(&self) -> (u64, u64) {
+        (self.place, self.value)
+    }
+
+    /// Is it there?
+    pub(crate) fn is_there(&self) -> Result<bool> {
+        self.trie.has_value(self.place, self.value)
     }
 
     /// Writes it. False: it was there.
     pub(crate) fn write(&self) -> Result<bool> {
-        let cx = self.trie.cx;
-        if self.trie.find(self.place, |value| cx.has_key(value, &self.key))?.is_some() {
-            return Ok(false);
-        }
-        let content = encode(&[], &self.key, &[]);
-        let written = self.trie.change_record(self.place, &self.key, |found| {
-            if found.is_some() {
-                return Ok((Change::Keep, false));
-            }
-            Ok((Change::Put(0, cx.new_record(self.trie.root, self.place, &content)?), true))
-        })?;
-        Ok(written == Some(true))
+        let written = self.trie.change(
+            self.place,
+            |value| Some(value == self.value),
+            |found| Ok((if found.is_some() { Change::Keep } else { Change::PutInline(0, self.value) }, found.is_none())),
+        )?;
+        Ok(written.unwrap_or(false))
     }
 
     /// Removes it.
     pub(crate) fn remove(&self) -> Result<()> {
-        self.trie.change_record(self.place, &self.key, |found| Ok((if found.is_some() { Change::Remove } else { Change::Keep }, ())))?;
-        Ok(())
+        self.take().map(drop)
     }
+
+    /// As `remove`. True: it was there.
+    fn take(&self) -> Result<bool> {
+        self.trie.remove(self.place, |value| Some(value == self.value))
+    }
+}
+
+/// Where a hint leads: the group with this name's hash bits that now has the cell. `None`: there is none.
+fn group_of(cx: Context<'_>, directory: usize, entry: &Entry) -> Option<Cell> {
+    let number = (entry.value & ((1 << CELL_BITS) - 1)) as u32;
+    let at = cx.space.geometry.cell(number)?;
+    let cell = Cell { number, at, generation: state::generation(cx.view().get(at)) };
+    let back = cx.view().get(at + Channel::back);
+    let name = Hash { high: cx.view().get(at + Group::ident), low: 0 };
+    let same_name = Hash { high: 0, low: 0 }.pair(name) == entry.place() & !PAIR_MASK;
+    // Last: it tells whether what was read is of this life.
+    (back == cell_kind::GROUP | (directory as u64) << 8 && same_name && cell.is_open(cx)).then_some(cell)
+}
+
+/// The groups that the hints name for a client: it may be a member there.
+pub(crate) fn hinted(whereabouts: &Trie<'_>, directory: usize, client: Hash) -> Result<smallvec::SmallVec<[Cell; 4]>> {
+    let mut cells = smallvec::SmallVec::new();
+    let first = client.high & PAIR_MASK;
+    whereabouts.entries_between(first, first | !PAIR_MASK, |entry| {
+        if entry.value >> CELL_BITS & ((1 << REST_BITS) - 1) == rest_of(client) {
+            cells.extend(group_of(whereabouts.cx, directory, entry));
+        }
+    })?;
+    Ok(cells)
+}
+
+/// How many clients the hints name.
+pub(crate) fn clients(whereabouts: &Trie<'_>) -> Result<u64> {
+    let mut total = 0;
+    let mut last = None;
+    let mut others = hashbrown::HashSet::new();
+    whereabouts.entries(|entry| {
+        let (prefix, rest) = (entry.place() & PAIR_MASK, entry.value >> CELL_BITS);
+        match last {
+            Some((before, _)) if before != prefix => others.clear(),
+            // Neighbours under one prefix are almost always one client in several channels.
+            Some((_, first)) if rest == first || !others.insert(rest) => return,
+            Some((_, first)) => {
+                total += 1;
+                last = Some((prefix, first));
+                return;
+            }
+            None => {}
+        }
+        total += 1;
+        last = Some((prefix, rest));
+    })?;
+    Ok(total)
+}
+
+/// Is somebody a member in a cell who would have this hint?
+fn is_true(cx: Context<'_>, cell: Cell, entry: &Entry) -> Result<bool> {
+    let rest = entry.value >> CELL_BITS & ((1 << REST_BITS) - 1);
+    let place = entry.place() & PAIR_MASK | rest >> 19 << 4;
+    let would_have = |record: &Record| rest_of(cx.space.hash(record.key())) == rest;
+    let member = cell.trie(cx, Group::members).find(place, |value| cx.record(value).map(|record| would_have(&record)))?;
+    Ok(member.is_some_and(|entry| entry.is_live()))
 }
 
 /// Removes hints to members that are not there, writes those that are missing, and gives back groups in which nobody is left.
 pub(crate) fn prune(cx: Context<'_>, world: Cell) -> Result<u64> {
     let whereabouts = world.trie(cx, WorldCell::whereabouts);
     let directory = Directory::new(cx, world.at + WorldCell::presence);
-    let present = |key: &[u8]| -> Result<bool> {
-        let Some((client, channel)) = key_pair(key) else {
-            return Ok(false);
-        };
-        let Some(found) = directory.find(&channel)? else {
-            return Ok(false);
-        };
-        let place = cx.space.hash(client.as_bytes()).place();
-        let member = found.cell.trie(cx, Group::members).get(place, client.as_bytes())?;
-        Ok(member.is_some_and(|(entry, _)| entry.is_live()))
+    let is_right = |entry: &Entry| -> Result<bool> {
+        match group_of(cx, directory.trie.root, entry) {
+            Some(cell) => is_true(cx, cell, entry),
+            None => Ok(false),
+        }
     };
-    let mut stale = Vec::new();
-    whereabouts.records(|entry, record| stale.push((*entry, record.key().to_vec())))?;
+    let mut hints = Vec::new();
+    whereabouts.entries(|entry| hints.push(*entry))?;
     let mut pruned = 0;
-    for (entry, key) in stale {
-        if present(&key)? {
+    for entry in hints {
+        if is_right(&entry)? {
             continue;
         }
-        let removed = whereabouts.change(
-            entry.place(),
-            |value| Some(value == entry.value),
-            |found| Ok((if found.is_some() { Change::Remove } else { Change::Keep }, found.is_some())),
-        )?;
-        pruned += u64::from(removed == Some(true));
+        let hint = Hint { trie: whereabouts, place: entry.place(), value: entry.value };
+        pruned += u64::from(hint.take()?);
+        point!("prune.removed");
         // Its client may have joined between the look and the removal.
-        if present(&key)?
-            && let Some((client, channel)) = key_pair(&key)
-        {
-            Hint::new(whereabouts, &client, &channel).write()?;
+        if is_right(&entry)? {
+            hint.write()?;
         }
     }
     let mut groups = Vec::new();
-    directory.each(|found| groups.push((found.record.name(), found.cell)))?;
-    for (channel, cell) in groups {
+    directory.each(|found| groups.push(found.cell))?;
+    for cell in groups {
         // Somebody who removed the hint of a member that was back died before writing it again.
         let mut members = Vec::new();
-        cell.trie(cx, Group::members).records(|entry, record| members.extend(entry.is_live().then(|| record.name())))?;
+        cell.trie(cx, Group::members).records(|entry, record| members.extend(entry.is_live().then(|| cx.space.hash(record.key()))))?;
         for client in members {
-            Hint::new(whereabouts, &client, &channel).write()?;
+            let hint = Hint::new(whereabouts, client, cell);
+            if !hint.is_there()? {
+                hint.write()?;
+            }
         }
     }
     let mut empty = Vec::new();

@@ -93,7 +93,7 @@ fn members(segment: &Segment) {
     let mut count = |diff: Diff| changes = (changes.0 + diff.joins.len(), changes.1 + diff.leaves.len());
     churn("joins and leaves of distinct members", segment, JOINS * times(), PAGES, |i| {
         let client = format!("client {i}");
-        presence.track("room", &client, &[("name".to_owned(), client.clone())]).unwrap();
+        presence.track("room", &client, &Metadata::from_iter([("name", &client)])).unwrap();
         present.push_back(client);
         if present.len() > PRESENT {
             assert!(presence.untrack("room", &present.pop_front().unwrap()).unwrap());
@@ -138,7 +138,7 @@ fn rooms(segment: &Segment) {
     // A cell is kept for each empty room until somebody needs one: let all of them come to use once.
     let visit = |i: u64| {
         let room = format!("room {i}");
-        presence.track(&room, "alice", &[]).unwrap();
+        presence.track(&room, "alice", &Metadata::default()).unwrap();
         assert!(presence.untrack(&room, "alice").unwrap());
     };
     // Then many are given back at once, again and again.

@@ -1,5 +1,7 @@
 //! The engine through its public face, on private segments of this process.
 
+use std::sync::Arc;
+
 use hypern_shm_core::*;
 
 fn segment() -> Segment {
@@ -178,34 +180,34 @@ fn threads_with_one_id_publish_it_once() {
 fn presence_tells_the_net_change_once() {
     let segment = segment();
     let presence = Presence::new(&world(&segment));
-    let joined = presence.track("r", "alice", &[("n".into(), "A".into())]).unwrap();
-    presence.track("r", "bob", &[]).unwrap();
-    let again = presence.track("r", "alice", &[("n".into(), "B".into())]).unwrap();
+    let joined = presence.track("r", "alice", &Metadata::from_iter([("n", "A")])).unwrap();
+    presence.track("r", "bob", &Metadata::default()).unwrap();
+    let again = presence.track("r", "alice", &Metadata::from_iter([("n", "B")])).unwrap();
     assert_eq!(again.joined_at, joined.joined_at);
     assert_eq!(presence.count("r").unwrap(), 2);
     let diff = presence.flush_diff("r").unwrap();
     assert_eq!((diff.joins.len(), diff.leaves.len()), (2, 0));
     assert_eq!(presence.flush_diff("r").unwrap(), Diff::default());
-    presence.track("r", "eve", &[]).unwrap();
+    presence.track("r", "eve", &Metadata::default()).unwrap();
     assert!(presence.untrack("r", "eve").unwrap());
     assert_eq!(presence.flush_diff("r").unwrap(), Diff::default(), "join and leave cancel out");
     assert!(presence.untrack("r", "bob").unwrap());
     assert!(!presence.untrack("r", "bob").unwrap());
     assert_eq!(presence.flush_diff("r").unwrap().leaves, ["bob"]);
-    assert!(presence.update("r", "alice", &[("n".into(), "C".into())]).unwrap());
+    assert!(presence.update("r", "alice", &Metadata::from_iter([("n", "C")])).unwrap());
     assert!(presence.touch("r", "alice").unwrap() && !presence.touch("r", "bob").unwrap());
-    assert_eq!(presence.get("r", "alice").unwrap().unwrap().metadata[0].1, "C");
-    presence.track("s", "alice", &[]).unwrap();
+    assert_eq!(presence.get("r", "alice").unwrap().unwrap().metadata().next().unwrap().1, "C");
+    presence.track("s", "alice", &Metadata::default()).unwrap();
     assert_eq!(presence.total_clients().unwrap(), 1);
     let mut rooms = presence.client_channels("alice").unwrap();
     rooms.sort();
-    assert_eq!(rooms, ["r", "s"]);
+    assert_eq!(rooms, ["r", "s"].map(Arc::from));
     let mut left = presence.untrack_all("alice").unwrap();
     left.sort();
-    assert_eq!(left, ["r", "s"]);
+    assert_eq!(left, ["r", "s"].map(Arc::from));
     assert_eq!(presence.total_clients().unwrap(), 0);
     assert_eq!(presence.active_channels().unwrap(), [""; 0]);
-    presence.track("r", "zoe", &[]).unwrap();
+    presence.track("r", "zoe", &Metadata::default()).unwrap();
     assert_eq!(presence.evict_stale(60.0).unwrap(), []);
     assert_eq!(presence.evict_stale(0.0).unwrap(), [("r".to_owned(), "zoe".to_owned())]);
 }
@@ -215,10 +217,10 @@ fn a_thousand_members_and_a_hundred_thousand_rooms() {
     let segment = Segment::private(&Options::default()).unwrap();
     let presence = Presence::new(&world(&segment));
     for i in 0..1000 {
-        presence.track("r", &format!("client {i}"), &[]).unwrap();
+        presence.track("r", &format!("client {i}"), &Metadata::default()).unwrap();
     }
     assert_eq!(presence.count("r").unwrap(), 1000);
-    let mut names: Vec<String> = presence.list("r").unwrap().into_iter().map(|member| member.client).collect();
+    let mut names: Vec<String> = presence.list("r").unwrap().into_iter().map(|member| member.client().into_owned()).collect();
     names.sort();
     names.dedup();
     assert_eq!(names.len(), 1000);
@@ -229,7 +231,7 @@ fn a_thousand_members_and_a_hundred_thousand_rooms() {
     // Far more rooms than there are cells, one after another.
     for i in 0..100_000 {
         let room = format!("room {i}");
-        presence.track(&room, "alice", &[]).unwrap();
+        presence.track(&room, "alice", &Metadata::default()).unwrap();
         assert!(presence.untrack(&room, "alice").unwrap());
     }
     assert_eq!(segment.scavenge().unwrap().blocks, 0, "nothing was left for the scavenger");

@@ -69,7 +69,7 @@ impl Held {
                 park(&*self.receiver, Some(Instant::now() + Duration::from_millis(1)))?;
             }
             2 => {
-                self.presence.track("room", &client, &[("k".to_owned(), client.clone())])?;
+                self.presence.track("room", &client, &Metadata::from_iter([("k", &client)]))?;
                 self.presence.untrack("room", &format!("client {}", number % 37))?;
                 self.heartbeats.register(&client, None)?;
                 self.topics.subscribe(&format!("{client}:*"), &client)?;

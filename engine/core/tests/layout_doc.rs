@@ -1,7 +1,7 @@
 //! LAYOUT.md, the byte map, says what `layout.rs` and `geometry.rs` say: every field of every structure
 //! at its offset, every named value, and the regions of a segment of the default size. A change of one
 //! without the other fails here, and the message shows the row that the code stands for.
-#![cfg(not(loom))]
+#![cfg(not(modelled))]
 
 use hypern_shm_core::geometry::{BLOCKS_PER_CLIENT, BLOCKS_PER_MEMBER, Geometry, Options};
 use hypern_shm_core::layout::{

@@ -22,7 +22,7 @@ fn fill(world: &World) -> (Vec<String>, Vec<String>) {
     let (mut members, mut clients) = (Vec::new(), Vec::new());
     for number in 0.. {
         let client = format!("member {number}");
-        if is_full(presence.track("room", &client, &[])) {
+        if is_full(presence.track("room", &client, &Metadata::default())) {
             break;
         }
         members.push(client);
@@ -105,7 +105,7 @@ fn evicting_and_clearing_a_full_segment() {
     let presence = Presence::new(&world);
     for _ in 0..3 {
         let (members, clients) = fill(&world);
-        assert_eq!(presence.untrack_all(&members[0]).unwrap(), ["room"]);
+        assert_eq!(presence.untrack_all(&members[0]).unwrap().len(), 1);
         assert_eq!(presence.evict_stale(0.0).unwrap().len(), members.len() - 1);
         Heartbeats::new(&world).clear().unwrap();
         assert!(!clients.is_empty());

@@ -1,6 +1,6 @@
 //! One life of a channel and the next in the same cell: whoever was stopped on the way in the one does no
 //! harm to the other. Each test puts the rest of the world into the very place where somebody may be stopped.
-#![cfg(not(loom))]
+#![cfg(not(modelled))]
 
 use hypern_shm_core::arena::Info;
 use hypern_shm_core::cells::Cell;

@@ -1,7 +1,7 @@
 //! The ring, the arena and the trie under loom: every interleaving of two small threads, and every
 //! value that the memory model lets a relaxed load see. The oracle is conservation and integrity.
 //!
-//! Run with `RUSTFLAGS="--cfg loom" cargo test --release --test loom`.
+//! Run with `RUSTFLAGS="--cfg modelled --cfg loom" cargo test --release --test loom`.
 #![cfg(loom)]
 
 use hypern_shm_core::arena::{Info, SMALL};

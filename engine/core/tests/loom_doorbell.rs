@@ -1,7 +1,7 @@
 //! The doorbell under loom: a sleeper and two publishers in every interleaving, one of which may be stopped
 //! in the middle of a ring. A lost wake-up shows as a deadlock.
 //!
-//! Run with `RUSTFLAGS="--cfg loom" cargo test --release --test loom_doorbell`.
+//! Run with `RUSTFLAGS="--cfg modelled --cfg loom" cargo test --release --test loom_doorbell`.
 #![cfg(loom)]
 
 use hypern_shm_core::doorbell::Bell;

@@ -1,6 +1,6 @@
 //! The ring against tokio's broadcast channel, step by step: the same messages received, the same
 //! numbers missed, whatever the order of publishing, subscribing, receiving and dropping.
-#![cfg(not(loom))]
+#![cfg(not(modelled))]
 
 use hypern_shm_core::{ChannelKind, ChannelSpec, Channels, Form, Options, Receiver, Segment, World};
 use proptest::prelude::*;

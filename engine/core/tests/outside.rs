@@ -1,6 +1,6 @@
 //! A live segment seen from outside, through a mapping that is not ours: the bytes are where LAYOUT.md
 //! says, the file is this user's alone, and a stranger who lets go of it takes nothing with it.
-#![cfg(not(loom))]
+#![cfg(not(modelled))]
 
 use hypern_shm_core::layout::{Header, LAYOUT_VERSION, MAGIC};
 use hypern_shm_core::{ChannelKind, ChannelSpec, Channels, Form, Options, Segment, World, os};

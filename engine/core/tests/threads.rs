@@ -4,7 +4,7 @@
 #[cfg(loom)]
 fn main() {}
 
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
 fn main() {
     // A runner that asks which tests there are is told of none.
     if std::env::args().any(|argument| argument == "--list") {
@@ -13,7 +13,7 @@ fn main() {
     println!("{} messages, {} joins and leaves, by threads that agree", messages::run(), members::run());
 }
 
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
 mod messages {
     use hypern_shm_core::{ChannelKind, ChannelSpec, Channels, Form, Options, Parked, Segment, World, park};
     use std::time::{Duration, Instant};
@@ -64,9 +64,9 @@ mod messages {
     }
 }
 
-#[cfg(not(loom))]
+#[cfg(not(modelled))]
 mod members {
-    use hypern_shm_core::{Options, Presence, Segment, Watch, World};
+    use hypern_shm_core::{Metadata, Options, Presence, Segment, Watch, World};
     use std::collections::HashSet;
 
     const THREADS: u64 = 3;
@@ -81,7 +81,7 @@ mod members {
         let mut look = |watch: &Watch| {
             if let Some(changes) = watch.try_next().expect("open") {
                 for member in changes.joins {
-                    assert!(present.insert(member.client), "joined twice");
+                    assert!(present.insert(member.client().into_owned()), "joined twice");
                 }
                 for client in changes.leaves {
                     assert!(present.remove(&client), "left twice");
@@ -96,7 +96,7 @@ mod members {
                     scope.spawn(move || {
                         for turn in 0..EACH {
                             let client = format!("{thread} {}", turn % 50);
-                            presence.track("hall", &client, &[("turn".into(), turn.to_string())]).expect("room");
+                            presence.track("hall", &client, &Metadata::from_iter([("turn", turn.to_string())])).expect("room");
                             presence.touch("hall", &client).expect("attached");
                             if turn % 3 > 0 {
                                 assert!(presence.untrack("hall", &client).expect("room"));

@@ -1,12 +1,12 @@
 //! Waiting without Python: threads that park, a waitlist behind one descriptor, patterns and watches.
-#![cfg(not(loom))]
+#![cfg(not(modelled))]
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hypern_shm_core::{
-    ChannelKind, ChannelSpec, Channels, Error, Form, Options, Parked, Presence, Segment, Source, Waitlist, Watch, World, park,
+    ChannelKind, ChannelSpec, Channels, Error, Form, Metadata, Options, Parked, Presence, Segment, Source, Waitlist, Watch, World, park,
 };
 
 fn world() -> World {
@@ -138,9 +138,9 @@ fn a_watch_tells_the_list_and_then_changes() {
     let watch = Watch::new(&presence, "room").unwrap();
     assert!(watch.try_next().unwrap().expect("the list").joins.is_empty());
     assert!(watch.try_next().unwrap().is_none());
-    presence.track("room", "ada", &[]).unwrap();
+    presence.track("room", "ada", &Metadata::default()).unwrap();
     assert_eq!(wait(&watch), Ok(Parked::News));
-    assert_eq!(watch.try_next().unwrap().expect("a join").joins[0].client, "ada");
+    assert_eq!(watch.try_next().unwrap().expect("a join").joins[0].client(), "ada");
     assert!(presence.release("room", "ada").unwrap());
     assert_eq!(watch.try_next().unwrap().expect("a leave").leaves, ["ada"]);
 }

@@ -6,8 +6,9 @@ use pyo3::types::PyDict;
 
 use crate::config::{BackpressurePolicy, BroadcastConfig};
 use crate::convert::{buffer_size, with_payload};
-use crate::errors::{no_subscribers, raise, unknown_channel};
+use crate::errors::{no_subscribers, raise, shown, unknown_channel};
 use crate::handle::{Handle, Receiving};
+use crate::json::with_compact;
 use crate::segment::{Segment, world};
 
 const KIND: &str = "Broadcast channel";
@@ -16,6 +17,18 @@ const KIND: &str = "Broadcast channel";
 #[pyclass(frozen, subclass, module = "hypern_realtime_shm._engine")]
 pub struct RealtimeBroadcast {
     channels: core::Channels,
+}
+
+impl RealtimeBroadcast {
+    #[inline]
+    fn put(&self, py: Python<'_>, name: &str, payload: &[u8], form: core::Form, message_id: Option<&str>) -> PyResult<u64> {
+        match self.channels.send(name, payload, form, message_id).map_err(raise)? {
+            core::Sent::Delivered(heard) => Ok(heard),
+            core::Sent::Duplicate => Ok(0),
+            core::Sent::Unheard => Err(no_subscribers(py)),
+            core::Sent::Unknown => Err(unknown_channel(py, KIND, name)),
+        }
+    }
 }
 
 #[pymethods]
@@ -47,13 +60,13 @@ impl RealtimeBroadcast {
     /// many handles are open, 0 for a duplicate.
     #[pyo3(signature = (name, message, message_id=None))]
     fn send(&self, name: &str, message: &Bound<'_, PyAny>, message_id: Option<&str>) -> PyResult<u64> {
-        let py = message.py();
-        with_payload(message, |payload, form| match self.channels.send(name, payload, form, message_id).map_err(raise)? {
-            core::Sent::Delivered(heard) => Ok(heard),
-            core::Sent::Duplicate => Ok(0),
-            core::Sent::Unheard => Err(no_subscribers(py)),
-            core::Sent::Unknown => Err(unknown_channel(py, KIND, name)),
-        })
+        with_payload(message, |payload, form| self.put(message.py(), name, payload, form, message_id))
+    }
+
+    /// Sends data as compact JSON, as `send` does.
+    #[pyo3(signature = (name, data, message_id=None))]
+    fn send_json(&self, name: &str, data: &Bound<'_, PyAny>, message_id: Option<&str>) -> PyResult<u64> {
+        with_compact(data, |payload| self.put(data.py(), name, payload, core::Form::Text, message_id))
     }
 
     /// Sends to several channels; unknown ones are left out of the result.
@@ -102,7 +115,7 @@ impl RealtimeBroadcast {
     }
 
     fn __repr__(&self) -> PyResult<String> {
-        Ok(format!("RealtimeBroadcast(channels={})", self.channels.count().map_err(raise)?))
+        shown("RealtimeBroadcast", self.channels.count().map(|channels| format!("RealtimeBroadcast(channels={channels})")))
     }
 }
 

@@ -6,8 +6,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use crate::convert::{buffer_size, dict, event_id, pairs, show, to_python, with_payload};
-use crate::errors::{raise, unknown_channel};
+use crate::errors::{raise, shown, unknown_channel};
 use crate::handle::{Handle, Message, Receiving};
+use crate::json::with_compact;
 use crate::segment::{Segment, world};
 use crate::topics::TopicMatcher;
 
@@ -19,6 +20,17 @@ pub struct ChannelManager {
     channels: core::Channels,
     topics: core::Topics,
     default_buffer_size: u64,
+}
+
+impl ChannelManager {
+    #[inline]
+    fn put(&self, py: Python<'_>, channel_name: &str, payload: &[u8], form: core::Form) -> PyResult<u64> {
+        match self.channels.publish(channel_name, payload, form) {
+            Ok(Some(heard)) => Ok(heard),
+            Ok(None) => Err(unknown_channel(py, KIND, channel_name)),
+            Err(error) => Err(raise(error)),
+        }
+    }
 }
 
 #[pymethods]
@@ -72,9 +84,10 @@ impl ChannelManager {
             return Err(unknown_channel(py, KIND, channel_name));
         };
         let message = |(received, payload): (core::Received, Vec<u8>)| {
-            Message::new(channel_name.to_owned(), to_python(py, &payload, received.form).unbind(), received.id.to_string())
+            let data = to_python(py, &payload, received.form)?.unbind();
+            Ok(Message::new(channel_name.to_owned(), data, received.id.to_string()))
         };
-        Ok(messages.into_iter().map(message).collect())
+        messages.into_iter().map(message).collect()
     }
 
     /// Ends this process's part in a client's registration, which ends with its last. The handles stay.
@@ -89,11 +102,12 @@ impl ChannelManager {
 
     /// Publishes to every open handle in every process; returns how many there are.
     fn publish(&self, channel_name: &str, message: &Bound<'_, PyAny>) -> PyResult<u64> {
-        with_payload(message, |payload, form| match self.channels.publish(channel_name, payload, form) {
-            Ok(Some(heard)) => Ok(heard),
-            Ok(None) => Err(unknown_channel(message.py(), KIND, channel_name)),
-            Err(error) => Err(raise(error)),
-        })
+        with_payload(message, |payload, form| self.put(message.py(), channel_name, payload, form))
+    }
+
+    /// Publishes data as compact JSON; returns how many handles are open.
+    fn publish_json(&self, channel_name: &str, data: &Bound<'_, PyAny>) -> PyResult<u64> {
+        with_compact(data, |payload| self.put(data.py(), channel_name, payload, core::Form::Text))
     }
 
     /// Publishes once to every channel whose name matches; returns the sum of open handles.
@@ -144,7 +158,8 @@ impl ChannelManager {
     }
 
     fn __repr__(&self) -> PyResult<String> {
-        Ok(format!("ChannelManager(channels={}, buffer_size={})", self.channel_count()?, self.default_buffer_size))
+        let size = self.default_buffer_size;
+        shown("ChannelManager", self.channels.count().map(|channels| format!("ChannelManager(channels={channels}, buffer_size={size})")))
     }
 }
 
@@ -240,7 +255,7 @@ impl ChannelStats {
     /// The metadata given at creation.
     #[getter]
     fn metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        dict(py, &self.stats.metadata)
+        dict(py, self.stats.metadata.iter().map(|(key, value)| (key, value)))
     }
 
     fn __repr__(&self) -> String {
@@ -251,7 +266,7 @@ impl ChannelStats {
             stats.subscribers,
             stats.published,
             stats.dropped,
-            show(&stats.metadata)
+            show(stats.metadata.iter().map(|(key, value)| (key, value)))
         )
     }
 }

@@ -1,9 +1,9 @@
 //! Arguments and results: messages that are `str` or `bytes`, metadata, buffer sizes.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::Cell;
 
-use hypern_shm_core::Form;
+use hypern_shm_core::{Form, Metadata};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
@@ -13,7 +13,7 @@ const MAX_BUFFER: i64 = 1 << 20;
 
 thread_local! {
     /// Where messages are copied before they become Python objects.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 /// A scratch buffer grown beyond this by one large message is given back.
 const SCRATCH_KEPT: usize = 256 << 10;
@@ -37,26 +37,26 @@ pub fn with_payload<R>(message: &Bound<'_, PyAny>, with: impl FnOnce(&[u8], Form
 pub struct Scratch;
 
 impl Scratch {
-    /// Lends the thread's buffer.
+    /// Lends the thread's buffer. Taken out meanwhile: making an exception may run finalizers, which may
+    /// take messages, too.
     #[inline]
     pub fn with<R>(with: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-        SCRATCH.with_borrow_mut(|buffer| {
-            let result = with(buffer);
-            if buffer.capacity() > SCRATCH_KEPT {
-                *buffer = Vec::new();
-            }
-            result
-        })
+        let mut buffer = SCRATCH.take();
+        let result = with(&mut buffer);
+        if buffer.capacity() <= SCRATCH_KEPT {
+            SCRATCH.set(buffer);
+        }
+        result
     }
 }
 
 /// A payload as what it was published as.
 #[inline]
-pub fn to_python<'py>(py: Python<'py>, payload: &[u8], form: Form) -> Bound<'py, PyAny> {
+pub fn to_python<'py>(py: Python<'py>, payload: &[u8], form: Form) -> PyResult<Bound<'py, PyAny>> {
     match form {
-        Form::Bytes => PyBytes::new(py, payload).into_any(),
-        // The core has checked it; looking again costs little and keeps this file safe.
-        Form::Text => PyString::new(py, &String::from_utf8_lossy(payload)).into_any(),
+        Form::Bytes => Ok(PyBytes::new(py, payload).into_any()),
+        // The core has checked that it is text.
+        Form::Text => Ok(PyString::from_bytes(py, payload)?.into_any()),
     }
 }
 
@@ -65,35 +65,49 @@ pub fn event_id<'a>(id: Option<&'a Bound<'_, PyString>>) -> Option<Cow<'a, str>>
     id.map(|id| id.to_string_lossy())
 }
 
-/// Text pairs out of a dict.
-pub fn pairs(metadata: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<(String, String)>> {
-    let Some(metadata) = metadata else {
-        return Ok(Vec::new());
-    };
-    let text = |object: Bound<'_, PyAny>, what: &str| -> PyResult<String> {
+/// Calls `see` with each text pair of a dict.
+fn each_pair(metadata: Option<&Bound<'_, PyDict>>, mut see: impl FnMut(&str, &str)) -> PyResult<()> {
+    fn text<'a>(object: &'a Bound<'_, PyAny>, what: &str) -> PyResult<&'a str> {
         match object.cast::<PyString>() {
-            Ok(text) => Ok(text.to_str()?.to_owned()),
+            Ok(text) => text.to_str(),
             Err(_) => Err(PyTypeError::new_err(format!(
                 "argument 'metadata': a {what} is '{}', not an instance of 'str'",
                 object.get_type().name()?
             ))),
         }
-    };
-    metadata.iter().map(|(key, value)| Ok((text(key, "key")?, text(value, "value")?))).collect()
+    }
+    for (key, value) in metadata.into_iter().flatten() {
+        see(text(&key, "key")?, text(&value, "value")?);
+    }
+    Ok(())
+}
+
+/// Text pairs out of a dict.
+pub fn pairs(metadata: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<(String, String)>> {
+    let mut pairs = Vec::new();
+    each_pair(metadata, |key, value| pairs.push((key.to_owned(), value.to_owned())))?;
+    Ok(pairs)
+}
+
+/// A member's metadata out of a dict.
+pub fn metadata_of(metadata: Option<&Bound<'_, PyDict>>) -> PyResult<Metadata> {
+    let mut encoded = Metadata::default();
+    each_pair(metadata, |key, value| encoded.push(key, value))?;
+    Ok(encoded)
 }
 
 /// A dict out of text pairs.
-pub fn dict<'py>(py: Python<'py>, pairs: &[(String, String)]) -> PyResult<Bound<'py, PyDict>> {
+pub fn dict<'py, T: AsRef<str>>(py: Python<'py>, pairs: impl IntoIterator<Item = (T, T)>) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     for (key, value) in pairs {
-        dict.set_item(key, value)?;
+        dict.set_item(key.as_ref(), value.as_ref())?;
     }
     Ok(dict)
 }
 
 /// Text pairs as the original shows them.
-pub fn show(pairs: &[(String, String)]) -> String {
-    let shown: Vec<String> = pairs.iter().map(|(key, value)| format!("{key:?}: {value:?}")).collect();
+pub fn show<T: AsRef<str>>(pairs: impl IntoIterator<Item = (T, T)>) -> String {
+    let shown: Vec<String> = pairs.into_iter().map(|(key, value)| format!("{:?}: {:?}", key.as_ref(), value.as_ref())).collect();
     format!("{{{}}}", shown.join(", "))
 }
 

@@ -40,6 +40,14 @@ pub fn raise(error: Error) -> PyErr {
     })
 }
 
+/// What a manager shows of itself; nobody who only looks at it is to meet an exception because it is closed.
+pub fn shown(class: &str, text: Result<String, Error>) -> PyResult<String> {
+    match text {
+        Err(Error::Closed) => Ok(format!("{class}(closed)")),
+        other => other.map_err(raise),
+    }
+}
+
 /// No channel of this name. The text is the original's.
 pub fn unknown_channel(py: Python<'_>, kind: &str, name: &str) -> PyErr {
     own(py, "UnknownChannel", (format!("{kind} '{name}' does not exist"),))

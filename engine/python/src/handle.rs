@@ -194,13 +194,13 @@ impl Handle {
 impl Handle {
     /// The next message, as it was published (str or bytes); None: there is none now.
     fn try_recv<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.take(|payload, received, _| Ok(to_python(py, payload, received.form)))
+        self.take(|payload, received, _| to_python(py, payload, received.form))
     }
 
     /// As `try_recv`, with the channel's name and the id.
     fn try_recv_message(&self, py: Python<'_>) -> PyResult<Option<Message>> {
         self.take(|payload, received, channel| {
-            let data = to_python(py, payload, received.form).unbind();
+            let data = to_python(py, payload, received.form)?.unbind();
             Ok(Message { channel: channel.to_owned(), data, id: received.id.to_string() })
         })
     }
@@ -212,6 +212,23 @@ impl Handle {
             Receiving::Many(receiver) => receiver.capacity(),
         };
         let mut all = Vec::new();
+        if let Receiving::One(receiver) = &*self.receiving {
+            // Not the thread's buffer: what is taken outlives the making of an object, which may run other code.
+            let (mut buffer, mut messages) = (Vec::new(), Vec::new());
+            while (all.len() as u64) < most {
+                let empty = receiver.drain(most - all.len() as u64, &mut buffer, &mut messages).map_err(raise)?;
+                let mut begin = 0;
+                for (end, received) in messages.drain(..) {
+                    all.push(to_python(py, &buffer[begin..end], received.form)?);
+                    begin = end;
+                }
+                if empty {
+                    self.found_empty();
+                    break;
+                }
+            }
+            return Ok(all);
+        }
         for _ in 0..most.max(1) {
             match self.try_recv(py)? {
                 Some(message) => all.push(message),

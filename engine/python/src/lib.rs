@@ -12,6 +12,7 @@ mod convert;
 mod errors;
 mod handle;
 mod heartbeat;
+mod json;
 mod lists;
 mod presence;
 mod segment;

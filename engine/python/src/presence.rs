@@ -1,14 +1,15 @@
 //! `PresenceTracker`, `PresenceInfo`, `PresenceDiff`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hypern_shm_core as core;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::convert::{dict, pairs, show};
-use crate::errors::raise;
+use crate::convert::{dict, metadata_of, show};
+use crate::errors::{raise, shown};
 use crate::handle::{deadline, timed_out, wait_for_news};
 use crate::segment::{Segment, world};
 
@@ -28,7 +29,7 @@ impl PresenceTracker {
     /// Adds a member, or replaces its metadata, keeping when it joined.
     #[pyo3(signature = (channel, client_id, metadata=None))]
     fn track(&self, channel: &str, client_id: &str, metadata: Option<&Bound<'_, PyDict>>) -> PyResult<PresenceInfo> {
-        let member = self.presence.track(channel, client_id, &pairs(metadata)?).map_err(raise)?;
+        let member = self.presence.track(channel, client_id, &metadata_of(metadata)?).map_err(raise)?;
         Ok(PresenceInfo { member })
     }
 
@@ -43,13 +44,14 @@ impl PresenceTracker {
     }
 
     /// Removes a client from every channel; returns those it was in.
-    fn untrack_all(&self, client_id: &str) -> PyResult<Vec<String>> {
-        self.presence.untrack_all(client_id).map_err(raise)
+    fn untrack_all<'py>(&self, py: Python<'py>, client_id: &str) -> PyResult<Bound<'py, PyList>> {
+        let left = self.presence.untrack_all(client_id).map_err(raise)?;
+        PyList::new(py, left.iter().map(|channel| &**channel))
     }
 
     /// Replaces a member's metadata. False: it is not there.
     fn update(&self, channel: &str, client_id: &str, metadata: &Bound<'_, PyDict>) -> PyResult<bool> {
-        self.presence.update(channel, client_id, &pairs(Some(metadata))?).map_err(raise)
+        self.presence.update(channel, client_id, &metadata_of(Some(metadata))?).map_err(raise)
     }
 
     /// Sets a member's last seen to now. False: it is not there.
@@ -85,8 +87,14 @@ impl PresenceTracker {
     }
 
     /// The channels a client is in.
-    fn client_channels(&self, client_id: &str) -> PyResult<Vec<String>> {
-        self.presence.client_channels(client_id).map_err(raise)
+    fn client_channels<'py>(&self, py: Python<'py>, client_id: &str) -> PyResult<Bound<'py, PyList>> {
+        let channels = self.presence.client_channels(client_id).map_err(raise)?;
+        PyList::new(py, channels.iter().map(|channel| &**channel))
+    }
+
+    /// Is a client in any channel?
+    fn is_anywhere(&self, client_id: &str) -> PyResult<bool> {
+        self.presence.is_anywhere(client_id).map_err(raise)
     }
 
     /// The channels that have members.
@@ -110,7 +118,8 @@ impl PresenceTracker {
     }
 
     fn __repr__(&self) -> PyResult<String> {
-        Ok(format!("PresenceTracker(channels={}, clients={})", self.active_channels()?.len(), self.total_clients()?))
+        let counts = self.presence.active_channels().and_then(|channels| Ok((channels.len(), self.presence.total_clients()?)));
+        shown("PresenceTracker", counts.map(|(channels, clients)| format!("PresenceTracker(channels={channels}, clients={clients})")))
     }
 }
 
@@ -125,17 +134,15 @@ pub struct PresenceInfo {
 impl PresenceInfo {
     #[new]
     #[pyo3(signature = (client_id, channel, metadata=None))]
-    fn new(client_id: String, channel: String, metadata: Option<&Bound<'_, PyDict>>) -> PyResult<PresenceInfo> {
+    fn new(client_id: &str, channel: &str, metadata: Option<&Bound<'_, PyDict>>) -> PyResult<PresenceInfo> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
-        Ok(PresenceInfo {
-            member: core::Member { client: client_id, channel: channel.into(), metadata: pairs(metadata)?, joined_at: now, last_seen: now },
-        })
+        Ok(PresenceInfo { member: core::Member::new(channel, client_id, &metadata_of(metadata)?, now, now) })
     }
 
     /// The client's id.
     #[getter]
-    fn client_id(&self) -> &str {
-        &self.member.client
+    fn client_id(&self) -> Cow<'_, str> {
+        self.member.client()
     }
 
     /// The channel's name.
@@ -147,7 +154,7 @@ impl PresenceInfo {
     /// The member's metadata.
     #[getter]
     fn metadata<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        dict(py, &self.member.metadata)
+        dict(py, self.member.metadata())
     }
 
     /// Unix seconds of the join.
@@ -164,7 +171,7 @@ impl PresenceInfo {
 
     fn __repr__(&self) -> String {
         let member = &self.member;
-        format!("PresenceInfo(client={:?}, channel={:?}, meta={})", member.client, member.channel, show(&member.metadata))
+        format!("PresenceInfo(client={:?}, channel={:?}, meta={})", member.client(), member.channel, show(member.metadata()))
     }
 }
 

@@ -3,7 +3,7 @@
 use hypern_shm_core as core;
 use pyo3::prelude::*;
 
-use crate::errors::raise;
+use crate::errors::{raise, shown};
 use crate::segment::{Segment, world};
 
 /// Topic patterns of one namespace of a segment.
@@ -71,7 +71,7 @@ impl TopicMatcher {
     }
 
     fn __repr__(&self) -> PyResult<String> {
-        Ok(format!("TopicMatcher(patterns={})", self.topics.pattern_count().map_err(raise)?))
+        shown("TopicMatcher", self.topics.pattern_count().map(|patterns| format!("TopicMatcher(patterns={patterns})")))
     }
 }
 

@@ -8,7 +8,7 @@ use crate::directory::cell_of;
 use crate::layout::{Block, Group, World, cell_kind, kind, reference};
 use crate::record::Record;
 use crate::trie::{Counts, Entry, Page, Root, VALUE_INLINE};
-use crate::whereabouts::{key_pair, pair_key};
+use crate::whereabouts::Hint;
 
 /// What stands in the keys of a group, and whose its entries are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(super) enum Keyed {
     Client(bool),
     /// Two names or ids. With `true`: as above.
     Pair(bool),
-    /// No key: marks of message ids.
+    /// No record: marks of message ids, hints.
     Mark,
 }
 
@@ -32,7 +32,7 @@ pub(super) fn keys_of(kind: u64) -> &'static [Keyed] {
             Keyed::Name,
             Keyed::Name,
             Keyed::Name,
-            Keyed::Pair(false),
+            Keyed::Mark,
             Keyed::Client(false),
             Keyed::Pair(true),
             Keyed::Pair(true),
@@ -64,9 +64,7 @@ impl Look<'_> {
             self.say(format!("{}: block {block} says it is {}/{ident:016x} of root {}", what_page(), back & 0xff, back >> 8));
         }
         // One page is in one place only, so this ends.
-        let before = self.found.len();
-        self.chain(block, &what_page());
-        if self.found.len() > before {
+        if !self.chain(block, &what_page()) {
             return page.counts();
         }
         match &page {
@@ -159,25 +157,27 @@ impl Look<'_> {
             let directory = crate::directory::Directory::new(cx, world.at + World::presence);
             let listed = directory.each(|found| groups.push((found.record.name(), found.cell)));
             self.unless(listed, "channels with members");
-            let mut members = hashbrown::HashSet::new();
+            let whereabouts = world.trie(cx, World::whereabouts);
+            let mut members = hashbrown::HashMap::new();
             for (channel, cell) in groups {
                 let listed = cell.trie(cx, Group::members).records(|entry, record| {
                     if entry.is_live() {
-                        members.insert(pair_key(&record.name(), &channel));
+                        let hint = Hint::new(whereabouts, cx.space.hash(record.key()), cell);
+                        members.insert(hint.key(), (record.name(), channel.clone()));
                     }
                 });
                 self.unless(listed, "members");
             }
             let mut hints = hashbrown::HashSet::new();
-            let listed = world.trie(cx, World::whereabouts).records(|_, record| {
-                hints.insert(record.key().to_vec());
+            let listed = whereabouts.entries(|entry| {
+                hints.insert((entry.place(), entry.value));
             });
             self.unless(listed, "whereabouts");
-            for pair in members.difference(&hints) {
-                self.say(format!("cell {}: no hint leads to the member {:?}", world.number, key_pair(pair)));
+            for (_, pair) in members.iter().filter(|(hint, _)| !hints.contains(*hint)) {
+                self.say(format!("cell {}: no hint leads to the member {pair:?}", world.number));
             }
-            for pair in hints.difference(&members) {
-                self.say(format!("cell {}: a hint to the member {:?}, who is not there", world.number, key_pair(pair)));
+            for (place, value) in hints.into_iter().filter(|hint| !members.contains_key(hint)) {
+                self.say(format!("cell {}: a hint to the member {place:016x} in {value:016x}, who is not there", world.number));
             }
         }
     }

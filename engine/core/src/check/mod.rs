@@ -217,22 +217,22 @@ impl Look<'_> {
     }
 
     /// Notes that a block is referred to, and the rest of its chain.
-    fn chain(&mut self, head: u32, what: &str) {
+    fn chain(&mut self, head: u32, what: &str) -> bool {
         let cx = self.cx;
         let Some((class, at)) = cx.space.geometry.block(head) else {
             self.say(format!("{what}: there is no block {head}"));
-            return;
+            return false;
         };
         let word = cx.word(at).load(Ordering::Acquire);
         if !matches!(state::of(word), state::LIVE | state::HELD) {
             self.say(format!("{what}: block {head} is not in use"));
-            return;
+            return false;
         }
         if state::of(word) == state::HELD && !self.is_at_work(word) {
             self.say(format!("{what}: block {head} is still held for a process that is gone"));
         }
         if !self.name_block(head, what) {
-            return;
+            return false;
         }
         let bytes = Info(cx.view().get(at + Block::info)).bytes();
         let mut left = bytes.saturating_sub(Geometry::payload(class) as u64);
@@ -242,15 +242,15 @@ impl Look<'_> {
             let block = reference::block(next);
             let Some((class, at)) = cx.space.geometry.block(block) else {
                 self.say(format!("{what}: its chain ends {left} bytes too early"));
-                return;
+                return false;
             };
             let word = cx.word(at).load(Ordering::Acquire);
             if state::of(word) != state::CONT || !reference::is_life(next, word) || cx.view().get(at + Block::back) != whole {
                 self.say(format!("{what}: block {block} is not of its chain"));
-                return;
+                return false;
             }
             if !self.name_block(block, what) {
-                return;
+                return false;
             }
             left = left.saturating_sub(Geometry::payload(class) as u64);
             next = cx.view().get(at + Block::next);
@@ -258,6 +258,7 @@ impl Look<'_> {
         if next != 0 {
             self.say(format!("{what}: its chain goes on behind its end"));
         }
+        true
     }
 
     fn name_block(&mut self, block: u32, what: &str) -> bool {

@@ -6,7 +6,7 @@ use crate::os::shm;
 use crate::reap::each_cell;
 use crate::space::Context;
 use crate::trie::{Page, Root, Trie};
-use crate::{ChannelKind, ChannelSpec, Channels, Form, Heartbeats, Options, Presence, Segment, Topics, TopicsKind, World};
+use crate::{ChannelKind, ChannelSpec, Channels, Form, Heartbeats, Metadata, Options, Presence, Segment, Topics, TopicsKind, World};
 
 /// A finding, and the harm that leads to it.
 type Case = (&'static str, Box<dyn Fn(Context<'_>)>);
@@ -40,7 +40,7 @@ fn use_all(segment: &Segment) -> Vec<crate::Receiver> {
             channels.publish(&name, &vec![b'x'; payload], Form::Bytes).expect("room");
         }
         broadcasts.send(&name, b"once", Form::Text, Some(&name)).expect("room");
-        presence.track("hall", &name, &[]).expect("room");
+        presence.track("hall", &name, &Metadata::default()).expect("room");
         heartbeats.register(&name, None).expect("room");
         topics.subscribe(&format!("{name}:*"), "alice").expect("room");
     }

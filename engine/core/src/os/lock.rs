@@ -6,6 +6,7 @@
 //! they begin anew from their default, the old ones neither read nor dropped. Sections are short: who waits spins, then sleeps a little.
 
 use std::cell::UnsafeCell;
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -52,13 +53,13 @@ impl<T: Default> Lock<T> {
     /// Without waiting; `None`: another thread has it.
     #[inline]
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
-        self.take(0).then_some(Guard { lock: self })
+        self.take(0).then(|| Guard::of(self))
     }
 
     /// To look only, without waiting; `None`: another thread has it.
     #[inline]
     pub fn try_look(&self) -> Option<Look<'_, T>> {
-        self.take(LOOKING).then_some(Look(Guard { lock: self }))
+        self.take(LOOKING).then(|| Look(Guard::of(self)))
     }
 
     #[inline]
@@ -89,7 +90,7 @@ impl<T: Default> Lock<T> {
         if !self.take(0) {
             self.wait(0);
         }
-        Guard { lock: self }
+        Guard::of(self)
     }
 
     /// Waits for its turn, to look only: a child forked meanwhile finds everything as it was.
@@ -98,7 +99,7 @@ impl<T: Default> Lock<T> {
         if !self.take(LOOKING) {
             self.wait(LOOKING);
         }
-        Look(Guard { lock: self })
+        Look(Guard::of(self))
     }
 
     #[cold]
@@ -120,6 +121,14 @@ impl<T: Default> Lock<T> {
 /// The turn at a lock's data.
 pub struct Guard<'l, T> {
     lock: &'l Lock<T>,
+    /// Shared between threads only where a `&mut T` may be.
+    _data: PhantomData<&'l mut T>,
+}
+
+impl<'l, T> Guard<'l, T> {
+    fn of(lock: &'l Lock<T>) -> Guard<'l, T> {
+        Guard { lock, _data: PhantomData }
+    }
 }
 
 /// The same, for who looks only.
@@ -168,8 +177,18 @@ mod tests {
         });
         assert_eq!(*lock.lock(), 40_000);
         let guard = lock.lock();
-        assert!(lock.try_lock().is_none());
+        // Who is refused takes nothing away from who has it.
+        for _ in 0..2 {
+            assert!(lock.try_lock().is_none());
+            assert!(lock.try_look().is_none());
+        }
         drop(guard);
+        let look = lock.try_look();
+        for _ in 0..2 {
+            assert!(lock.try_lock().is_none());
+        }
+        drop(look);
+        assert!(lock.try_lock().is_some());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
-use rustix::fs::{AtFlags, CWD, FileType, MemfdFlags, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, MemfdFlags, Mode, OFlags, SealFlags, Stat};
 use rustix::io::Errno;
 
 use super::failed;
@@ -118,36 +118,57 @@ pub fn memfd(label: &str) -> Result<File> {
     Ok(File::from(file))
 }
 
+/// Nobody cuts it short or makes it longer from here on: memory without a name, once it is reserved.
+pub fn fix_size(memory: &File) -> Result<()> {
+    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(memory, seals).map_err(|errno| failed("sealing", "a private segment", errno))
+}
+
 /// Makes every byte of the file real. `ftruncate` alone succeeds on a full tmpfs, and the first touch
 /// then kills with SIGBUS.
 pub fn reserve(file: &File, size: u64, subject: &str) -> Result<()> {
-    let no_space = || {
-        let stat = rustix::fs::fstatvfs(file).ok();
-        let limited = stat.filter(|stat| stat.f_blocks > 0);
-        Error::NoSpace {
-            needed: size,
-            available: limited.map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize)),
-            directory: directory().display().to_string(),
-        }
-    };
     // Asking first keeps a file that cannot fit from filling the memory of everybody else on the way.
-    if let Ok(stat) = rustix::fs::fstatvfs(file)
-        && stat.f_blocks > 0
-        && stat.f_bavail.saturating_mul(stat.f_frsize) < size
-    {
-        return Err(no_space());
+    if available(file).is_some_and(|available| available < size) {
+        return Err(no_space(file, size));
     }
+    allocate(file, size, subject)
+}
+
+/// Bytes that its file system has left; `None`: it does not say.
+fn available(file: &File) -> Option<u64> {
+    let stat = rustix::fs::fstatvfs(file).ok().filter(|stat| stat.f_blocks > 0)?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+fn no_space(file: &File, size: u64) -> Error {
+    Error::NoSpace { needed: size, available: available(file).unwrap_or(0), directory: directory().display().to_string() }
+}
+
+fn allocate(file: &File, size: u64, subject: &str) -> Result<()> {
     loop {
         // SAFETY: the descriptor is open as long as `file` is borrowed.
         match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, size as libc::off_t) } {
             0 => return Ok(()),
             libc::EINTR => {}
-            libc::ENOSPC => return Err(no_space()),
+            libc::ENOSPC => return Err(no_space(file, size)),
             errno => {
                 return Err(Error::Os { operation: "reserving memory for", subject: subject.to_owned(), errno });
             }
         }
     }
+}
+
+/// Reserves what a file of this length lacks: a copy of a segment may have holes.
+pub fn fill_holes(file: &File, length: u64, subject: &str) -> Result<()> {
+    // `st_blocks` counts 512 bytes, whatever the file system's blocks are.
+    let missing = length.saturating_sub((stat(file)?.st_blocks as u64).saturating_mul(512));
+    if missing == 0 {
+        return Ok(());
+    }
+    if available(file).is_some_and(|available| available < missing) {
+        return Err(no_space(file, missing));
+    }
+    allocate(file, length, subject)
 }
 
 /// Is there nothing but zeros in the file's first `length` bytes?
@@ -362,7 +383,18 @@ mod tests {
     }
 
     #[test]
+    fn memory_without_a_name_keeps_its_size() {
+        let memory = memfd("a test").unwrap();
+        reserve(&memory, 1 << 16, "a test").unwrap();
+        fix_size(&memory).unwrap();
+        assert!(memory.set_len(1).is_err());
+        assert!(reopen(&memory).unwrap().set_len(1 << 20).is_err());
+        assert_eq!(size(&memory).unwrap(), 1 << 16);
+    }
+
+    #[test]
     fn reserved_mapped_and_unlinked() {
+        use std::os::unix::fs::FileExt;
         let name = format!("test-reserve-{}", std::process::id());
         let file = open_or_create(&name, 9999).unwrap();
         reserve(&file, 1 << 20, "a test").unwrap();
@@ -371,6 +403,15 @@ mod tests {
         assert_eq!(Mapping::new(&file, 1 << 20, true).unwrap().len(), 1 << 20);
         assert!(matches!(reserve(&file, 1 << 60, "a test"), Err(Error::NoSpace { .. })));
         let other = reopen(&file).unwrap();
+        file.set_len(2 << 20).unwrap();
+        file.write_all_at(b"kept", (1 << 20) + 5).unwrap();
+        fill_holes(&file, 2 << 20, "a test").unwrap();
+        assert!(stat(&file).unwrap().st_blocks * 512 >= 2 << 20, "a hole is left");
+        let mut kept = [0; 4];
+        file.read_exact_at(&mut kept, (1 << 20) + 5).unwrap();
+        assert_eq!(&kept, b"kept");
+        file.set_len(1 << 50).unwrap();
+        assert!(matches!(fill_holes(&file, 1 << 50, "a test"), Err(Error::NoSpace { .. })));
         assert!(same_file(&name, 9999, &other).unwrap());
         assert!(unlink_if_same(&name, 9999, &other).unwrap());
         assert!(!unlink(&name, 9999).unwrap());

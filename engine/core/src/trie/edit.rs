@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::page::{COLLAPSE, Counts, DEPTH_MAX, Entries, Entry, Inner, LEAF_MAX, Page, collision, last_below, nibble};
+use super::page::{COLLAPSE, Counts, DEPTH_MAX, Entries, Entry, Inner, LEAF_MAX, Page, collision, last_below, nibble, prefix, read_counts};
 use super::{Attempt, Root, Stop, Trie, root_of, with_patience};
 use crate::arena::Held;
 use crate::error::{Error, Result};
@@ -33,6 +33,12 @@ struct Edited {
     reference: u64,
     before: Counts,
     after: Counts,
+}
+
+/// An inner page on the way from the root to a leaf.
+struct Step {
+    reference: u64,
+    at: usize,
 }
 
 /// Blocks made and blocks replaced by one attempt.
@@ -80,17 +86,16 @@ impl<'a> Trie<'a> {
             let mut result = None;
             let outcome = self.edit(
                 root,
-                0,
                 place,
                 &same,
-                &mut |entry| {
+                |entry| {
                     let (change, value) = decide(entry)?;
                     result = Some(value);
                     Ok(change)
                 },
                 &mut draft,
             );
-            if self.commit(word, outcome, draft)? { result.ok_or(Stop::Moved).map(Some) } else { Err(Stop::Moved) }
+            if self.commit(word, outcome, &draft)? { result.ok_or(Stop::Moved).map(Some) } else { Err(Stop::Moved) }
         })
     }
 
@@ -114,6 +119,13 @@ impl<'a> Trie<'a> {
         )
     }
 
+    /// Removes the entry at `place` for which `same` says yes. False: there was none.
+    pub fn remove(&self, place: u64, same: impl Fn(u64) -> Option<bool>) -> Result<bool> {
+        let to = |found: &Option<Entry>| if found.is_some() { Change::Remove } else { Change::Keep };
+        let removed = self.change(place, same, |found| Ok((to(&found), found.is_some())))?;
+        Ok(removed.unwrap_or(false))
+    }
+
     /// Decides over every entry from `from` on, in order of place, changing up to 256 leaves with one
     /// swap of the root. Gives what `decide` collected and where to go on. With `only_marked`, subtrees
     /// without pending joins or leaves are skipped.
@@ -133,7 +145,7 @@ impl<'a> Trie<'a> {
                 let mut draft = Draft::default();
                 let outcome = self.sweep_below(root, 0, 0, &mut sweep, &mut draft);
                 let (taken, next) = (sweep.taken, sweep.next);
-                if self.commit(word, outcome, draft)? { Ok((taken, next)) } else { Err(Stop::Moved) }
+                if self.commit(word, outcome, &draft)? { Ok((taken, next)) } else { Err(Stop::Moved) }
             })
         };
         let mut swept = attempt(budgets.next().unwrap_or(1));
@@ -145,7 +157,7 @@ impl<'a> Trie<'a> {
     }
 
     /// Swaps the root if there is anything to swap. True: it is done.
-    fn commit(&self, word: u64, outcome: Attempt<Option<Edited>>, draft: Draft) -> Attempt<bool> {
+    fn commit(&self, word: u64, outcome: Attempt<Option<Edited>>, draft: &Draft) -> Attempt<bool> {
         let cx = self.cx;
         let give_back = |draft: &Draft| {
             for held in &draft.new {
@@ -154,11 +166,11 @@ impl<'a> Trie<'a> {
         };
         match outcome {
             Err(stop) => {
-                give_back(&draft);
+                give_back(draft);
                 Err(stop)
             }
             Ok(None) => {
-                give_back(&draft);
+                give_back(draft);
                 Ok(true)
             }
             Ok(Some(edited)) => {
@@ -173,7 +185,7 @@ impl<'a> Trie<'a> {
                 // SYNC trie.root (W): pages and records before the root that names them; pairs with (R)
                 // in `with_patience`.
                 if cx.word(self.root).compare_exchange(word, root, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-                    give_back(&draft);
+                    give_back(draft);
                     return Ok(false);
                 }
                 point!("change.swapped");
@@ -181,70 +193,92 @@ impl<'a> Trie<'a> {
                 fence_after_swap();
                 for held in &draft.new {
                     cx.make_live(held);
+                    point!("change.live");
                 }
-                point!("change.live");
+                // SYNC trie.moved (W): the root was swapped before its pages are freed; pairs with (R) in `Stuck::at`.
                 for &page in &draft.old {
                     cx.free(page);
+                    point!("change.freed");
                 }
-                point!("change.freed");
                 for &value in &draft.old_values {
                     self.free_value(value);
+                    point!("change.done");
                 }
                 Ok(true)
             }
         }
     }
 
+    /// Changes one entry: down to its leaf, then up again, page by page, with copies of the path.
     fn edit(
         &self,
-        reference: Option<u64>,
-        depth: u32,
+        root: Option<u64>,
         place: u64,
         same: &impl Fn(u64) -> Option<bool>,
-        decide: &mut dyn FnMut(Option<Entry>) -> Attempt<Change>,
+        decide: impl FnOnce(Option<Entry>) -> Attempt<Change>,
         draft: &mut Draft,
     ) -> Attempt<Option<Edited>> {
-        let Some(reference) = reference else {
-            let change = decide(None)?;
-            let mut entries = Entries::new();
-            if !self.apply(&mut entries, None, place, change, draft) {
-                return Ok(None);
-            }
-            return self.rebuilt(&entries, depth, Counts::default(), draft).map(Some);
-        };
-        match self.page(reference).ok_or(Stop::Moved)? {
-            Page::Leaf(mut entries) => {
-                let mut found = None;
-                for (index, entry) in entries.iter().enumerate() {
-                    if entry.place() == place && same(entry.value).ok_or(Stop::Moved)? {
-                        found = Some(index);
-                        break;
-                    }
-                }
-                let before = Counts::of(&entries);
-                let change = decide(found.map(|index| entries[index]))?;
-                if !self.apply(&mut entries, found, place, change, draft) {
-                    return Ok(None);
-                }
-                draft.old.push(reference);
-                self.rebuilt(&entries, depth, before, draft).map(Some)
-            }
-            Page::Inner(mut inner) => {
-                if depth >= DEPTH_MAX {
+        let mut path = SmallVec::<[Step; 6]>::new();
+        let mut entries = Entries::new();
+        let mut next = root;
+        while let Some(reference) = next {
+            let (_, at) = self.cx.life(reference).ok_or(Stop::Moved)?;
+            if path.len() < DEPTH_MAX as usize
+                && let Some(child) = self.child(at, nibble(place, path.len() as u32))
+            {
+                if !self.cx.still(reference, at) {
                     return Err(Stop::Moved);
                 }
-                let index = nibble(place, depth);
-                let child = Some(inner.children[index]).filter(|&child| child != 0);
-                let Some(edited) = self.edit(child, depth + 1, place, same, decide, draft)? else {
-                    return Ok(None);
-                };
-                let before = inner.counts;
-                inner.children[index] = edited.reference;
-                inner.counts = before.exchange(edited.before, edited.after);
+                path.push(Step { reference, at });
+                next = Some(child).filter(|&child| child != 0);
+            } else {
+                self.read_leaf(at, &mut entries).filter(|()| self.cx.still(reference, at)).ok_or(Stop::Moved)?;
                 draft.old.push(reference);
-                self.inner_rebuilt(inner, place, depth, before, draft).map(Some)
+                break;
             }
         }
+        let mut found = None;
+        for (index, entry) in entries.iter().enumerate() {
+            if entry.place() == place && same(entry.value).ok_or(Stop::Moved)? {
+                found = Some(index);
+                break;
+            }
+        }
+        let before = Counts::of(&entries);
+        let change = decide(found.map(|index| entries[index]))?;
+        if !self.apply(&mut entries, found, place, change, draft) {
+            return Ok(None);
+        }
+        let mut edited = self.rebuilt(&entries, path.len() as u32, before, draft)?;
+        while let Some(step) = path.pop() {
+            edited = self.changed(&step, path.len() as u32, place, edited, draft)?;
+        }
+        Ok(Some(edited))
+    }
+
+    /// An inner page with one child replaced, or what it shrinks to.
+    fn changed(&self, step: &Step, depth: u32, place: u64, child: Edited, draft: &mut Draft) -> Attempt<Edited> {
+        let index = nibble(place, depth);
+        let before = read_counts(self.cx, step.at);
+        let after = before.exchange(child.before, child.after);
+        if after.total() <= COLLAPSE {
+            let Some(Page::Inner(mut inner)) = self.page(step.reference) else {
+                return Err(Stop::Moved);
+            };
+            let before = inner.counts;
+            inner.children[index] = child.reference;
+            inner.counts = before.exchange(child.before, child.after);
+            draft.old.push(step.reference);
+            return self.inner_rebuilt(inner, place, depth, before, draft);
+        }
+        let held = self.copy_inner(step.at, (index, child.reference), after, place, depth, draft.grows)?;
+        draft.new.push(held);
+        // Copied, then validated.
+        if !self.cx.still(step.reference, step.at) {
+            return Err(Stop::Moved);
+        }
+        draft.old.push(step.reference);
+        Ok(Edited { reference: held.reference(), before, after })
     }
 
     /// Applies a change to a leaf's entries. False: nothing changes.
@@ -318,8 +352,8 @@ impl<'a> Trie<'a> {
             0
         } else if after.total() <= COLLAPSE {
             let mut entries = Entries::new();
-            for child in inner.children.into_iter().filter(|&child| child != 0) {
-                self.gather(child, depth + 1, &mut entries, draft)?;
+            for (child, below) in inner.below(prefix(place, depth), depth) {
+                self.gather(child, depth + 1, below, &mut entries, draft)?;
             }
             // What `gather` found is the truth, whatever a damaged count said.
             return self.rebuilt(&entries, depth, before, draft);
@@ -332,15 +366,15 @@ impl<'a> Trie<'a> {
     }
 
     /// Moves a subtree's entries out of its pages.
-    fn gather(&self, reference: u64, depth: u32, entries: &mut Entries, draft: &mut Draft) -> Attempt<()> {
+    fn gather(&self, reference: u64, depth: u32, prefix: u64, entries: &mut Entries, draft: &mut Draft) -> Attempt<()> {
         if depth > DEPTH_MAX || entries.len() > 4 * LEAF_MAX {
             return Err(Stop::Moved);
         }
-        match self.page(reference).ok_or(Stop::Moved)? {
+        match self.page_at(reference, depth, prefix).ok_or(Stop::Moved)? {
             Page::Leaf(found) => entries.extend(found),
             Page::Inner(inner) => {
-                for child in inner.children.into_iter().filter(|&child| child != 0) {
-                    self.gather(child, depth + 1, entries, draft)?;
+                for (child, below) in inner.below(prefix, depth) {
+                    self.gather(child, depth + 1, below, entries, draft)?;
                 }
             }
         }
@@ -367,7 +401,7 @@ impl<'a> Trie<'a> {
             sweep.next.get_or_insert(prefix.max(sweep.from));
             return Ok(None);
         }
-        let page = self.page(reference).ok_or(Stop::Moved)?;
+        let page = self.page_at(reference, depth, prefix).ok_or(Stop::Moved)?;
         let before = page.counts();
         if sweep.only_marked && before.marked() == 0 {
             return Ok(None);

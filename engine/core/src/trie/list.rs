@@ -5,7 +5,6 @@ use super::page::{DEPTH_MAX, Entries, Entry, Page, last_below, nibble};
 use super::{Attempt, Root, Stop, Stuck, Trie, root_of, with_patience};
 use crate::error::Result;
 use crate::record::Record;
-use crate::space::PAIR_MASK;
 
 impl Trie<'_> {
     /// The next leaf's entries from `from` on, and where to go on after it.
@@ -21,7 +20,7 @@ impl Trie<'_> {
     }
 
     fn leaf_below(&self, reference: u64, depth: u32, prefix: u64, from: u64) -> Attempt<Option<(Entries, Option<u64>)>> {
-        match self.page(reference).ok_or(Stop::Moved)? {
+        match self.page_at(reference, depth, prefix).ok_or(Stop::Moved)? {
             Page::Leaf(mut entries) => {
                 entries.retain(|entry| entry.place() >= from);
                 Ok((!entries.is_empty()).then(|| (entries, last_below(prefix, depth).checked_add(1))))
@@ -45,17 +44,22 @@ impl Trie<'_> {
         }
     }
 
-    /// Calls `see` with every entry, in order of place.
-    pub fn entries(&self, mut see: impl FnMut(&Entry)) -> Result<()> {
-        let mut from = Some(0);
+    /// Calls `see` with every entry between two places, both included, in order of place.
+    pub fn entries_between(&self, first: u64, last: u64, mut see: impl FnMut(&Entry)) -> Result<()> {
+        let mut from = Some(first);
         while let Some(cursor) = from {
             let Some((entries, next)) = self.leaf_from(cursor)? else {
                 break;
             };
-            entries.iter().for_each(&mut see);
-            from = next;
+            entries.iter().filter(|entry| entry.place() <= last).for_each(&mut see);
+            from = next.filter(|&next| next <= last);
         }
         Ok(())
+    }
+
+    /// Calls `see` with every entry, in order of place.
+    pub fn entries(&self, see: impl FnMut(&Entry)) -> Result<()> {
+        self.entries_between(0, u64::MAX, see)
     }
 
     /// Calls `see` with every entry between two places, both included, and its record, one after the
@@ -96,10 +100,5 @@ impl Trie<'_> {
     /// Calls `see` with every entry and its record.
     pub fn records(&self, see: impl FnMut(&Entry, &Record)) -> Result<()> {
         self.records_between(0, u64::MAX, see)
-    }
-
-    /// The records of all pairs whose first half has the place of `pair`.
-    pub fn records_of_pair(&self, pair: u64, see: impl FnMut(&Entry, &Record)) -> Result<()> {
-        self.records_between(pair & PAIR_MASK, pair | !PAIR_MASK, see)
     }
 }

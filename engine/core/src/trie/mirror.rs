@@ -64,7 +64,7 @@ impl<T: Clone> Mirror<T> {
         self.word = with_patience(trie, |word| {
             match root_of(word) {
                 // Should a page move on, what is up to date so far stays, and the next attempt skips it.
-                Root::Page(reference) => node.update(trie, reference, 0, make, &mut deltas)?,
+                Root::Page(reference) => node.update(trie, reference, (0, 0), make, &mut deltas)?,
                 Root::Empty | Root::Sealed => node.drain(&mut deltas),
             }
             Ok(word)
@@ -88,20 +88,27 @@ impl<T: Clone> Node<T> {
         }
     }
 
-    fn update(&mut self, trie: &Trie<'_>, now: u64, depth: u32, make: Make<'_, T>, deltas: &mut Vec<Delta<T>>) -> Attempt<()> {
+    fn update(
+        &mut self,
+        trie: &Trie<'_>,
+        now: u64,
+        (depth, prefix): (u32, u64),
+        make: Make<'_, T>,
+        deltas: &mut Vec<Delta<T>>,
+    ) -> Attempt<()> {
         if self.reference() == now {
             return Ok(());
         }
-        match trie.page(now).ok_or(Stop::Moved)? {
+        match trie.page_at(now, depth, prefix).ok_or(Stop::Moved)? {
             Page::Leaf(entries) => self.become_leaf(trie, now, &entries, make, deltas),
             Page::Inner(_) if depth >= DEPTH_MAX => Err(Stop::Moved),
             Page::Inner(inner) => {
                 let children = self.split(depth);
-                for (child, &now) in children.iter_mut().zip(&inner.children) {
+                for ((child, &now), nibble) in children.iter_mut().zip(&inner.children).zip(0_u64..) {
                     if now == 0 {
                         child.drain(deltas);
                     } else {
-                        child.update(trie, now, depth + 1, make, deltas)?;
+                        child.update(trie, now, (depth + 1, prefix | nibble << (60 - 4 * depth)), make, deltas)?;
                     }
                 }
                 if let Node::Inner { reference, .. } = self {

@@ -138,7 +138,6 @@ impl<'a> Trie<'a> {
     }
 
     /// Are they of one root and one life?
-    #[cfg(not(loom))]
     pub(crate) fn is_same(&self, other: &Trie<'_>) -> bool {
         (self.root, self.life) == (other.root, other.life)
     }
@@ -148,8 +147,9 @@ impl<'a> Trie<'a> {
     pub(crate) fn word(&self) -> u64 {
         // SYNC trie.root (R): pairs with (W) in `edit::commit`: pages before the root that names them.
         let word = self.cx.word(self.root).load(Ordering::Acquire);
-        // A new life's state word is written before its roots, so after reading one of them it shows. A word of
-        // this life read here can be swapped only while it is there, and no root word ever repeats.
+        // SYNC cell.life (R): pairs with (W) in `new_cell`: a new life's state word is written before its roots, so
+        // after reading one of them it shows. A word of this life read here can be swapped only while it is there,
+        // and no root word ever repeats.
         match self.life {
             Some(cell) if !cell.is_generation(self.cx) => reference::SEALED,
             _ => word,
@@ -212,16 +212,32 @@ impl<'a> Trie<'a> {
     }
 
     /// Finds the entry and record of a key.
+    #[inline]
     pub fn get(&self, place: u64, key: &[u8]) -> Result<Option<(Entry, Record)>> {
-        with_patience(self, |word| {
-            let same = |value| self.cx.has_key(value, key);
-            match self.find_from(word, place, &same)? {
-                None => Ok(None),
-                Some(entry) => {
-                    let record = self.cx.record(entry.value).ok_or(Stop::Moved)?;
-                    Ok(Some((entry, record)))
-                }
+        self.get_if(place, |value| self.cx.has_key(value, key))
+    }
+
+    /// Finds the entry at `place` for which `same(value)` says yes, and its record.
+    pub fn get_if(&self, place: u64, same: impl Fn(u64) -> Option<bool>) -> Result<Option<(Entry, Record)>> {
+        with_patience(self, |word| match self.find_from(word, place, &same)? {
+            None => Ok(None),
+            Some(entry) => {
+                let record = self.cx.record(entry.value).ok_or(Stop::Moved)?;
+                Ok(Some((entry, record)))
             }
+        })
+    }
+
+    /// Sets a hot word of a key's live record to a later time. False: there is no such record.
+    pub fn touch(&self, place: u64, key: &[u8], field: usize, now: u64) -> Result<bool> {
+        with_patience(self, |word| match self.find_from(word, place, &|value| self.cx.has_key(value, key))? {
+            Some(entry) if entry.is_live() => {
+                let (_, at) = self.cx.life(entry.value).ok_or(Stop::Moved)?;
+                // A record that was replaced meanwhile: the one that replaced it is touched.
+                let later = |then: u64| (then < now).then_some(now);
+                self.cx.set_hot(entry.value, at, field, later).map(|_| true).ok_or(Stop::Moved)
+            }
+            _ => Ok(false),
         })
     }
 
@@ -343,5 +359,5 @@ impl<'a> Trie<'a> {
 /// Set in values that are no refs. A ref with it would need a generation of 2^35 in one block.
 pub const VALUE_INLINE: u64 = 1 << 63;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(modelled)))]
 mod tests;

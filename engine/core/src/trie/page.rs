@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::layout::{Block, kind};
 use crate::mutants::without;
 use crate::space::Context;
+use crate::sync::Ordering;
 
 /// Most entries of a leaf.
 pub const LEAF_MAX: usize = 12;
@@ -104,6 +105,14 @@ pub struct Inner {
     pub counts: Counts,
 }
 
+impl Inner {
+    /// The children with the prefix that each stands for.
+    pub(super) fn below(self, prefix: u64, depth: u32) -> impl Iterator<Item = (u64, u64)> {
+        let children = self.children.into_iter().zip(0_u64..);
+        children.filter(|&(child, _)| child != 0).map(move |(child, nibble)| (child, prefix | nibble << (60 - 4 * depth)))
+    }
+}
+
 /// A private, validated copy of a page.
 #[derive(Clone, Debug)]
 pub enum Page {
@@ -153,20 +162,51 @@ impl Trie<'_> {
     pub fn page(&self, reference: u64) -> Option<Page> {
         let cx = self.cx;
         let (_, at) = cx.life(reference)?;
-        let view = cx.view();
-        let info = Info(view.get(at + Block::info));
-        let page = match info.kind() {
+        let page = match Info(cx.view().get(at + Block::info)).kind() {
             kind::LEAF => {
-                let entries = (info.entries() as usize).min(LEAF_MAX);
-                Page::Leaf((0..entries).map(|index| leaf_entry(cx, at, index)).collect())
+                let mut entries = Entries::new();
+                self.read_leaf(at, &mut entries)?;
+                Page::Leaf(entries)
             }
-            kind::INNER => Page::Inner(Inner {
-                children: std::array::from_fn(|index| view.get(at + Block::WORDS + index)),
-                counts: read_counts(cx, at),
-            }),
+            kind::INNER => {
+                let words = cx.view().array::<16>(at + Block::WORDS)?;
+                let children = std::array::from_fn(|index| words[index].load(Ordering::Relaxed));
+                Page::Inner(Inner { children, counts: read_counts(cx, at) })
+            }
             _ => return None,
         };
         (without("page_generation") || cx.still(reference, at)).then_some(page)
+    }
+
+    /// Copies a leaf's entries, unvalidated. `None`: it is no leaf.
+    #[inline]
+    pub(super) fn read_leaf(&self, at: usize, entries: &mut Entries) -> Option<()> {
+        let info = Info(self.cx.view().get(at + Block::info));
+        if info.kind() != kind::LEAF {
+            return None;
+        }
+        let words = self.cx.view().array::<{ LEAF_MAX * 2 }>(at + Block::WORDS)?;
+        for pair in words.chunks_exact(2).take(info.entries() as usize) {
+            entries.push(Entry { word: pair[0].load(Ordering::Relaxed), value: pair[1].load(Ordering::Relaxed) });
+        }
+        Some(())
+    }
+
+    /// A child of an inner page, unvalidated; 0: nothing there. `None`: it is no inner page.
+    #[inline(always)]
+    pub(super) fn child(&self, at: usize, index: usize) -> Option<u64> {
+        let is_inner = Info(self.cx.view().get(at + Block::info)).kind() == kind::INNER;
+        is_inner.then(|| self.cx.view().get(at + Block::WORDS + index))
+    }
+
+    /// Copies the page at a depth under a prefix. What says of itself that it stands elsewhere is not that page:
+    /// in damage a page may be named from several places, and a walk that took it for several would never end.
+    pub(super) fn page_at(&self, reference: u64, depth: u32, prefix: u64) -> Option<Page> {
+        let (_, at) = self.cx.life(reference)?;
+        let (back, ident) = (self.cx.view().get(at + Block::back), self.cx.view().get(at + Block::ident));
+        // Read before the copy, which is then validated with it.
+        let page = self.page(reference)?;
+        ((back, ident) == (self.back(depth), prefix)).then_some(page)
     }
 
     /// Live entries below a page, without copying it.
@@ -195,25 +235,50 @@ impl Trie<'_> {
         let info = Info::new(kind::LEAF, 0, entries.len() as u64, entries.len() as u64 * 16);
         let place = entries.first().map_or(0, Entry::place);
         self.cx.fill(&held, info, self.back(depth), prefix(place, depth));
-        for (index, entry) in entries.iter().enumerate() {
-            let at = held.at + Block::WORDS + index * 2;
-            self.cx.view().set(at, entry.word);
-            self.cx.view().set(at + 1, entry.value);
+        if let Some(words) = self.cx.view().array::<{ LEAF_MAX * 2 }>(held.at + Block::WORDS) {
+            for (pair, entry) in words.chunks_exact(2).zip(entries) {
+                pair[0].store(entry.word, Ordering::Relaxed);
+                pair[1].store(entry.value, Ordering::Relaxed);
+            }
         }
         Ok(held)
     }
 
     /// Writes an inner page into a held block. `grows`: as above.
     pub(super) fn write_inner(&self, inner: &Inner, place: u64, depth: u32, grows: bool) -> Result<Held> {
+        let held = self.new_inner(inner.counts, place, depth, grows)?;
+        if let Some(to) = self.cx.view().array::<16>(held.at + Block::WORDS) {
+            to.iter().zip(inner.children).for_each(|(to, child)| to.store(child, Ordering::Relaxed));
+        }
+        Ok(held)
+    }
+
+    /// Copies an inner page, with one child replaced, into a held block. What is copied is unvalidated.
+    pub(super) fn copy_inner(
+        &self,
+        from: usize,
+        (index, child): (usize, u64),
+        counts: Counts,
+        place: u64,
+        depth: u32,
+        grows: bool,
+    ) -> Result<Held> {
+        let held = self.new_inner(counts, place, depth, grows)?;
+        let view = self.cx.view();
+        if let (Some(from), Some(to)) = (view.array::<16>(from + Block::WORDS), view.array::<16>(held.at + Block::WORDS)) {
+            to.iter().zip(from).for_each(|(to, from)| to.store(from.load(Ordering::Relaxed), Ordering::Relaxed));
+            to[index].store(child, Ordering::Relaxed);
+        }
+        Ok(held)
+    }
+
+    /// A held inner page without its children.
+    #[inline]
+    fn new_inner(&self, counts: Counts, place: u64, depth: u32, grows: bool) -> Result<Held> {
         let held = self.block_for_page(grows)?;
         self.cx.fill(&held, Info::new(kind::INNER, 0, 16, 144), self.back(depth), prefix(place, depth));
-        let at = held.at + Block::WORDS;
-        let view = self.cx.view();
-        for (index, &child) in inner.children.iter().enumerate() {
-            view.set(at + index, child);
-        }
-        view.set(at + 16, inner.counts.live);
-        view.set(at + 17, inner.counts.pending << 32 | inner.counts.gone & 0xffff_ffff);
+        self.cx.view().set(held.at + Block::WORDS + 16, counts.live);
+        self.cx.view().set(held.at + Block::WORDS + 17, counts.pending << 32 | counts.gone & 0xffff_ffff);
         Ok(held)
     }
 
@@ -222,7 +287,9 @@ impl Trie<'_> {
     }
 }
 
-fn read_counts(cx: Context<'_>, at: usize) -> Counts {
+/// An inner page's counts, unvalidated.
+#[inline(always)]
+pub(super) fn read_counts(cx: Context<'_>, at: usize) -> Counts {
     let marks = cx.view().get(at + Block::WORDS + 17);
     Counts { live: cx.view().get(at + Block::WORDS + 16), pending: marks >> 32, gone: marks & 0xffff_ffff }
 }

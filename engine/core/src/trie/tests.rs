@@ -241,3 +241,27 @@ fn a_mirror_follows_writers_that_do_not_wait_for_it() {
     let cx = Context { space: &space, actor: &actor };
     assert_eq!(held, listed(&Trie::new(cx, crate::layout::Header::worlds)));
 }
+
+/// Sixteen children that are one page, at every depth: 16^15 ways through sixteen blocks.
+#[test]
+fn a_page_named_from_many_places_is_walked_from_none_but_its_own() {
+    let space = small();
+    let actor = Actor::new(1, 1);
+    let cx = Context { space: &space, actor: &actor };
+    let trie = Trie::new(cx, crate::layout::Header::worlds);
+    let counts = Counts { live: 1 << 40, pending: 1 << 20, gone: 1 };
+    let mut below = trie.write_leaf(&[Entry::new(0, 0, VALUE_INLINE)], DEPTH_MAX, true).unwrap();
+    for depth in (0..DEPTH_MAX).rev() {
+        below = trie.write_inner(&page::Inner { children: [below.reference(); 16], counts }, 0, depth, true).unwrap();
+    }
+    cx.word(trie.root).store(below.reference(), Ordering::Release);
+    let damaged = |done: Result<()>| assert!(matches!(done, Err(Error::Corrupt { .. })), "{done:?}");
+    damaged(trie.entries(|_| {}));
+    damaged(trie.sweep(0, false, |_, _: &mut Vec<()>| Ok(Change::Keep)).map(drop));
+    damaged(trie.sweep(0, true, |_, _: &mut Vec<()>| Ok(Change::Keep)).map(drop));
+    damaged(Mirror::default().update(&trie, &mut |_, _| Some(())).map(drop));
+    let found = crate::check::look_over(cx, &|_| false);
+    assert!(found.iter().any(|finding| finding.contains("both of")), "{found:?}");
+    trie.seal_and_free(|| true);
+    assert!(all_free(cx));
+}

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hypern_shm_core::{
-    Beat, ChannelKind, ChannelSpec, Channels, Error, Form, Heartbeats, PatternReceiver, Presence, Receiver, Segment, Source, Topics,
-    TopicsKind, Waitlist, Watch, World, park,
+    Beat, ChannelKind, ChannelSpec, Channels, Error, Form, Heartbeats, Metadata, PatternReceiver, Presence, Receiver, Segment, Source,
+    Topics, TopicsKind, Waitlist, Watch, World, park,
 };
 
 /// Where choices come from: a seed (SplitMix64, Steele et al. 2014), or bytes that somebody else chose.
@@ -148,9 +148,9 @@ impl<'f> Worker<'f> {
             14 => drop(self.did(channels.stats(&room))),
             15 => drop(self.did(channels.publish_matching("#", b"x", Form::Text))),
             16 => drop(self.did(channels.replay(&room, None, None))),
-            17 | 18 => drop(self.did(presence.track(&room, &client, &[("a".into(), "x".repeat(300))]))),
+            17 | 18 => drop(self.did(presence.track(&room, &client, &Metadata::from_iter([("a", "x".repeat(300))])))),
             19 => drop(self.did(presence.untrack(&room, &client))),
-            20 => drop(self.did(presence.update(&room, &client, &[]))),
+            20 => drop(self.did(presence.update(&room, &client, &Metadata::default()))),
             21 => drop(self.did(presence.list(&room))),
             22 => drop(self.did(presence.flush_diff(&room))),
             23 => drop(self.did(presence.evict_stale(0.05))),

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hypern_shm_core::points::{Fate, arm};
+use hypern_shm_core::points::{Fate, arm, number};
 use hypern_shm_core::{
-    Beat, ChannelKind, ChannelSpec, Channels, Error, Form, Heartbeats, Options, PatternReceiver, Presence, Receiver, Segment, Source,
-    Topics, TopicsKind, Waitlist, World, park,
+    Beat, ChannelKind, ChannelSpec, Channels, Error, Form, Heartbeats, Metadata, Options, PatternReceiver, Presence, Receiver, Segment,
+    Source, Topics, TopicsKind, Waitlist, World, park,
 };
 
 use crate::ledger::{Entry, Ledger};
@@ -145,6 +145,10 @@ impl Worker {
 
     fn message(&mut self, channel: &str, number: u64) -> Vec<u8> {
         let length = [0, 20, 400, 3000, 20_000][self.below(5) as usize];
+        self.message_of(channel, number, length)
+    }
+
+    fn message_of(&self, channel: &str, number: u64, length: usize) -> Vec<u8> {
         format!("{channel}|{}|{number}|{length}|{}", self.publisher, "x".repeat(length)).into_bytes()
     }
 
@@ -159,6 +163,7 @@ impl Worker {
             self.published -= 1;
         }
         // Asleep for a moment, so that publishers have somebody to ring.
+        self.drain();
         room(park(&self.steady, Some(Instant::now() + Duration::from_micros(500))));
         self.drain();
     }
@@ -208,9 +213,17 @@ impl Worker {
         }
         if let Some(receiver) = receiver.map(Arc::new) {
             let source: Arc<dyn Source> = receiver.clone();
+            while receiver.try_recv(&mut buffer).expect("open").is_some() {
+                seen.check(&room_name, &buffer);
+            }
             if let Some(list) = room(Waitlist::new(&self.segment))
                 && let Some(token) = room(list.park(&source)).flatten()
             {
+                // Rings a loop of this very process, if nobody else does.
+                self.elsewhere += 1;
+                let message = self.message(&room_name, self.elsewhere);
+                room(channels.publish(&room_name, &message, Form::Text));
+                list.take().expect("attached");
                 list.unpark(token);
             }
             while receiver.try_recv(&mut buffer).expect("open").is_some() {
@@ -252,16 +265,17 @@ impl Worker {
     fn presence(&mut self, presence: &Presence) {
         let channel = format!("hall {}", self.below(3));
         let client = format!("client {}", self.below(40));
-        room(presence.track(&channel, &client, &[("a".into(), "x".repeat(self.below(400) as usize))]));
-        room(presence.update(&channel, &client, &[]));
+        room(presence.track(&channel, &client, &Metadata::from_iter([("a", "x".repeat(self.below(400) as usize))])));
+        room(presence.update(&channel, &client, &Metadata::default()));
         presence.touch(&channel, &client).expect("attached");
-        let names: Vec<String> = presence.list(&channel).expect("attached").into_iter().map(|member| member.client).collect();
+        let names: Vec<String> =
+            presence.list(&channel).expect("attached").into_iter().map(|member| member.client().into_owned()).collect();
         let mut single = names.clone();
         single.sort();
         single.dedup();
         assert_eq!(single.len(), names.len(), "listed twice");
         room(presence.untrack(&channel, &client));
-        room(presence.track(&channel, "old", &[]));
+        room(presence.track(&channel, "old", &Metadata::default()));
         room(presence.evict_stale(0.0));
         room(presence.flush_diff(&channel));
         self.lobby(presence);
@@ -271,7 +285,7 @@ impl Worker {
     fn lobby(&mut self, presence: &Presence) {
         self.turn += 1;
         let lobby = format!("lobby {} {}", std::process::id(), self.turn);
-        room(presence.track(&lobby, "alone", &[]));
+        room(presence.track(&lobby, "alone", &Metadata::default()));
         room(presence.untrack(&lobby, "alone"));
         room(presence.flush_diff(&lobby));
     }
@@ -282,6 +296,8 @@ impl Worker {
         room(heartbeats.register(&client, Some("7")));
         heartbeats.pong(&client).expect("attached");
         heartbeats.needing_ping(&beat).expect("attached");
+        // Late at once: reported by one of those who ask.
+        heartbeats.check_timeouts(&Beat { timeout_secs: 0.0, ..beat }).expect("attached");
         room(heartbeats.unregister(&client));
     }
 
@@ -337,21 +353,25 @@ fn prey() {
     let world = World::new(&worker.segment, "").expect("room");
     let channels = Channels::new(&world, ChannelKind::Channel);
     let pattern = room(channels.subscribe_pattern("#", "prey"));
-    room(Presence::new(&world).track("hall 0", "prey", &[]));
+    room(Presence::new(&world).track("hall 0", "prey", &Metadata::default()));
     room(Heartbeats::new(&world).register("prey", None));
     room(Topics::new(&world, TopicsKind::Free).subscribe("a:#", "prey"));
     let list = room(Waitlist::new(&worker.segment));
-    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).expect("a process may signal itself");
+    // Killed on the way to a member: the hint to it is the scavenger's.
+    arm(number("track.hinted"), Fate::Kill, 0);
+    room(Presence::new(&world).track("hall 0", "prey's friend", &Metadata::default()));
     drop((pattern, list));
 }
 
 /// Comes by its point; does everything until then, attaching anew each time.
 fn victim() {
-    let number = |name: &str| variable(name).expect("the harness says").parse().expect("a number");
+    let said = |name: &str| variable(name).expect("the harness says").parse().expect("a number");
     let fate = if variable("FATE").as_deref() == Some("kill") { Fate::Kill } else { Fate::Stop };
-    arm(number("POINT") as usize, fate, number("AFTER"));
-    for _ in 0..ROUNDS {
+    arm(said("POINT") as usize, fate, said("AFTER"));
+    for round in 0..ROUNDS {
         let mut worker = Worker::new(VICTIM);
+        // Other choices each time.
+        worker.random = worker.random.wrapping_add(round << 32);
         worker.publisher = format!("{}.{}", std::process::id(), worker.steady.last_id().sequence);
         worker.segment.reap().expect("attached");
         let channels = Channels::new(&World::new(&worker.segment, "").expect("room"), ChannelKind::Channel);
@@ -363,11 +383,21 @@ fn victim() {
             let message = worker.message(BEDSIDE, worker.elsewhere);
             room(channels.publish(BEDSIDE, &message, Form::Text));
         }
+        // More than the arena holds, once.
+        for _ in 0..if round == 0 { 70 } else { 0 } {
+            worker.elsewhere += 1;
+            let message = worker.message_of(BEDSIDE, worker.elsewhere, 20_000);
+            room(channels.publish(BEDSIDE, &message, Form::Text));
+        }
         let presence = Presence::new(&World::new(&worker.segment, "").expect("room"));
-        for _ in 0..100 {
+        // More than there are cells, once.
+        for _ in 0..if round == 0 { 300 } else { 20 } {
             worker.lobby(&presence);
         }
         let made = Segment::open(&fresh(&worker.name), &small()).expect("room");
+        made.close().expect("attached");
+        // Nobody is attached: what belongs to connections is cleared.
+        let made = Segment::open(&fresh(&worker.name), &small()).expect("it is there");
         made.unlink().expect("it is ours");
         made.close().expect("attached");
         worker.segment.close().expect("attached");
