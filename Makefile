@@ -7,11 +7,15 @@
 PYTHON ?= python3
 PORT ?= 8000
 WORKERS ?= 4
+# Versions beside that one that the wheel is tested on.
+PYTHONS ?= 3.10 3.12 3.13
 # Processes that run Python tests side by side.
 XDIST ?= 2
-# Seconds of the soak and of the fuzzing, and after which a suite of the engine's tests counts as stuck.
+# Seconds of the soak, of the load and of the fuzzing, how many times the churn of `make test`, and after which a suite of the engine's tests counts as stuck.
 SOAK ?= 60
+LOAD ?= 300
 FUZZ ?= 60
+CHURN ?= 100
 PATIENCE ?= 600
 
 VENV := .venv
@@ -25,7 +29,7 @@ SHELL := bash
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check check-rust check-python test-core test-loom test-shuttle test-crash test-mutants test-threads test-python bench fuzz soak clean tools
+.PHONY: help setup demo test check check-rust check-python test-core test-loom test-shuttle test-crash test-mutants test-threads test-python test-pythons bench fuzz soak load churn clean tools
 
 # pip and maturin are those of .venv, whatever is active or set outside.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME
@@ -134,6 +138,9 @@ test-python: $(VENV)/.engine $(VENV)/.test ## real processes, real servers, a re
 	echo "==> Python tests, $(XDIST) at a time"
 	$(BIN)/python -m pytest -q -n $(XDIST)
 
+test-pythons: $(VENV)/.engine ## the Python tests, servers left out, on other Pythons: one wheel for PYTHONS="3.10 3.12 3.13"
+	@.ci/pythons "$(PYTHONS)" -n $(XDIST) tests --ignore tests/servers
+
 bench: $(VENV)/.engine $(VENV)/.test ## benchmarks against the in-process original, as ratios of one run
 	@for script in bench/*.py; do echo "==> $$script"; $(BIN)/python $$script; done
 
@@ -146,6 +153,14 @@ fuzz: | tools ## damaged segments: random bytes on a live one, then coverage-gui
 soak: $(VENV)/.engine $(VENV)/.test ## kills and stops at random under load: SOAK=3600 for an hour
 	@echo "==> soak, $(SOAK) s"
 	$(BIN)/python -m tests.soak --seconds $(SOAK)
+
+load: $(VENV)/.engine $(VENV)/.test ## 64 processes, 10,000 channels, 100,000 members, mixed traffic: LOAD= seconds
+	@echo "==> load, $(LOAD) s"
+	$(BIN)/python -m tests.load --seconds $(LOAD)
+
+churn: | tools ## 10 million members, clients, and 2 million channels, patterns come and go: CHURN= times 100,000
+	@echo "==> churn"
+	CHURN=$(CHURN) cargo test --locked --release -p hypern-shm-core --test churn -- --nocapture | $(COUNTED)
 
 # ---- and away with it
 

@@ -17,6 +17,12 @@ DEFAULT_MAX_PROCESSES = 128
 PRIVATE_SIZE = "4MiB"
 
 
+def _checked(name: str) -> None:
+    # None means a private segment to the engine, which nobody asks for by a name.
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a str, not {type(name).__name__!r}")
+
+
 T = TypeVar("T")
 
 
@@ -71,12 +77,14 @@ class Segment(_engine.Segment):
                 size: 512 of 32 MiB). A thread beyond them looks for news every 5 ms, a loop raises SegmentFull.
 
         Raises:
+            TypeError: ``name`` is no str.
             ValueError: an argument or variable is out of its bounds, or the capacities do not fit the size.
             SegmentNoSpace: /dev/shm has no room.
             SegmentRefused: something else is in its place.
             SegmentVersionMismatch: another version made it.
             SegmentFull: all process slots are taken.
         """
+        _checked(name)
         default = parse_size(DEFAULT_SIZE)
         wanted = None if size is None else parse_size(size)
         _lifecycle.install()
@@ -100,6 +108,7 @@ class Segment(_engine.Segment):
         Raises:
             SegmentNotFound: there is none.
         """
+        _checked(name)
         _lifecycle.install()
         return cls(name, False, size=0, max_processes=1)
 

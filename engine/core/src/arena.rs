@@ -119,9 +119,12 @@ impl Context<'_> {
         Some(Held { block, word: held, at, class })
     }
 
-    /// Remembers a freed block: in the private hints, else in the shared bitmap.
+    /// Remembers a freed block: in the private hints, else in the shared bitmap; the reserve is looked through.
     #[inline(always)]
     fn hint(self, class: usize, block: u32) {
+        if class == 0 && block >= self.space.geometry.reserve_from() {
+            return;
+        }
         for hint in &self.actor.hints[class][..HOARD[class]] {
             if hint.load(Ordering::Relaxed) == 0 {
                 hint.store(u64::from(block) + 1, Ordering::Relaxed);
@@ -207,7 +210,8 @@ impl Context<'_> {
         let geometry = &self.space.geometry;
         let first = geometry.first_of(class);
         let mut free = 0;
-        for number in 0..geometry.blocks[class] {
+        let ordinary = if class == 0 { geometry.reserve_from() } else { geometry.blocks[class] };
+        for number in 0..ordinary {
             let block = first + number;
             if let Some((_, at)) = geometry.block(block)
                 && state::of(self.word(at).load(Ordering::Relaxed)) == state::FREE
@@ -230,6 +234,15 @@ impl Context<'_> {
             Some(held) => Ok(held),
             None => self.allocate_elsewhere(preference),
         }
+    }
+
+    /// As `allocate`, for a change that adds nothing and so frees as many blocks as it takes: where all others are in
+    /// use, from the reserve. So whoever leaves can leave, whatever is full.
+    pub fn allocate_for_less(self, preference: Preference) -> Result<Held> {
+        self.allocate(preference).or_else(|error| {
+            let geometry = &self.space.geometry;
+            (geometry.reserve_from()..geometry.blocks[0]).find_map(|block| self.claim(block)).ok_or(error)
+        })
     }
 
     /// Nothing in the hints: the bitmaps, the other classes, the history, the state words themselves.
@@ -266,8 +279,11 @@ impl Context<'_> {
                 break;
             }
         }
-        let capacity = u64::from(self.space.geometry.total_blocks());
-        Err(Error::Full { what: "the arena's blocks are", used: capacity - self.free_blocks(), capacity, setting: "size" })
+        let geometry = &self.space.geometry;
+        // The reserve does not count.
+        let ordinary = (0..geometry.reserve_from()).chain(geometry.blocks[0]..geometry.total_blocks());
+        let capacity = ordinary.clone().count() as u64;
+        Err(Error::Full { what: "the arena's blocks are", used: capacity - self.free_among(ordinary), capacity, setting: "size" })
     }
 
     /// Goes by the state words alone: others may have taken the bits of what is free, as hints or on their way.
@@ -278,9 +294,12 @@ impl Context<'_> {
 
     /// How many blocks are free now.
     pub fn free_blocks(self) -> u64 {
-        let geometry = &self.space.geometry;
-        (0..geometry.total_blocks())
-            .filter_map(|block| geometry.block(block))
+        self.free_among(0..self.space.geometry.total_blocks())
+    }
+
+    fn free_among(self, blocks: impl Iterator<Item = u32>) -> u64 {
+        blocks
+            .filter_map(|block| self.space.geometry.block(block))
             .filter(|&(_, at)| state::of(self.word(at).load(Ordering::Relaxed)) == state::FREE)
             .count() as u64
     }

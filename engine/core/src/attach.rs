@@ -142,12 +142,10 @@ pub(crate) fn find_or_create(name: &str, create: Option<(&Geometry, &Options)>) 
             return Ok(None);
         }
         (false, Some((geometry, options))) => match shm::reserve(&file, geometry.size, name) {
-            Ok(()) => create_space(&file, Some(name), geometry, options)?,
-            Err(error) => {
-                shm::unlink_if_same(name, LAYOUT_VERSION, &file)?;
-                return Err(error);
-            }
-        },
+            Ok(()) => create_space(&file, Some(name), geometry, options),
+            Err(error) => Err(error),
+        }
+        .or_else(|error| shm::unlink_if_same(name, LAYOUT_VERSION, &file).and(Err(error)))?,
         (false, None) => return Err(Error::NotFound { name: name.to_owned() }),
     };
     if ready && nobody_alive(&space, &file, None)? {
@@ -163,7 +161,7 @@ pub(crate) fn find_or_create(name: &str, create: Option<(&Geometry, &Options)>) 
 pub(crate) fn lost() -> Error {
     Error::Os {
         operation: "using",
-        subject: "the descriptor of the segment, which something in this process closed, and whose name is gone".to_owned(),
+        subject: "the descriptor of the segment, which something in this process closed, and which no name leads to any more".to_owned(),
         errno: libc::EBADF,
     }
 }

@@ -264,11 +264,16 @@ impl Bell {
         }
     }
 
-    /// Gives the bell back. The caller has disarmed it.
+    /// Gives the bell back, and what was made for it in the kernel. The caller has disarmed it.
     pub fn release(&self, cx: Context<'_>) {
         self.wake(cx);
         self.collect(cx, |_| {});
         cx.space.ringer.freed(self.number, self.generation);
+        self.give_up(cx);
+    }
+
+    /// Gives a bell back that nothing was made for.
+    pub fn give_up(&self, cx: Context<'_>) {
         point!("bell.freed");
         let held = state::pack(self.generation, u64::from(cx.actor.slot), state::HELD);
         let _ = cx.word(self.at).compare_exchange(held, state::with(held, state::FREE), Ordering::AcqRel, Ordering::Relaxed);

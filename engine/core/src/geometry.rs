@@ -86,6 +86,15 @@ pub const MAX_BELLS: u64 = 1 << 14;
 /// Largest segment: what 28 bits of block number address with room to spare.
 pub const MAX_SIZE: u64 = 64 << 30;
 
+/// Most small blocks that are kept for changes that add nothing: the paths of a dozen at once.
+const RESERVE: u32 = 64;
+
+/// How many of so many small blocks.
+const fn reserve_of(small: u32) -> u32 {
+    let share = small / 16;
+    if share < RESERVE { share } else { RESERVE }
+}
+
 const fn align(words: usize, to: usize) -> usize {
     words.div_ceil(to) * to
 }
@@ -191,6 +200,7 @@ impl Geometry {
             Header::WORDS as u64 * 8 + u64::from(slots) * per_slot + bells * Bell::WORDS as u64 * 8 + cells * per_cell + units * unit_bytes;
         let wanted =
             u64::from(options.members.unwrap_or(0)) * BLOCKS_PER_MEMBER + u64::from(options.clients.unwrap_or(0)) * BLOCKS_PER_CLIENT;
+        let wanted = if wanted > 0 { wanted + u64::from(RESERVE) } else { 0 };
         let slack = 16 << 10;
         let floor = fixed + wanted * CLASS_BYTES[0] as u64 + 4 * CLASS_BYTES[2] as u64 + 8 * CLASS_BYTES[1] as u64 + slack;
         if floor + 64 * CLASS_BYTES[0] as u64 > size {
@@ -238,6 +248,12 @@ impl Geometry {
     #[inline(always)]
     pub const fn row_words(&self) -> usize {
         self.bells.div_ceil(64) as usize
+    }
+
+    /// The small blocks from here on are a reserve for changes that add nothing (see `allocate_for_less`).
+    #[inline(always)]
+    pub const fn reserve_from(&self) -> u32 {
+        self.blocks[0] - reserve_of(self.blocks[0])
     }
 
     /// How many blocks there are in all.

@@ -72,10 +72,10 @@ pub(crate) fn release_owner(trie: &Trie<'_>, key: &str) -> Result<bool> {
     Ok(released.unwrap_or(false))
 }
 
-/// The same entry with other owners.
+/// The same entry with fewer owners.
 pub fn replaced(trie: &Trie<'_>, entry: &Entry, record: &Record, owners: &[u64]) -> Attempt<Change> {
     let content = encode(owners, record.key(), record.value());
-    let held = trie.cx.new_record(trie.root, entry.place(), &content)?;
+    let held = trie.cx.shorter_record(trie.root, entry.place(), &content)?;
     carry_hot(trie.cx, record, &held);
     Ok(Change::Put(entry.flags(), held))
 }

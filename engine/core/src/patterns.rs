@@ -346,17 +346,18 @@ impl PatternReceiver {
 
     /// Messages that were overwritten or given up before they were read, on all channels.
     pub fn missed(&self) -> u64 {
-        self.missed_before.load(PrivateOrdering::Relaxed) + self.parts().receivers.iter().map(|part| part.receiver.missed()).sum::<u64>()
+        self.missed_before.load(PrivateOrdering::Relaxed)
+            + self.parts.look().receivers.iter().map(|part| part.receiver.missed()).sum::<u64>()
     }
 
     /// The most that one look at everything can find.
     pub fn capacity(&self) -> u64 {
-        self.parts().receivers.iter().map(|part| part.receiver.capacity()).sum()
+        self.parts.look().receivers.iter().map(|part| part.receiver.capacity()).sum()
     }
 
     /// Was it closed?
     pub fn is_closed(&self) -> bool {
-        self.parts().closed
+        self.parts.look().closed
     }
 
     /// Closes the handle; again is harmless.
@@ -394,7 +395,7 @@ impl Source for PatternReceiver {
 
     fn cells(&self) -> Cells {
         let mut cells = Cells::from_slice(&[self.world.cell_number()]);
-        cells.extend(self.parts().receivers.iter().flat_map(|part| part.receiver.cells()));
+        cells.extend(self.parts.look().receivers.iter().flat_map(|part| part.receiver.cells()));
         cells
     }
 

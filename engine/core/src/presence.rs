@@ -424,8 +424,8 @@ impl Presence {
 
     /// Removes members not seen for `timeout_secs`; each is given to one caller.
     pub fn evict_stale(&self, timeout_secs: f64) -> Result<Vec<(String, String)>> {
-        if timeout_secs.is_nan() {
-            return Err(Error::invalid("timeout_secs", timeout_secs, "a number of seconds"));
+        if timeout_secs.is_nan() || timeout_secs < 0.0 {
+            return Err(Error::invalid("timeout_secs", timeout_secs, "0 or more seconds"));
         }
         let cx = self.world.cx()?;
         let mut groups = Vec::new();

@@ -260,7 +260,7 @@ impl Receiver {
     /// Will nothing come any more? The channel was removed or the client unsubscribed, and what was left
     /// has been received; or the handle was closed.
     pub fn is_ended(&self) -> Result<bool> {
-        let position = self.position();
+        let position = self.position.look();
         if position.closed {
             return Ok(true);
         }
@@ -320,7 +320,7 @@ impl Receiver {
 
     /// Was it closed?
     pub fn is_closed(&self) -> bool {
-        self.position().closed
+        self.position.look().closed
     }
 
     /// Closes the handle; again is harmless.

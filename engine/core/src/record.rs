@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use smallvec::SmallVec;
 
-use crate::arena::{Held, Info};
+use crate::arena::{Held, Info, SMALL};
 use crate::error::Result;
 use crate::geometry::Geometry;
 use crate::layout::{BLOCK_HEADER_WORDS, Block, kind};
@@ -168,6 +168,20 @@ impl Context<'_> {
     /// Writes a record into held blocks. `root` and `place` say where it will be found.
     pub fn new_record(self, root: usize, place: u64, content: &[u8]) -> Result<Held> {
         self.store(Info::new(kind::RECORD, 0, 0, 0), (root as u64) << 8 | 0xff, place, &[], content)
+    }
+
+    /// As `new_record`, for one that replaces another that is no shorter: from the reserve where all else is in use.
+    pub fn shorter_record(self, root: usize, place: u64, content: &[u8]) -> Result<Held> {
+        self.new_record(root, place, content).or_else(|error| {
+            if content.len() > Geometry::payload(0) {
+                return Err(error);
+            }
+            let held = self.allocate_for_less(SMALL)?;
+            let info = Info::new(kind::RECORD, 0, 0, content.len() as u64);
+            self.fill(&held, info, (root as u64) << 8 | 0xff, place);
+            self.view().write(held.at + BLOCK_HEADER_WORDS, content);
+            Ok(held)
+        })
     }
 }
 

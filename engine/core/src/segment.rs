@@ -327,8 +327,8 @@ impl Attachment {
     /// Takes a slot: at attach, or in a forked child on its first use.
     #[cold]
     fn join<'a>(&'a self, place: &'a OnceBox<Membership>, token: u64) -> Result<&'a Membership> {
-        let file = self.file()?;
         let _turn = Turn::take(token);
+        let file = self.file()?;
         let gate = Gate::enter(&file)?;
         if let Some(membership) = place.get().filter(|membership| membership.token == token) {
             return Ok(membership);
@@ -422,7 +422,7 @@ impl Attachment {
     fn leave(&self, membership: &Membership) -> Result<()> {
         let space = &self.space;
         let cx = Context { space, actor: &membership.actor };
-        let file = self.file()?;
+        let file = self.file();
         // From here on a reaper takes a death for a clean leave.
         space.turn_slot(membership.slot, LEAVING);
         point!("detach.leaving");
@@ -434,11 +434,17 @@ impl Attachment {
         point!("detach.settled");
         self.wake_waiting(cx, membership.actor.owner);
         point!("detach.bells");
+        // Without the file (see `file`) nobody can be kept away from the slot: it is free once the process is gone.
+        let Ok(file) = file else {
+            return Ok(());
+        };
         let _turn = Turn::take(membership.token);
-        let gate = Gate::enter(&file)?;
         // Another thread of ours may be in the middle of a change. Its blocks must stay ours until it can
-        // write no more: the slot then waits, as leaving, for the process to be gone.
-        if !cx.holds_anything() {
+        // write no more: the slot then waits, as leaving, for the process to be gone. (A look at every block: not
+        // behind the gate, where all others who come and go would wait for it.)
+        let in_the_middle = cx.holds_anything();
+        let gate = Gate::enter(&file)?;
+        if !in_the_middle {
             space.turn_slot(seen, FREE);
             point!("detach.free");
             locks::unlock(&file, space.slot_byte(seen.slot))?;

@@ -55,7 +55,7 @@ impl Waitlist {
             Error::Full { what: "the places of waiting event loops and threads are", used: bells, capacity: bells, setting: "waiters" };
         let bell = cx.claim_bell().ok_or(full)?;
         let (descriptor, [kind, pid, number]) =
-            receiving(segment.shelf()?.as_ref(), bell.number, bell.generation).inspect_err(|_| bell.release(cx))?;
+            receiving(segment.shelf()?.as_ref(), bell.number, bell.generation).inspect_err(|_| bell.give_up(cx))?;
         point!("bell.opened");
         bell.set_means(cx, kind, pid, number);
         point!("bell.means");
@@ -263,6 +263,8 @@ impl Swept for Waitlist {
         for wait in waits.by_token.values() {
             if let (true, Some(&cell)) = (wait.source.has_news().unwrap_or(true), wait.cells.first()) {
                 cx.ring(self.bell.number, cell);
+                // Who cleans up behind a user's back may have removed the FIFO from under us.
+                self.descriptor.ring();
             }
         }
     }

@@ -92,7 +92,7 @@ impl Watch {
 
     /// Was it closed?
     pub fn is_closed(&self) -> bool {
-        self.state().closed
+        self.state.look().closed
     }
 
     /// Ends watching; again is harmless.

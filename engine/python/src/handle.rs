@@ -367,7 +367,16 @@ pub fn wait_for_news(owner: &Bound<'_, PyAny>, source: &Arc<dyn core::Source>, d
         return monkey.call_method1("wait", (owner, left))?.extract();
     }
     loop {
-        match py.detach(|| core::park(source.as_ref(), deadline)).map_err(raise)? {
+        let parked = py.detach(|| core::park(source.as_ref(), deadline));
+        if parked.is_err() && crate::segment::is_exiting() {
+            // A daemon thread whose program has ended: it goes with the process, and has nobody to complain to.
+            py.detach(|| {
+                loop {
+                    std::thread::park();
+                }
+            });
+        }
+        match parked.map_err(raise)? {
             core::Parked::News => return Ok(true),
             core::Parked::TimedOut => return Ok(false),
             core::Parked::Pause => py.check_signals()?,

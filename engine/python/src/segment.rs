@@ -1,5 +1,7 @@
 //! `Segment`: one named shared-memory segment, or a private one.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use hypern_shm_core as core;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -125,9 +127,17 @@ fn unlink_segment(name: &str) -> PyResult<bool> {
     core::Segment::unlink_name(name).map_err(raise)
 }
 
-/// Detaches this process from every segment in order: for a clean exit.
+/// Is the program over, and this process only about to end?
+static EXITING: AtomicBool = AtomicBool::new(false);
+
+pub fn is_exiting() -> bool {
+    EXITING.load(Ordering::Acquire)
+}
+
+/// Detaches this process from every segment in order: for a clean exit, and for nothing else.
 #[pyfunction]
 fn detach_all(py: Python<'_>) {
+    EXITING.store(true, Ordering::Release);
     py.detach(core::detach_all);
 }
 

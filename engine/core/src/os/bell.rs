@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::thread::futex;
 
@@ -66,10 +66,14 @@ impl Shelf {
         format!("{}.{bell}.{generation}", self.0)
     }
 
-    /// Removes the FIFO of one life of a bell, if it is there.
+    /// Removes the FIFO of one life of a bell, if it is there; anything else is left there.
     pub fn remove(&self, bell: u32, generation: u64) {
-        // It is gone, or it is not ours to remove; neither keeps anybody from working.
-        let _ = rustix::fs::unlink(self.path(bell, generation));
+        let path = self.path(bell, generation);
+        let ours = rustix::fs::statat(CWD, &path, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| is_own_fifo(&stat));
+        if ours {
+            // Gone meanwhile is gone.
+            let _ = rustix::fs::unlink(&path);
+        }
     }
 }
 
@@ -108,9 +112,16 @@ pub fn receiving(shelf: Option<&Shelf>, bell: u32, generation: u64) -> Result<(R
             Ok(descriptor) => return Ok((Receiving { descriptor: Kept::new(descriptor) }, [means::FIFO, 0, 0])),
             // Somebody tidied up before we had it open.
             Err(Errno::NOENT) => {}
-            Err(errno) => return Err(failed("opening", &path, errno)),
+            Err(errno) => {
+                shelf.remove(bell, generation);
+                return Err(failed("opening", &path, errno));
+            }
         }
     }
+}
+
+fn is_own_fifo(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Fifo && stat.st_uid == rustix::process::geteuid().as_raw()
 }
 
 /// Opens a FIFO of this user's, without ever blocking; anything else is refused.
@@ -119,15 +130,18 @@ fn open_fifo(path: &str) -> std::result::Result<OwnedFd, Errno> {
     // A link of /proc is the way to a pipe; anywhere else a link is somebody's trick.
     let flags = if path.starts_with("/proc/") { flags } else { flags | OFlags::NOFOLLOW };
     let descriptor = rustix::fs::open(path, flags, Mode::empty()).and_then(above_standard)?;
-    let stat = rustix::fs::fstat(&descriptor)?;
-    let ours = FileType::from_raw_mode(stat.st_mode) == FileType::Fifo && stat.st_uid == rustix::process::geteuid().as_raw();
-    if ours { Ok(descriptor) } else { Err(Errno::ACCESS) }
+    if is_own_fifo(&rustix::fs::fstat(&descriptor)?) { Ok(descriptor) } else { Err(Errno::ACCESS) }
 }
 
 impl Receiving {
     /// The descriptor's number.
     pub fn number(&self) -> i32 {
         self.descriptor.number()
+    }
+
+    /// Rings from inside: whatever became of the path that others find it by.
+    pub fn ring(&self) {
+        ring(&self.descriptor);
     }
 
     /// Takes the rings that are in it.

@@ -13,6 +13,7 @@ use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
 use super::kept::Identity;
+use super::lock::Lock;
 
 /// The page that the kernel wipes in a child; null until `token` first asks.
 static PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
@@ -20,6 +21,9 @@ static PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 /// All guarded descriptors: nodes are never freed, so the handler may walk them at any time.
 static NODES: AtomicPtr<Node> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Held by who replaces descriptors in a child whose handler did not run.
+static REPLACING: Lock<()> = Lock::new(());
 
 /// A guarded descriptor; -1: none or lost.
 struct Node {
@@ -137,6 +141,7 @@ extern "C" fn in_child() {
 fn replace(node: &Node, token: u64) {
     let Some(inherited) = node.intact() else {
         node.descriptor.store(-1, Ordering::Release);
+        node.token.store(token, Ordering::Release);
         return;
     };
     let mut path = *b"/proc/self/fd/\0\0\0\0\0\0\0\0\0\0\0\0";
@@ -225,9 +230,12 @@ impl Guarded {
     /// by somebody else.
     pub fn file(&self) -> Option<Borrowed<'_>> {
         let token = token();
-        let known = self.0.token.load(Ordering::Acquire);
-        if known != token && self.0.token.compare_exchange(known, token, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            replace(self.0, token);
+        if self.0.token.load(Ordering::Acquire) != token {
+            // One thread at a time: no other may meanwhile use, or lock anything with, what is the parent's.
+            let _turn = REPLACING.lock();
+            if self.0.token.load(Ordering::Acquire) != token {
+                replace(self.0, token);
+            }
         }
         let descriptor = self.0.intact()?;
         // SAFETY: the descriptor is open and ours as long as the guard lives, and is not closed here.

@@ -87,17 +87,26 @@ impl<T: Default> Lock<T> {
     /// Waits for its turn.
     #[inline]
     pub fn lock(&self) -> Guard<'_, T> {
-        match self.try_lock() {
-            Some(guard) => guard,
-            None => self.wait(),
+        if !self.take(0) {
+            self.wait(0);
         }
+        Guard::of(self)
+    }
+
+    /// Waits for its turn, to look only: a child forked meanwhile finds everything as it was.
+    #[inline]
+    pub fn look(&self) -> Look<'_, T> {
+        if !self.take(LOOKING) {
+            self.wait(LOOKING);
+        }
+        Look(Guard::of(self))
     }
 
     #[cold]
-    fn wait(&self) -> Guard<'_, T> {
+    fn wait(&self, how: u64) {
         for turn in 0_u32.. {
-            if let Some(guard) = self.try_lock() {
-                return guard;
+            if self.take(how) {
+                return;
             }
             match turn {
                 0..SPINS => std::hint::spin_loop(),
@@ -196,7 +205,7 @@ mod tests {
     #[test]
     fn what_another_process_only_looked_at_is_as_it_was() {
         let lock = Lock::new(vec![1, 2]);
-        std::mem::forget(lock.try_look());
+        std::mem::forget(lock.look());
         assert!(lock.try_look().is_none());
         lock.holder.store((token() + 1) | LOOKING, Ordering::Release);
         assert_eq!(*lock.lock(), [1, 2]);

@@ -249,6 +249,9 @@ fn tidy(only: &str) {
             continue;
         };
         let path: PathBuf = directory().join(name);
+        if !matches!(stat_path(&path), Ok(Some(stat)) if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo) {
+            continue;
+        }
         // Without a reader a writing end cannot be opened; with one, opening it does nothing.
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         if let Err(Errno::NXIO) = rustix::fs::open(&path, flags, Mode::empty()).map(File::from) {
@@ -272,6 +275,9 @@ pub fn reopen(file: &File) -> Result<File> {
 }
 
 /// A shared mapping of a file's beginning, page-aligned, unmapped on drop.
+///
+/// A mapping keeps the open file description that it was made of, and that one's locks, for as long as it lives, in
+/// forked children too. So it is made of one of its own, that nobody locks anything with.
 pub struct Mapping {
     base: NonNull<u8>,
     len: usize,
@@ -290,9 +296,10 @@ impl Mapping {
             return Err(Error::Corrupt { what: "the file is shorter than a segment" });
         }
         let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+        let file = reopen(file)?;
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours. The
         // file is at least `len` long and, being reserved, stays backed.
-        let base = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED, file, 0) };
+        let base = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED, &file, 0) };
         match base.map(|base| NonNull::new(base.cast::<u8>())) {
             Ok(Some(base)) => Ok(Mapping { base, len }),
             Ok(None) => Err(failed("mapping", "the segment", Errno::FAULT)),
@@ -359,6 +366,20 @@ mod tests {
         is_refused(open_existing(&name, 9999));
         std::fs::remove_file(&path).unwrap();
         assert!(matches!(open_existing(&name, 9999), Err(Error::NotFound { .. })));
+    }
+
+    #[test]
+    fn a_mapping_keeps_no_lock() {
+        use crate::os::locks;
+        let file = memfd("mapped").unwrap();
+        reserve(&file, 4096, "a test").unwrap();
+        let mapping = Mapping::new(&file, 4096, true).unwrap();
+        let observer = reopen(&file).unwrap();
+        assert!(locks::try_lock(&file, 5).unwrap());
+        assert!(locks::is_held(&observer, 5).unwrap());
+        drop(file);
+        assert!(!locks::is_held(&observer, 5).unwrap(), "the lock outlived its last descriptor");
+        drop(mapping);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::page::{COLLAPSE, Counts, DEPTH_MAX, Entries, Entry, Inner, LEAF_MAX, Page, collision, last_below, nibble, prefix, read_counts};
 use super::{Attempt, Root, Stop, Trie, root_of, with_patience};
 use crate::arena::Held;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::mutants::without;
 use crate::points::point;
 use crate::record::Record;
@@ -47,6 +47,8 @@ struct Draft {
     new: SmallVec<[Held; 12]>,
     old: SmallVec<[u64; 12]>,
     old_values: SmallVec<[u64; 4]>,
+    /// Is an entry added?
+    grows: bool,
 }
 
 type Decide<'f, T> = &'f mut dyn FnMut(&Entry, &mut Vec<T>) -> Attempt<Verdict>;
@@ -61,8 +63,8 @@ struct Sweep<'f, T> {
     decide: Decide<'f, T>,
 }
 
-/// Leaves that a sweep changes with one swap of the root.
-const BATCH: u32 = 256;
+/// Leaves that a sweep changes with one swap of the root; fewer where the arena is full.
+const BUDGETS: [u32; 3] = [256, 8, 1];
 
 impl<'a> Trie<'a> {
     /// Changes the entry at `place` for which `same` says yes, or adds one. `decide` sees the entry as
@@ -133,16 +135,25 @@ impl<'a> Trie<'a> {
         only_marked: bool,
         mut decide: impl FnMut(&Entry, &mut Vec<T>) -> Attempt<Verdict>,
     ) -> Result<(Vec<T>, Option<u64>)> {
-        with_patience(self, |word| {
-            let Root::Page(root) = root_of(word) else {
-                return Ok((Vec::new(), None));
-            };
-            let mut sweep = Sweep { from, only_marked, budget: BATCH, next: None, taken: Vec::new(), decide: &mut decide };
-            let mut draft = Draft::default();
-            let outcome = self.sweep_below(root, 0, 0, &mut sweep, &mut draft);
-            let (taken, next) = (sweep.taken, sweep.next);
-            if self.commit(word, outcome, &draft)? { Ok((taken, next)) } else { Err(Stop::Moved) }
-        })
+        let mut budgets = BUDGETS.into_iter();
+        let mut attempt = |budget| {
+            with_patience(self, |word| {
+                let Root::Page(root) = root_of(word) else {
+                    return Ok((Vec::new(), None));
+                };
+                let mut sweep = Sweep { from, only_marked, budget, next: None, taken: Vec::new(), decide: &mut decide };
+                let mut draft = Draft::default();
+                let outcome = self.sweep_below(root, 0, 0, &mut sweep, &mut draft);
+                let (taken, next) = (sweep.taken, sweep.next);
+                if self.commit(word, outcome, &draft)? { Ok((taken, next)) } else { Err(Stop::Moved) }
+            })
+        };
+        let mut swept = attempt(budgets.next().unwrap_or(1));
+        // Where there is no room for the new pages of many leaves, there is for a few.
+        while let (Err(Error::Full { .. }), Some(budget)) = (&swept, budgets.next()) {
+            swept = attempt(budget);
+        }
+        swept
     }
 
     /// Swaps the root if there is anything to swap. True: it is done.
@@ -260,7 +271,7 @@ impl<'a> Trie<'a> {
             draft.old.push(step.reference);
             return self.inner_rebuilt(inner, place, depth, before, draft);
         }
-        let held = self.copy_inner(step.at, (index, child.reference), after, place, depth)?;
+        let held = self.copy_inner(step.at, (index, child.reference), after, place, depth, draft.grows)?;
         draft.new.push(held);
         // Copied, then validated.
         if !self.cx.still(step.reference, step.at) {
@@ -302,6 +313,7 @@ impl<'a> Trie<'a> {
                 entries[index] = entry;
             }
             None => {
+                draft.grows = true;
                 let index = entries.partition_point(|other| other.place() <= place);
                 entries.insert(index, entry);
             }
@@ -317,7 +329,7 @@ impl<'a> Trie<'a> {
 
     fn build(&self, entries: &[Entry], depth: u32, draft: &mut Draft) -> Attempt<u64> {
         if entries.len() <= LEAF_MAX {
-            let held = self.write_leaf(entries, depth)?;
+            let held = self.write_leaf(entries, depth, draft.grows)?;
             draft.new.push(held);
             return Ok(held.reference());
         }
@@ -328,7 +340,7 @@ impl<'a> Trie<'a> {
         for chunk in entries.chunk_by(|a, b| nibble(a.place(), depth) == nibble(b.place(), depth)) {
             inner.children[nibble(chunk[0].place(), depth)] = self.build(chunk, depth + 1, draft)?;
         }
-        let held = self.write_inner(&inner, entries[0].place(), depth)?;
+        let held = self.write_inner(&inner, entries[0].place(), depth, draft.grows)?;
         draft.new.push(held);
         Ok(held.reference())
     }
@@ -346,7 +358,7 @@ impl<'a> Trie<'a> {
             // What `gather` found is the truth, whatever a damaged count said.
             return self.rebuilt(&entries, depth, before, draft);
         } else {
-            let held = self.write_inner(&inner, place, depth)?;
+            let held = self.write_inner(&inner, place, depth, draft.grows)?;
             draft.new.push(held);
             held.reference()
         };

@@ -223,10 +223,15 @@ impl Trie<'_> {
         cx.still(reference, at).then_some(live)
     }
 
-    /// Writes a leaf into a held block.
-    pub(super) fn write_leaf(&self, entries: &[Entry], depth: u32) -> Result<Held> {
+    /// A change that adds no entry may use the reserve.
+    fn block_for_page(&self, grows: bool) -> Result<Held> {
+        if grows { self.cx.allocate(SMALL) } else { self.cx.allocate_for_less(SMALL) }
+    }
+
+    /// Writes a leaf into a held block. `grows`: for a change that adds an entry.
+    pub(super) fn write_leaf(&self, entries: &[Entry], depth: u32, grows: bool) -> Result<Held> {
         debug_assert!(!entries.is_empty() && entries.len() <= LEAF_MAX);
-        let held = self.cx.allocate(SMALL)?;
+        let held = self.block_for_page(grows)?;
         let info = Info::new(kind::LEAF, 0, entries.len() as u64, entries.len() as u64 * 16);
         let place = entries.first().map_or(0, Entry::place);
         self.cx.fill(&held, info, self.back(depth), prefix(place, depth));
@@ -239,9 +244,9 @@ impl Trie<'_> {
         Ok(held)
     }
 
-    /// Writes an inner page into a held block.
-    pub(super) fn write_inner(&self, inner: &Inner, place: u64, depth: u32) -> Result<Held> {
-        let held = self.new_inner(inner.counts, place, depth)?;
+    /// Writes an inner page into a held block. `grows`: as above.
+    pub(super) fn write_inner(&self, inner: &Inner, place: u64, depth: u32, grows: bool) -> Result<Held> {
+        let held = self.new_inner(inner.counts, place, depth, grows)?;
         if let Some(to) = self.cx.view().array::<16>(held.at + Block::WORDS) {
             to.iter().zip(inner.children).for_each(|(to, child)| to.store(child, Ordering::Relaxed));
         }
@@ -249,8 +254,16 @@ impl Trie<'_> {
     }
 
     /// Copies an inner page, with one child replaced, into a held block. What is copied is unvalidated.
-    pub(super) fn copy_inner(&self, from: usize, (index, child): (usize, u64), counts: Counts, place: u64, depth: u32) -> Result<Held> {
-        let held = self.new_inner(counts, place, depth)?;
+    pub(super) fn copy_inner(
+        &self,
+        from: usize,
+        (index, child): (usize, u64),
+        counts: Counts,
+        place: u64,
+        depth: u32,
+        grows: bool,
+    ) -> Result<Held> {
+        let held = self.new_inner(counts, place, depth, grows)?;
         let view = self.cx.view();
         if let (Some(from), Some(to)) = (view.array::<16>(from + Block::WORDS), view.array::<16>(held.at + Block::WORDS)) {
             to.iter().zip(from).for_each(|(to, from)| to.store(from.load(Ordering::Relaxed), Ordering::Relaxed));
@@ -261,8 +274,8 @@ impl Trie<'_> {
 
     /// A held inner page without its children.
     #[inline]
-    fn new_inner(&self, counts: Counts, place: u64, depth: u32) -> Result<Held> {
-        let held = self.cx.allocate(SMALL)?;
+    fn new_inner(&self, counts: Counts, place: u64, depth: u32, grows: bool) -> Result<Held> {
+        let held = self.block_for_page(grows)?;
         self.cx.fill(&held, Info::new(kind::INNER, 0, 16, 144), self.back(depth), prefix(place, depth));
         self.cx.view().set(held.at + Block::WORDS + 16, counts.live);
         self.cx.view().set(held.at + Block::WORDS + 17, counts.pending << 32 | counts.gone & 0xffff_ffff);

@@ -250,9 +250,9 @@ fn a_page_named_from_many_places_is_walked_from_none_but_its_own() {
     let cx = Context { space: &space, actor: &actor };
     let trie = Trie::new(cx, crate::layout::Header::worlds);
     let counts = Counts { live: 1 << 40, pending: 1 << 20, gone: 1 };
-    let mut below = trie.write_leaf(&[Entry::new(0, 0, VALUE_INLINE)], DEPTH_MAX).unwrap();
+    let mut below = trie.write_leaf(&[Entry::new(0, 0, VALUE_INLINE)], DEPTH_MAX, true).unwrap();
     for depth in (0..DEPTH_MAX).rev() {
-        below = trie.write_inner(&page::Inner { children: [below.reference(); 16], counts }, 0, depth).unwrap();
+        below = trie.write_inner(&page::Inner { children: [below.reference(); 16], counts }, 0, depth, true).unwrap();
     }
     cx.word(trie.root).store(below.reference(), Ordering::Release);
     let damaged = |done: Result<()>| assert!(matches!(done, Err(Error::Corrupt { .. })), "{done:?}");
