@@ -134,8 +134,8 @@ test-python: $(VENV)/.engine $(VENV)/.test ## real processes, real servers, a re
 	echo "==> Python tests, $(XDIST) at a time"
 	$(BIN)/python -m pytest -q -n $(XDIST)
 
-bench: $(VENV)/.engine $(VENV)/.test ## benchmarks against the in-process original, as ratios of one run
-	@for script in bench/*.py; do echo "==> $$script"; $(BIN)/python $$script; done
+bench: $(VENV)/.engine $(VENV)/.test ## benchmarks, as ratios of one run: BENCH=calls for one of them
+	@$(BIN)/python -m bench $(BENCH)
 
 fuzz: | tools ## damaged segments: random bytes on a live one, then coverage-guided attaching to ruins: FUZZ=600 for ten minutes each
 	@echo "==> a rain of bytes, $(FUZZ) s"
