@@ -142,8 +142,11 @@ fn send_a_duplicate() -> Result<Box<dyn Subject>> {
     plain((channels, ids), |(channels, ids), number| channels.send("room", SHORT, Form::Text, Some(&ids[number])).map(drop))
 }
 
-/// A presence of `count` members in the room, and the names of those who come and go.
-fn presence(count: usize) -> Result<(Presence, Vec<String>, Vec<(String, String)>)> {
+/// A tracker, the names of those who come and go, and what is known of each.
+type Room = (Presence, Vec<String>, Vec<(String, String)>);
+
+/// A room of `count` members.
+fn presence(count: usize) -> Result<Room> {
     let presence = Presence::new(&world()?);
     let clients = names("client-", CLIENTS);
     for client in &clients[..count] {
