@@ -41,7 +41,13 @@ def count() -> dict[str, float]:
     program = build("hypern-shm-cost") / "hypern-shm-cost"
     with tempfile.TemporaryDirectory() as directory:
         out = f"{directory}/out"
-        command = [*VALGRIND, "--dump-before=hypern_shm_cost::mark", f"--callgrind-out-file={out}", str(program), "counts"]
+        command = [
+            *VALGRIND,
+            "--dump-before=hypern_shm_cost::mark",
+            f"--callgrind-out-file={out}",
+            str(program),
+            "counts",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode:
             raise RuntimeError(f"valgrind failed with {done.returncode}:\n{done.stderr}")

@@ -257,12 +257,12 @@ fn counts() -> Result<()> {
     Ok(())
 }
 
-/// Rounds of each case in turns; one line a case, `nanoseconds a call, one for each round<TAB>name`.
-fn times(only: Option<String>) -> Result<()> {
+/// One line a case: `nanoseconds a call, one for each round<TAB>name`. The first round warms up and is left out.
+fn times(only: Option<String>, rounds_wanted: usize) -> Result<()> {
     for Case(name, ready, calls) in CASES.iter().filter(|case| only.as_ref().is_none_or(|only| case.0 == only)) {
         let mut subject = ready()?;
         let mut rounds = Vec::new();
-        for number in 0..=ROUNDS {
+        for number in 0..=rounds_wanted {
             let (mut spent, mut made) = (0.0, 0);
             // Long enough for the clock, however short a round is.
             while spent < 2e6 {
@@ -285,9 +285,12 @@ fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
         Some("counts") => counts(),
-        Some("times") => times(arguments.next()),
+        Some("times") => {
+            let case = arguments.next();
+            times(case, arguments.next().and_then(|rounds| rounds.parse().ok()).unwrap_or(ROUNDS))
+        }
         _ => {
-            eprintln!("cost counts | cost times [CASE]");
+            eprintln!("hypern-shm-cost counts | hypern-shm-cost times [CASE [ROUNDS]]");
             std::process::exit(2)
         }
     }
