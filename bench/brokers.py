@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
 from . import stash
-from .harness import Options, Samples, Side, in_turns, keep, machine, now, number, said, short, table
+from .harness import Options, Samples, keep, machine, now, number, said, short, table
 from .peers import PEERS, Ours, Peer, Pipe
 
 SHORT, LONG = "x" * 64, "x" * 4096
@@ -24,13 +24,12 @@ PATIENCE = 30.0  # seconds until a receiver counts as stuck
 processes = multiprocessing.get_context("fork")
 
 
-def receive(peer: str, address: str, index: int, line: Connection) -> None:
+def receive(peer: str, address: str, index: int, retained: int, line: Connection) -> None:
     """A receiver's process: for each number it is sent, receives so many, and says when it had the last one."""
-    hear = PEERS[peer](address).listener("there", index)
+    receive_all = PEERS[peer](address, retained=retained).receiver("there", index)
     line.send("ready")
-    while (count := line.recv()) is not None:
-        for _ in range(count):
-            hear()
+    while True:
+        receive_all(line.recv())
         line.send(now())
 
 
@@ -81,41 +80,59 @@ def said_by(line: Connection) -> Any:
     return line.recv()
 
 
-def publishing(peer: type[Peer], message: str, receivers: int, count: int) -> Iterator[tuple[float, float]]:
-    """Each round: nanoseconds that a publish kept the publisher, and messages delivered in a second."""
-    with (
-        peer.serving() as address,
-        partners(*((receive, peer.name, address, index) for index in range(receivers))) as lines,
-    ):
-        say, flush = peer(address, receivers).speaker("there")
+# A side whose first step makes its other processes ready, and does no more: all are forked before anybody is connected.
+Sides = dict[str, Generator[tuple[float, ...], None, None]]
+
+
+def publishing(peer: type[Peer], message: str, receivers: int, count: int) -> Iterator[tuple[float, ...]]:
+    """Each round: nanoseconds that a publish kept the publisher, nanoseconds of processor time that a message cost the
+    publisher's process, and messages delivered in a second."""
+    retained = 1 << (count - 1).bit_length()
+    with ExitStack() as stack:
+        address = stack.enter_context(peer.serving())
+        works = [(receive, peer.name, address, index, retained) for index in range(receivers)]
+        lines = stack.enter_context(partners(*works))
+        yield ()
+        made = peer(address, receivers, retained)
+        say, flush = made.speaker("there")
         for line in lines:
             assert said_by(line) == "ready"
         time.sleep(0.3)  # ZeroMQ's subscriptions arrive by themselves, and nothing says when
-        while True:
-            for line in lines:
-                line.send(count)
-            start = now()
-            for _ in range(count):
-                say(message)
-            flush()
-            published = now()
-            last = max(said_by(line) for line in lines)
-            yield (published - start) / count, count * receivers / (last - start) * 1e9
+        try:
+            while True:
+                for line in lines:
+                    line.send(count)
+                spent, start = time.process_time_ns(), now()
+                for _ in range(count):
+                    say(message)
+                published = now()
+                flush()
+                last = max(said_by(line) for line in lines)
+                spent = time.process_time_ns() - spent
+                yield (published - start) / count, spent / count, count * receivers / (last - start) * 1e9
+        finally:
+            made.close()
 
 
-def in_pairs(sides: dict[str, Iterator[tuple[float, float]]], rounds: int) -> dict[str, tuple[Samples, Samples]]:
-    found = {name: (Samples(), Samples()) for name in sides}
-    for turn in range(rounds + 1):
-        for name, side in sides.items():
-            for samples, value in zip(found[name], next(side), strict=True):
-                if turn:
-                    samples.rounds.append(value)
-    return found
+def measured(sides: Sides, what: Sequence[str], rounds: int) -> dict[str, dict[str, Any]]:
+    """All sides in turns; everything that was started ends with it."""
+    found = {name: {each: Samples() for each in what} for name in sides}
+    with ExitStack() as stack:
+        for side in sides.values():
+            stack.callback(side.close)
+            next(side)
+        for turn in range(rounds + 1):
+            for name, side in sides.items():
+                for each, value in zip(what, next(side), strict=True):
+                    if turn:
+                        found[name][each].rounds.append(value)
+    return {name: {each: samples.as_json() for each, samples in values.items()} for name, values in found.items()}
 
 
-def round_trips(peer: type[Peer], count: int) -> Iterator[tuple[float, float]]:
+def round_trips(peer: type[Peer], count: int) -> Iterator[tuple[float, ...]]:
     """Each round: p50 and p99 of the microseconds there and back, blocking."""
     with peer.serving() as address, partners((echo, peer.name, address)) as lines:
+        yield ()
         made = peer(address)
         say, flush = made.speaker("there")
         hear = made.listener("back")
@@ -132,13 +149,13 @@ def round_trips(peer: type[Peer], count: int) -> Iterator[tuple[float, float]]:
             yield percentiles(times)
 
 
-def round_trips_async(peer: Any, count: int) -> Iterator[tuple[float, float]]:
+def round_trips_async(peer: Any, count: int) -> Iterator[tuple[float, ...]]:
     """The same in event loops."""
     with peer.serving() as address, partners((echo_async, peer.name, address)) as lines:
-        loop = asyncio.new_event_loop()
+        yield ()
+        loop, made = asyncio.new_event_loop(), peer(address)
 
         async def ends() -> tuple[Any, Any]:
-            made = peer(address)
             return await made.say("there"), await made.hear("back")
 
         async def rounds(say: Any, hear: Any) -> list[float]:
@@ -159,10 +176,10 @@ def round_trips_async(peer: Any, count: int) -> Iterator[tuple[float, float]]:
             while True:
                 yield percentiles(loop.run_until_complete(asyncio.wait_for(rounds(say, hear), PATIENCE)))
         finally:
+            made.close()
             for task in asyncio.all_tasks(loop):
                 task.cancel()
             loop.run_until_complete(asyncio.sleep(0))
-            loop.close()
 
 
 def percentiles(times: list[float]) -> tuple[float, float]:
@@ -170,6 +187,7 @@ def percentiles(times: list[float]) -> tuple[float, float]:
     return times[len(times) // 2], times[len(times) * 99 // 100]
 
 
+BESIDE_STASH = "presence beside dirty.stash"
 WORKS = {
     "64 B to 1 process": (SHORT, 1, 10_000),
     "64 B to 4 processes": (SHORT, 4, 5_000),
@@ -181,39 +199,31 @@ WORKS = {
 def run(options: Options) -> None:
     about = machine(*(peer.package for peer in PEERS.values() if peer.package), "gunicorn")
     carriers = [peer for peer in PEERS.values() if peer is not Pipe]
-    results: dict[str, Any] = {}
-    for title, (message, receivers, count) in WORKS.items():
-        if options.wants(title):
-            sides = {peer.name: publishing(peer, message, receivers, options.scaled(count)) for peer in carriers}
-            found = closing(sides, options.rounds)
-            results[title] = {
-                name: {"publish_ns": cost.as_json(), "per_second": rate.as_json()}
-                for name, (cost, rate) in found.items()
-            }
-            show(title, results[title])
+    tasks: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {}
+    for title, work in WORKS.items():
+        message, receivers, count = work
+        tasks[title] = (
+            lambda m=message, r=receivers, c=count: {p.name: publishing(p, m, r, options.scaled(c)) for p in carriers},
+            ("publish_ns", "publisher_ns", "per_second"),
+        )
     for title, trips, peers in (
         ("there and back, blocking", round_trips, [peer for peer in PEERS.values() if peer.name != "NATS"]),
         ("there and back, asyncio", round_trips_async, [peer for peer in PEERS.values() if hasattr(peer, "hear")]),
     ):
+        tasks[title] = (
+            lambda t=trips, all_of_them=peers: {p.name: t(p, options.scaled(1_000)) for p in all_of_them},
+            ("p50_us", "p99_us"),
+        )
+    results: dict[str, Any] = {}
+    for title, (sides, what) in tasks.items():
         if options.wants(title):
-            found = closing({peer.name: trips(peer, options.scaled(1_000)) for peer in peers}, options.rounds)
-            results[title] = {
-                name: {"p50_us": p50.as_json(), "p99_us": p99.as_json()} for name, (p50, p99) in found.items()
-            }
+            results[title] = measured(sides(), what, options.rounds)
             show(title, results[title])
-    if options.wants("presence beside dirty.stash"):
-        results["presence beside dirty.stash"] = stash.measured(options)
-        show("presence beside dirty.stash", results["presence beside dirty.stash"])
+    if options.wants(BESIDE_STASH):
+        results[BESIDE_STASH] = stash.measured(options)
+        show(BESIDE_STASH, results[BESIDE_STASH])
     report = {"machine": about, "rounds": options.rounds, "results": results}
     keep(options, "brokers", report, text(about, options, results) if options.whole else "")
-
-
-def closing(sides: dict[str, Any], rounds: int) -> dict[str, tuple[Samples, Samples]]:
-    """In turns, and everything that was started ends with it."""
-    with ExitStack() as stack:
-        for side in sides.values():
-            stack.callback(side.close)
-        return in_pairs(sides, rounds)
 
 
 def show(title: str, found: dict[str, Any]) -> None:
@@ -227,7 +237,7 @@ def show(title: str, found: dict[str, Any]) -> None:
 
 def text(about: dict[str, Any], options: Options, results: dict[str, Any]) -> str:
     names = [name for name in PEERS if name != Pipe.name]
-    costs, rates = [], []
+    costs, processor, rates = [], [], []
     for title in WORKS:
         found = results[title]
         ours = found[Ours.name]
@@ -242,6 +252,7 @@ def text(about: dict[str, Any], options: Options, results: dict[str, Any]) -> st
                 f"**{cheapest:.0f}** ({redis:.0f})",
             )
         )
+        processor.append((title, *(number(found[name]["publisher_ns"]["median"]) for name in names)))
         rates.append((title, *(number(found[name]["per_second"]["median"] / 1e3) for name in names), f"**{best:.1f}**"))
     trips = []
     for title in ("there and back, blocking", "there and back, asyncio"):
@@ -256,7 +267,7 @@ def text(about: dict[str, Any], options: Options, results: dict[str, Any]) -> st
         ]
         pipe = ours / found[Pipe.name]["p50_us"]["median"]
         trips.append((title.removeprefix("there and back, "), *cells, f"**{ours / best:.2f}**", f"**{pipe:.2f}**"))
-    held = results["presence beside dirty.stash"]
+    held = results[BESIDE_STASH]
     kept = [
         (
             title,
@@ -272,11 +283,15 @@ Median of {options.rounds} rounds in turns. Every message reaches each receiver 
 
 ## What a publish keeps the publisher, ns
 
-With receivers at work. A message may still be on its way in the publisher's process when a publish of NATS, ZeroMQ
-or `multiprocessing.Queue` returns; sending it then costs the process more. The last column: how many times cheaper ours
-is than the cheapest of the others (than Redis); aim 10 (200).
+With receivers at work. The last column: how many times cheaper ours is than the cheapest of the others (than
+Redis); aim 10 (200).
 
 {table(("", *names, "times cheaper"), costs)}
+
+When a publish of NATS, ZeroMQ or `multiprocessing.Queue` returns, the message is yet to be sent by
+the same process. What a message costs that process in processor time, all threads together:
+
+{table(("", *names), processor)}
 
 ## Messages delivered, thousands in a second
 
@@ -287,8 +302,8 @@ others; aim 5.
 
 ## There and back, µs: p50 (p99)
 
-A message of 64 bytes to another process and one back; a byte through a FIFO for the bare pipe. nats-py has asyncio only,
-the queue and iceoryx2's binding none. Aims: 0.20 of the best of the others, 1.30 of the pipe.
+A message of 64 bytes to another process and one back; a byte through a FIFO for the bare pipe. nats-py has asyncio
+only, the queue and iceoryx2's binding none. Aims: 0.20 of the best of the others, 1.30 of the pipe.
 
 {table(("", *names, "bare pipe", "of the best", "of the pipe"), trips)}
 

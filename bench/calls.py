@@ -382,8 +382,8 @@ def text(about: dict[str, Any], options: Options, results: dict[str, Any]) -> st
 
 {said(about)}
 Median of {options.rounds} rounds in turns, ns a call, half the reach of the middle half of the rounds in brackets. The
-ratio is the result: below 1, sharing across processes costs less than not sharing. {reached} of {len(results)} rows reach
-their aim; ✗ marks those that do not.
+ratio is the result: below 1, sharing across processes costs less than not sharing. {reached} of {len(results)} rows
+reach their aim; ✗ marks those that do not.
 
 {table(("call", "shm", "original", "ratio", "aim"), rows)}
 """

@@ -10,20 +10,19 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import multiprocessing
-import multiprocessing.managers
 import os
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, ClassVar
 
 from hypern_realtime_shm.testing import unique_name, unlink_segment
 
-RETAINED = 1 << 15  # messages that are there for a receiver that is behind
-SIZE = "384MiB"
+SIZE = "192MiB"
 
 Say = Callable[[str], Any]
 Hear = Callable[[], Any]
@@ -32,13 +31,27 @@ AsyncHear = Callable[[], Awaitable[Any]]
 
 
 class Peer:
-    """A way to carry messages. `listeners`: how many will hear each channel."""
+    """A way to carry messages. `listeners`: how many will hear each channel; `retained`: how many messages have to be
+    there for one that is behind."""
 
     name: ClassVar[str]
     package: ClassVar[str | None] = None
 
-    def __init__(self, address: str, listeners: int = 1) -> None:
-        self.address, self.listeners = address, listeners
+    def __init__(self, address: str, listeners: int = 1, retained: int = 256) -> None:
+        self.address, self.listeners, self.retained = address, listeners, retained
+
+    def receiver(self, channel: str, index: int = 0) -> Callable[[int], None]:
+        """Receives so many, one by one."""
+        hear = self.listener(channel, index)
+
+        def receive(count: int) -> None:
+            for _ in range(count):
+                hear()
+
+        return receive
+
+    def close(self) -> None:
+        """Puts away what a process that goes on would trip over; the others are killed."""
 
     @classmethod
     @contextmanager
@@ -107,7 +120,7 @@ class Ours(Peer):
     def manager(self, channel: str) -> Any:
         import hypern_realtime_shm as ours
 
-        manager = ours.ChannelManager(RETAINED, segment=self.address)
+        manager = ours.ChannelManager(self.retained, segment=self.address)
         manager.create_channel(channel)
         return manager
 
@@ -143,7 +156,7 @@ class Redis(Peer):
             path = f"{directory}/redis"
             options = ("--port", "0", "--unixsocket", path, "--save", "", "--appendonly", "no", "--dir", directory)
             unlimited = ("--client-output-buffer-limit", "pubsub 0 0 0")
-            with server("redis-server", *options, *unlimited, ready=lambda: os.path.exists(path)):  # noqa: PTH110
+            with server("redis-server", *options, *unlimited, ready=Path(path).exists):
                 yield path
 
     def speaker(self, channel: str) -> tuple[Say, Callable[[], Any]]:
@@ -197,7 +210,17 @@ class Nats(Peer):
     async def connected(self) -> Any:
         import nats
 
-        return await nats.connect(self.address, pending_size=1 << 27)
+        connection = await nats.connect(self.address, pending_size=1 << 27)
+        self.connections.append((asyncio.get_running_loop(), connection))
+        return connection
+
+    def __init__(self, address: str, listeners: int = 1, retained: int = 256) -> None:
+        super().__init__(address, listeners, retained)
+        self.connections: list[tuple[asyncio.AbstractEventLoop, Any]] = []
+
+    def close(self) -> None:
+        for loop, connection in self.connections:
+            loop.run_until_complete(connection.close())
 
     def speaker(self, channel: str) -> tuple[Say, Callable[[], Any]]:
         loop = asyncio.new_event_loop()
@@ -214,10 +237,15 @@ class Nats(Peer):
 
         return say, lambda: loop.run_until_complete(connection.flush())
 
-    def listener(self, channel: str, index: int = 0) -> Hear:  # noqa: ARG002
+    def receiver(self, channel: str, index: int = 0) -> Callable[[int], None]:  # noqa: ARG002
         loop = asyncio.new_event_loop()
         hear = loop.run_until_complete(self.hear(channel))
-        return lambda: loop.run_until_complete(hear())
+
+        async def receive(count: int) -> None:
+            for _ in range(count):
+                await hear()
+
+        return lambda count: loop.run_until_complete(receive(count))
 
     async def say(self, channel: str) -> AsyncSay:
         connection = await self.connected()
@@ -311,14 +339,23 @@ class Iceoryx(Peer):
     @classmethod
     @contextmanager
     def serving(cls) -> Iterator[str]:
-        yield unique_name("bench")
+        """A domain of its own, because processes that are killed leave files."""
+        with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+            try:
+                yield directory
+            finally:
+                for left in Path("/dev/shm").glob(f"{Path(directory).name}_*"):
+                    left.unlink(missing_ok=True)
 
     def services(self, channel: str) -> tuple[Any, Any]:
         import iceoryx2 as iox2
 
         iox2.set_log_level(iox2.LogLevel.Error)
-        self.node = iox2.NodeBuilder.new().create(iox2.ServiceType.Ipc)
-        name = iox2.ServiceName.new(f"{self.address}/{channel}")
+        configuration = iox2.config.default()
+        configuration.global_cfg.root_path = iox2.Path.new(self.address)
+        configuration.global_cfg.prefix = iox2.FileName.new(f"{Path(self.address).name}_")
+        self.node = iox2.NodeBuilder.new().config(configuration).create(iox2.ServiceType.Ipc)
+        name = iox2.ServiceName.new(channel)
         messages = self.node.service_builder(name).publish_subscribe(iox2.Slice[ctypes.c_uint8])
         messages = messages.subscriber_max_buffer_size(1024).enable_safe_overflow(False).open_or_create()
         return messages, self.node.service_builder(name).event().open_or_create()
@@ -362,11 +399,8 @@ class Pipe(Peer):
 
     def ends(self, channel: str, flags: int = 0) -> int:
         path = f"{self.address}/{channel}"
-        if not os.path.exists(path):  # noqa: PTH110
-            try:
-                os.mkfifo(path)
-            except FileExistsError:
-                pass
+        with suppress(FileExistsError):
+            os.mkfifo(path)
         return os.open(path, os.O_RDWR | flags)
 
     def speaker(self, channel: str) -> tuple[Say, Callable[[], Any]]:
