@@ -16,7 +16,7 @@ import time
 from .harness import Options
 
 # In this order, so that what needs a quiet machine most comes first.
-BENCHES = ("limit", "calls", "brokers", "growth")
+BENCHES = ("limit", "calls", "wake", "brokers", "growth", "server")
 
 
 def about(name: str) -> str:

@@ -85,7 +85,7 @@ def publishing(name: str, channels: list[str], seconds: float) -> Iterator[tuple
 
 def many_publishers(options: Options) -> dict[str, float]:
     """1 to 16 processes publish as fast as they can, to one channel and to one each."""
-    seconds = 0.1 if options.quick else 0.3
+    seconds = 0.1 if options.quick else 0.4
     found = {}
     for where in ("one channel", "a channel each"):
         for count in (1, 2, 4, 8, 16):

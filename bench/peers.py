@@ -70,22 +70,29 @@ class Peer:
 
 @contextmanager
 def server(*command: str, ready: Callable[[], bool]) -> Iterator[None]:
-    """A server that is ready, and that is gone afterwards whatever happens."""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    """A server that is ready, and that is gone afterwards whatever happens; what it said is shown if it is not."""
+    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+
+        def said() -> str:
+            log.seek(0)
+            return log.read()[-2_000:].decode(errors="replace")
+
         try:
             for _ in range(200):
                 if ready():
                     break
                 if process.poll() is not None:
-                    raise RuntimeError(f"{command[0]} ended with {process.returncode}")
+                    raise RuntimeError(f"{command[0]} ended with {process.returncode}:\n{said()}")
                 time.sleep(0.05)
             else:
-                raise RuntimeError(f"{command[0]} is not ready after 10 s")
+                raise RuntimeError(f"{command[0]} is not ready after 10 s:\n{said()}")
             yield
+            if process.poll() is not None:
+                raise RuntimeError(f"{command[0]} ended with {process.returncode} meanwhile:\n{said()}")
         finally:
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
 
