@@ -2,7 +2,7 @@
 # left to do: the stamps in .venv say what is installed and whether the engine is newer than its sources.
 #
 # A fresh machine needs make, Rust and Python >= 3.10. Everything else goes into .venv and target, but
-# for a few Debian packages (a C linker, chromium, strace), which .ci/need installs where they are missing.
+# for a few Debian packages (a C linker, chromium, strace, valgrind), which .ci/need installs where they are missing.
 
 PYTHON ?= python3
 PORT ?= 8000

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from .harness import Options, Samples, keep, machine, now, number, said, table
+from .harness import Options, Samples, keep, machine, now, number, said, segment_name, table
 from .peers import Redis, answers, free_port, server
 
 WORKERS, CLIENTS = 4, 500
@@ -149,9 +149,11 @@ def chat(directory: str, which: str, others: tuple[int, ...] = ()) -> Iterator[C
     port = free_port()
     pidfile, configuration = Path(directory, f"{port}.pid"), Path(directory, f"{port}.py")
     configuration.write_text(CONFIGURATION.format(port=port, workers=WORKERS, pidfile=pidfile))
-    command = ("env", f"CHAT={which}", sys.executable, "-m", "gunicorn", "-c", str(configuration), "bench.chat:app")
-    with server(*command, ready=lambda: pidfile.exists() and answers(port)):
-        yield Chat(port, pidfile, others)
+    with segment_name() as name:
+        setting = (f"CHAT={which}", f"HYPERN_SHM_NAME={name}")
+        command = ("env", *setting, sys.executable, "-m", "gunicorn", "-c", str(configuration), "bench.chat:app")
+        with server(*command, ready=lambda: pidfile.exists() and answers(port)):
+            yield Chat(port, pidfile, others)
 
 
 def pid_of(path: str) -> int:
