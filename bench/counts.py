@@ -4,8 +4,8 @@
     python -m bench.counts --renew    # writes the baseline
 
 A count says nothing of caches, contention or the kernel; it says whether a change made a call do more. The only
-difference between two runs is the segment's random hash key. Another compiler may count otherwise: the baseline
-names its own.
+difference between two runs is random hash keys, so the median of several runs counts. Another compiler may count
+otherwise: the baseline names its own.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ import argparse
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "target" / "counts"
 BASELINE = Path(__file__).with_name("baseline.json")
 TOLERANCE = 0.03
+RUNS = 5
 # valgrind hides the vDSO, which rustix otherwise looks for by itself; through libc it is not missed.
 FLAGS = "--cfg rustix_use_libc"
 VALGRIND = ("valgrind", "--tool=callgrind", "--error-exitcode=0")
@@ -37,8 +40,14 @@ def build(*packages: str) -> Path:
 
 
 def count() -> dict[str, float]:
-    """Instructions a call."""
+    """Instructions a call, the median of several runs: how the tries fall differs from one hash key to the next."""
     program = build("hypern-shm-cost") / "hypern-shm-cost"
+    with ThreadPoolExecutor(2) as pool:
+        runs = list(pool.map(lambda _: count_once(program), range(RUNS)))
+    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+
+
+def count_once(program: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as directory:
         out = f"{directory}/out"
         command = [

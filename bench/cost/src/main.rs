@@ -6,7 +6,8 @@
 //! shapes the tries: what walks them is done for many clients.
 
 use hypern_shm_core::{
-    Beat, ChannelKind, ChannelSpec, Channels, Form, Heartbeats, Options, Presence, Receiver, Result, Segment, Topics, TopicsKind, World,
+    Beat, ChannelKind, ChannelSpec, Channels, Form, Heartbeats, Metadata, Options, Presence, Receiver, Result, Segment, Topics, TopicsKind,
+    World,
 };
 use std::hint::black_box;
 use std::time::Instant;
@@ -74,8 +75,10 @@ fn names(prefix: &str, count: usize) -> Vec<String> {
     (0..count).map(|number| format!("{prefix}{number}")).collect()
 }
 
-fn metadata() -> Vec<(String, String)> {
-    vec![("name".into(), "Alice".into())]
+fn metadata() -> Metadata {
+    let mut metadata = Metadata::default();
+    metadata.push("name", "Alice");
+    metadata
 }
 
 fn publish(payload: &'static [u8], subscribers: usize) -> Result<Box<dyn Subject>> {
@@ -143,7 +146,7 @@ fn send_a_duplicate() -> Result<Box<dyn Subject>> {
 }
 
 /// A tracker, the names of those who come and go, and what is known of each.
-type Room = (Presence, Vec<String>, Vec<(String, String)>);
+type Room = (Presence, Vec<String>, Metadata);
 
 /// A room of `count` members.
 fn presence(count: usize) -> Result<Room> {
@@ -175,16 +178,24 @@ fn come_and_go() -> Result<Box<dyn Subject>> {
     })
 }
 
+/// Several matchers, each in a segment with a hash key of its own: how 1,000 patterns fall matters here.
 fn match_topic(prefix: &str) -> Result<Box<dyn Subject>> {
-    let topics = Topics::new(&world()?, TopicsKind::Free);
-    for name in names(&format!("{prefix}room"), 996) {
-        topics.subscribe(&format!("{name}:orders:*"), "somebody")?;
-    }
     let topic = format!("{prefix}shop:42:orders:new");
-    for (number, pattern) in [&format!("{prefix}shop:42:#"), &format!("{prefix}shop:*:orders:*"), "#:new", &topic].iter().enumerate() {
-        topics.subscribe(pattern, &format!("client-{number}"))?;
+    let mut matchers = Vec::new();
+    for _ in 0..4 {
+        let topics = Topics::new(&world()?, TopicsKind::Free);
+        for name in names(&format!("{prefix}room"), 996) {
+            topics.subscribe(&format!("{name}:orders:*"), "somebody")?;
+        }
+        let matching = [&format!("{prefix}shop:42:#"), &format!("{prefix}shop:*:orders:*"), "#:new", &topic];
+        for (number, pattern) in matching.iter().enumerate() {
+            topics.subscribe(pattern, &format!("client-{number}"))?;
+        }
+        matchers.push(topics);
     }
-    plain((topics, topic), |(topics, topic), _| topics.match_topic(topic).map(|clients| assert_eq!(clients.len(), 4)))
+    plain((matchers, topic), |(matchers, topic), number| {
+        matchers[number % matchers.len()].match_topic(topic).map(|clients| assert_eq!(clients.len(), 4))
+    })
 }
 
 fn heartbeats() -> Result<(Heartbeats, Vec<String>)> {
