@@ -231,6 +231,7 @@ class Nats(Peer):
 
     def speaker(self, channel: str) -> tuple[Say, Callable[[], Any]]:
         loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)  # `publish` makes a future, and that needs one even where nothing runs
         connection = loop.run_until_complete(self.connected())
 
         def say(message: str) -> None:
