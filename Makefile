@@ -2,7 +2,7 @@
 # left to do: the stamps in .venv say what is installed and whether the engine is newer than its sources.
 #
 # A fresh machine needs make, Rust and Python >= 3.10. Everything else goes into .venv and target, but
-# for a few Debian packages (a C linker, chromium, strace), which .ci/need installs where they are missing.
+# for a few Debian packages (a C linker, chromium, strace, valgrind), which .ci/need installs where they are missing.
 
 PYTHON ?= python3
 PORT ?= 8000
@@ -29,7 +29,7 @@ SHELL := bash
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check check-rust check-python test-core test-loom test-shuttle test-crash test-mutants test-threads test-python test-pythons bench fuzz soak load churn clean tools
+.PHONY: help setup demo test check check-rust check-python test-core test-loom test-shuttle test-crash test-mutants test-threads test-python test-pythons bench bench-check bench-baseline fuzz soak load churn clean tools
 
 # pip and maturin are those of .venv, whatever is active or set outside.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME
@@ -69,6 +69,11 @@ $(VENV)/.test: $(VENV)/.base
 	$(PIP) install --group test --group check
 	touch $@
 
+$(VENV)/.bench: $(VENV)/.base
+	@echo "==> installing what the benchmarks need"
+	$(PIP) install --group bench
+	touch $@
+
 $(VENV)/.engine: $(RUST) $(VENV)/.base
 	@echo "==> building the engine (release)"
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --locked
@@ -82,7 +87,7 @@ demo: $(VENV)/.engine $(VENV)/.demo ## a chat served by 4 gunicorn workers, on h
 
 # ---- tests
 
-test: check test-core test-loom test-shuttle test-crash test-mutants test-threads test-python ## all checks and tests, after installing what they need
+test: check test-core test-loom test-shuttle test-crash test-mutants test-threads bench-check test-python ## all checks and tests, after installing what they need
 	@echo "==> all passed"
 
 check: check-rust check-python ## formatting, clippy, documentation, ruff, mypy strict, stubs against the binary
@@ -141,8 +146,18 @@ test-python: $(VENV)/.engine $(VENV)/.test ## real processes, real servers, a re
 test-pythons: $(VENV)/.engine ## the Python tests, servers left out, on other Pythons: one wheel for PYTHONS="3.10 3.12 3.13"
 	@.ci/pythons "$(PYTHONS)" -n $(XDIST) tests --ignore tests/servers
 
-bench: $(VENV)/.engine $(VENV)/.test ## benchmarks against the in-process original, as ratios of one run
-	@for script in bench/*.py; do echo "==> $$script"; $(BIN)/python $$script; done
+bench-check: | tools ## the engine's calls in instructions, against the committed baseline
+	@.ci/need valgrind=valgrind
+	echo "==> instruction counts"
+	timeout $(PATIENCE) $(PYTHON) -m bench.counts
+
+bench-baseline: | tools ## count anew what bench-check compares with
+	@.ci/need valgrind=valgrind
+	$(PYTHON) -m bench.counts --renew
+
+bench: $(VENV)/.engine $(VENV)/.bench ## benchmarks, as ratios of one run, into bench/results: BENCH=calls for one of them
+	@.ci/need valgrind=valgrind redis-server=redis-server nats-server=nats-server
+	$(BIN)/python -m bench $(BENCH)
 
 fuzz: | tools ## damaged segments: random bytes on a live one, then coverage-guided attaching to ruins: FUZZ=600 for ten minutes each
 	@echo "==> a rain of bytes, $(FUZZ) s"

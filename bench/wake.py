@@ -1,4 +1,4 @@
-"""What waking another process costs: a message there and one back, beside the bare thing, in turns.
+"""What waking another process costs: a message there and one back, awake and asleep, beside the bare thing.
 
 Two processes hand a small message to and fro. Each pair of rows does the same thing twice in one run (A B A B …):
 once with nothing but a pipe or FIFO and ``os.read``/``os.write``, once through a channel of ours. What counts is
@@ -9,22 +9,18 @@ the ratio of the medians of the round trips' p50.
 - *asyncio*, *uvloop*: an event loop on both sides; the bare one is ``add_reader`` on a FIFO and a future.
 - *one CPU*: both ends on the same one, where waking costs nothing but the switch; else each has its own.
 
-    python bench/wake.py [rounds]        # 7 rounds; writes bench/results/wake.json and .md
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -32,8 +28,7 @@ import uvloop
 import hypern_realtime_shm as ours
 from hypern_realtime_shm.testing import unique_name, unlink_segment
 
-RESULTS = Path(__file__).with_name("results")
-now = time.perf_counter_ns
+from .harness import Options, keep, machine, now, said, table
 
 # The two ends of a line: what one says the other hears.
 Line = tuple[Callable[[], Any], Callable[[], Any]]
@@ -132,7 +127,7 @@ class Partner:
         self.name = unique_name("bench")
         self.where = self.directory.name if which == "bare" else self.name
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "answer", kind, which, self.where], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "bench.wake", "answer", kind, which, self.where], stdout=subprocess.PIPE, text=True
         )
         assert self.process.stdout is not None
         self.process.stdout.readline()
@@ -192,14 +187,15 @@ def percentile(times: list[int], part: float) -> float:
     return sorted(times)[int(len(times) * part)] / 1e3
 
 
-def compare(kind: str, rounds: int) -> dict[str, Any]:
+def compare(kind: str, options: Options) -> dict[str, Any]:
     count, pause = CASES[kind]
+    count = options.scaled(count)
     cpus = os.sched_getaffinity(0)
     partners = {which: Partner(kind, which) for which in LINES}
     pin(0)
     found: dict[str, list[list[int]]] = {which: [] for which in LINES}
     try:
-        for _ in range(rounds + 1):
+        for _ in range(options.rounds + 1):
             for which, partner in partners.items():
                 found[which].append(partner.round_trips(count, pause))
     finally:
@@ -218,40 +214,37 @@ def compare(kind: str, rounds: int) -> dict[str, Any]:
     return result
 
 
-def main() -> None:
-    rounds = max(5, int(sys.argv[1]) if len(sys.argv) > 1 else 7)
+def run(options: Options) -> None:
+    about = machine("uvloop")
     results: dict[str, Any] = {}
-    print(
-        f"round trip, median p50 of {rounds} rounds in turns, µs"
-        f"{'bare':>12}{'ours':>10}{'ratio':>8}{'p99 bare':>11}{'ours':>8}"
-    )
+    print(f"{'round trip, median p50, µs':<26}{'bare':>12}{'ours':>10}{'ratio':>8}{'p99 bare':>11}{'ours':>8}")
     for kind in CASES:
-        results[kind] = found = compare(kind, rounds)
+        if not options.wants(kind):
+            continue
+        results[kind] = found = compare(kind, options)
         bare_found, our_found = found["bare"], found["ours"]
         print(
-            f"{kind:<52}{bare_found['p50_us']:>10.1f}{our_found['p50_us']:>10.1f}{found['ratio']:>8.2f}"
+            f"{kind:<26}{bare_found['p50_us']:>12.1f}{our_found['p50_us']:>10.1f}{found['ratio']:>8.2f}"
             f"{bare_found['p99_us']:>11.1f}{our_found['p99_us']:>8.1f}",
             flush=True,
         )
-    report = {"rounds": rounds, "python": platform.python_version(), "cpus": os.cpu_count(), "results": results}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "wake.json").write_text(json.dumps(report, indent=2) + "\n")
-    lines = [
-        "# Waking another process: there and back",
-        "",
-        f"Median p50 (p99) of {rounds} rounds in turns, µs; CPython {report['python']}, {report['cpus']} CPUs.",
-        "The ratio is the result; `bench/wake.py` says what the rows are.",
-        "",
-        "| round trip | bare pipe or FIFO | ours | ratio |",
-        "|---|---:|---:|---:|",
+    rows = [
+        (
+            kind,
+            *(f"{found[which]['p50_us']:.1f} ({found[which]['p99_us']:.1f})" for which in ("bare", "ours")),
+            f"**{found['ratio']:.2f}**",
+        )
+        for kind, found in results.items()
     ]
-    for kind, found in results.items():
-        cells = [f"{found[which]['p50_us']:.1f} ({found[which]['p99_us']:.1f})" for which in ("bare", "ours")]
-        lines.append(f"| {kind} | {cells[0]} | {cells[1]} | **{found['ratio']:.2f}** |")
-    (RESULTS / "wake.md").write_text("\n".join(lines) + "\n")
+    text = f"""# Waking another process: there and back
+
+{said(about)}
+Median p50 (p99) of {options.rounds} rounds in turns, µs. The ratio is the result; `wake.py` says what the rows are.
+
+{table(("round trip", "bare pipe or FIFO", "ours", "ratio"), rows)}
+"""
+    keep(options, "wake", {"machine": about, "rounds": options.rounds, "results": results}, text)
 
 
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["answer"]:
-        answer(*sys.argv[2:5])
-    main()
+if __name__ == "__main__" and sys.argv[1:2] == ["answer"]:
+    answer(*sys.argv[2:5])
