@@ -16,7 +16,7 @@ use crate::owned::{Dead, Departure};
 use crate::points::point;
 use crate::process::{FREE, LEAVING, SETTLED, SlotState, TAKEN};
 use crate::reap::{scavenge, settle};
-use crate::space::{Actor, Context, Space};
+use crate::space::{Actor, Context, Silent, Space};
 use crate::sync::Ordering;
 use crate::view::View;
 
@@ -25,7 +25,7 @@ pub(crate) const UNLINK_WHEN_UNUSED: u64 = 1;
 /// How long an attach waits for another process's attach or detach.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The slot of an actor that has none.
-const NO_SLOT: u32 = 0xfff;
+pub(crate) const NO_SLOT: u32 = 0xfff;
 /// Findings that an error names.
 const FINDINGS_TOLD: usize = 3;
 /// The byte of the file under whose lock segments are created, attached to and unlinked.
@@ -275,8 +275,24 @@ fn random_words() -> Result<[u64; 3]> {
     Ok([0, 8, 16].map(|at| random[at..at + 8].iter().fold(0, |word, &byte| word << 8 | u64::from(byte))))
 }
 
-/// Maps a finished segment after checking that it is one, of this layout, and sound.
+/// Maps a finished segment, to be used.
 fn open_space(name: &str, file: &File) -> Result<Space> {
+    let (view, geometry) = map(name, file, true)?;
+    let kernel = Kernel::new(Shelf::of(Some(name), view.get(Header::identity))?);
+    Ok(Space::new(view, geometry, Box::new(kernel)))
+}
+
+/// Maps a finished segment, to be looked at: nothing can be written, nobody can be rung.
+pub(crate) fn look_space(name: &str, file: &File) -> Result<Space> {
+    if content(file, shm::size(file)?)? == Content::Unfinished {
+        return Err(Error::NotFound { name: name.to_owned() });
+    }
+    let (view, geometry) = map(name, file, false)?;
+    Ok(Space::new(view, geometry, Box::new(Silent)))
+}
+
+/// Maps a finished segment after checking that it is one, of this layout, and sound.
+fn map(name: &str, file: &File, writable: bool) -> Result<(View, Geometry)> {
     let length = shm::size(file)?;
     if length < Header::WORDS as u64 * 8 {
         return Err(Error::Refused {
@@ -284,7 +300,7 @@ fn open_space(name: &str, file: &File) -> Result<Space> {
             why: format!("it is no segment: it has {length} bytes only"),
         });
     }
-    let view = View::mapped(shm::Mapping::new(file, length as usize, true)?);
+    let view = View::mapped(shm::Mapping::new(file, length as usize, writable)?);
     if view.get(Header::magic) != MAGIC {
         return Err(Error::Refused { path: shm::path(name, LAYOUT_VERSION)?, why: "it is not a segment of this library".to_owned() });
     }
@@ -302,7 +318,8 @@ fn open_space(name: &str, file: &File) -> Result<Space> {
     let blocks = [word(Header::small), word(Header::medium), word(Header::large)];
     let geometry = Geometry::check(size, word(Header::slots), word(Header::cells), word(Header::units), word(Header::bells), blocks)?;
     // A copy with holes: a hole that finds no room when it is touched is a SIGBUS.
-    shm::fill_holes(file, length, name)?;
-    let kernel = Kernel::new(Shelf::of(Some(name), view.get(Header::identity))?);
-    Ok(Space::new(view, geometry, Box::new(kernel)))
+    if writable {
+        shm::fill_holes(file, length, name)?;
+    }
+    Ok((view, geometry))
 }

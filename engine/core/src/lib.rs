@@ -21,7 +21,7 @@
 //!
 //! Layers, each of which only uses those above it: `sync`, `layout`, `geometry` · `os`, `view` ·
 //! `space` · `arena`, `record` · `ring`, `trie` · `cells`, `directory` · `process`, `reap` ·
-//! `segment`, `world` · `channels`, `receiver`, `dedup`, `presence`, `topics`, `heartbeat`.
+//! `segment`, `world` · `channels`, `receiver`, `dedup`, `presence`, `topics`, `heartbeat` · `inspect`.
 
 // What only those parts use that need the kernel.
 #![cfg_attr(modelled, allow(dead_code))]
@@ -67,6 +67,8 @@ mod handles;
 mod heartbeat;
 #[cfg(not(modelled))]
 mod ids;
+#[cfg(not(modelled))]
+pub mod inspect;
 #[cfg(not(modelled))]
 mod keeper;
 #[cfg(not(modelled))]

@@ -365,8 +365,13 @@ impl Attachment {
         let beat = self.space.view.word(Header::keeper_beat);
         let last = beat.load(Ordering::Relaxed);
         // A beat, not a lock: a keeper that is stopped or slow is simply overtaken.
-        let due = now.saturating_sub(last) >= keeper::PERIOD.as_micros() as u64 || last > now;
+        let Ok(membership) = self.membership() else {
+            return false;
+        };
+        let (me, keeper) = (membership.actor.owner, self.space.view.word(Header::keeper));
+        let due = now.saturating_sub(last) >= keeper::due(keeper.load(Ordering::Relaxed) == me) || last > now;
         if due && beat.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            keeper.store(me, Ordering::Relaxed);
             // What cannot be settled now is settled in a later round, by whoever can.
             return self.reap().is_ok() || !self.closed.load(PrivateOrdering::Acquire);
         }

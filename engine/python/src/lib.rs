@@ -12,6 +12,7 @@ mod convert;
 mod errors;
 mod handle;
 mod heartbeat;
+mod inspector;
 mod json;
 mod lists;
 mod presence;
@@ -34,5 +35,6 @@ fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     broadcast::register(m)?;
     heartbeat::register(m)?;
     sse::register(m)?;
+    inspector::register(m)?;
     waitlist::register(m)
 }

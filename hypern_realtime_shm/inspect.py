@@ -1,0 +1,604 @@
+"""See inside a segment, from any process, without disturbing anybody.
+
+An inspector maps the segment read-only. It takes no place in it, holds no lock, waits for nobody, and no process waits
+for it or can tell that it is there; so it works on a live server at full speed, after every worker has died, and on a
+damaged segment, where it shows what can be read and lists in ``problems`` what cannot.
+
+>>> inspector = Inspector("chat")  # doctest: +SKIP
+>>> for row in inspector.channels()["channels"]:  # doctest: +SKIP
+...     print(row["name"], row["published"], row["max_lag"])
+
+Everything is plain data, ready for JSON; ``docs/schema`` has the JSON Schema of each answer, made from the types below.
+Times are seconds since 1970, durations seconds, sizes bytes. What is called ``…_total`` only grows. The counts of one
+answer are read one after the other: on a live segment they may be of slightly different moments.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from typing import Any, Literal, cast
+
+from typing_extensions import TypedDict
+
+from . import _engine
+from .errors import UnknownChannel
+from .topics import TopicMatcher
+
+Kind = Literal["channel", "broadcast"]
+
+
+class SegmentRow(TypedDict):
+    """A segment of this user."""
+
+    name: str
+    path: str
+    """Its file."""
+    layout: int
+    """Its layout version. Only segments of this library's version can be looked into."""
+    size: int | None
+    created_at: float | None
+    age_seconds: float | None
+    processes: int | None
+    """Processes attached and alive; null: it cannot be told."""
+    state: Literal["in use", "abandoned", "unfinished", "damaged", "refused"]
+    """abandoned: nobody alive is attached. unfinished: its creator is at work, or died."""
+    problem: str | None
+    """Why it is damaged or refused."""
+
+
+class Owner(TypedDict):
+    """A process that owns something."""
+
+    slot: int
+    pid: int | None
+    """In its own pid namespace; null: it is not attached any more."""
+
+
+class Capacity(TypedDict):
+    """A thing of which there is a fixed number."""
+
+    what: Literal["processes", "named things", "ring slots", "waiters", "small blocks", "medium blocks", "large blocks"]
+    used: int
+    capacity: int
+    setting: str
+    """The argument of ``Segment.open`` that raises it."""
+
+
+class BlockRow(TypedDict):
+    """The blocks of one size."""
+
+    bytes: int
+    """Of each."""
+    capacity: int
+    free: int
+    held: int
+    """In the hands of a process that is writing them."""
+    live: int
+    continued: int
+    """Second and later ones of a chain."""
+    unknown: int
+    """In none of these states: damage."""
+
+
+class Memory(TypedDict):
+    """Bytes by what they are used for, in whole blocks."""
+
+    messages: int
+    records: int
+    """Members, clients, subscriptions, names."""
+    pages: int
+    """Of the tries over the records."""
+    continued: int
+    """Later blocks of long messages and records."""
+    held: int
+    free: int
+    total: int
+    """All blocks: the sum of the above."""
+    fixed: int
+    """Header, slots, bells, cells, rings."""
+
+
+class Totals(TypedDict):
+    """Sums over everything there is, and (``_total``) over the segment's life."""
+
+    channels: int
+    broadcasts: int
+    retired: int
+    """Removed channels that open handles keep."""
+    handles: int
+    subscribers: int
+    members: int
+    clients: int
+    topics: int
+    published_total: int
+    missed_total: int
+    """Messages missed by handles, and broadcasts nobody heard."""
+    evicted_total: int
+    """Messages whose history was given up because the arena was full."""
+    attached_total: int
+    reaped_total: int
+
+
+class NamespaceRow(TypedDict):
+    """A namespace; the one used when none is named is empty."""
+
+    namespace: str
+    channels: int
+    broadcasts: int
+    groups: int
+    """Channels that have, or have had, members."""
+    clients: int
+    topics: int
+    pings: int
+    pongs: int
+    timeouts: int
+
+
+class Keeper(TypedDict):
+    """Whose keeper (the thread that settles the dead) beat last."""
+
+    owner: Owner | None
+    beat_age_seconds: float | None
+
+
+class Overview(TypedDict):
+    """The whole at a glance."""
+
+    name: str
+    layout: int
+    identity: str
+    """Tells it from every other segment, also one of its name."""
+    size: int
+    created_at: float | None
+    taken_at: float
+    taken_monotonic: float
+    """When this was read, on a clock that is never set: for rates."""
+    current: bool
+    """False: the name leads to another segment by now, or to none."""
+    unlink_when_unused: bool
+    processes: int
+    """Attached and alive."""
+    capacities: list[Capacity]
+    blocks: list[BlockRow]
+    memory: Memory
+    totals: Totals
+    namespaces: list[NamespaceRow]
+    keeper: Keeper
+    problems: list[str]
+
+
+class ChannelRow(TypedDict):
+    """A channel or broadcast."""
+
+    namespace: str | None
+    """null: no name is found for it."""
+    name: str | None
+    """null: it was removed, or its name cannot be read."""
+    kind: Kind
+    state: Literal["open", "removed", "clearing"]
+    """removed: open handles still drain it. clearing: it is being given back."""
+    cell: int
+    buffer_size: int
+    retained: int
+    """Messages that may still be there."""
+    oldest_id: str | None
+    newest_id: str
+    """The id of the newest message, and where a tail begins."""
+    published: int
+    """In its life."""
+    missed: int
+    """By handles; of a broadcast also what nobody heard."""
+    refused: int
+    deduplicated: int
+    dedup_window: int
+    fail_when_unheard: bool
+    subscribers: int
+    handles: int
+    max_lag: int | None
+    """Messages its slowest handle has not received. A busy handle shows how far it is only now and then: this may be
+    up to an eighth of the buffer, 64 messages at most, too large. null: no handle has shown it."""
+    metadata: dict[str, str]
+
+
+class Channels(TypedDict):
+    """Channels and broadcasts."""
+
+    channels: list[ChannelRow]
+    problems: list[str]
+
+
+class SubscriberRow(TypedDict):
+    """A registered subscriber."""
+
+    client: str
+    owners: list[Owner]
+
+
+class HandleRow(TypedDict):
+    """An open handle."""
+
+    client: str
+    """Empty for a broadcast."""
+    owner: Owner
+    state: Literal["open", "ended"]
+    """ended: unsubscribed; it may still drain what came before."""
+    by_pattern: bool
+    position_id: str | None
+    """The id after which it goes on; null: it has not shown it."""
+    lag: int | None
+    """Messages it has not received; up to ``lag_precision`` too large."""
+    lost: int
+    """How many of them are overwritten already, and will be missed."""
+
+
+class ChannelDetail(TypedDict):
+    """All of one channel or broadcast."""
+
+    channel: ChannelRow
+    retained_messages: int
+    retained_bytes: int
+    lag_precision: int
+    subscribers: list[SubscriberRow]
+    handles: list[HandleRow]
+    """Those that lag most first."""
+    problems: list[str]
+
+
+class GroupRow(TypedDict):
+    """A channel that has members, or has had."""
+
+    namespace: str
+    channel: str
+    members: int
+    unflushed: int
+    """Joins and leaves that no ``flush_diff`` has taken."""
+
+
+class MemberRow(TypedDict):
+    """A member of a channel."""
+
+    namespace: str
+    channel: str
+    client: str
+    joined_at: float
+    last_seen: float
+    owners: list[Owner]
+    """Empty: its processes left in order, and it stays until somebody removes it."""
+    metadata: dict[str, str]
+
+
+class Members(TypedDict):
+    """Presence."""
+
+    groups: list[GroupRow]
+    members: list[MemberRow]
+    problems: list[str]
+
+
+class ClientRow(TypedDict):
+    """A heartbeat client."""
+
+    namespace: str
+    client: str
+    state: Literal["alive", "due", "late", "dead"]
+    """due: alive, and its next ping is due. late: it has timed out. dead: it has used up its retries."""
+    timeouts: int
+    last_pong_ago: float
+    last_ping_ago: float
+    last_event_id: str | None
+    owners: list[Owner]
+
+
+class Clients(TypedDict):
+    """Heartbeats, judged by the configuration that was asked for: that of the monitors is not in the segment."""
+
+    interval_secs: float
+    timeout_secs: float
+    max_retries: int
+    clients: list[ClientRow]
+    """The longest silent first."""
+    problems: list[str]
+
+
+class TopicRow(TypedDict):
+    """A subscription to a topic pattern."""
+
+    namespace: str
+    of: Literal["manager", "matcher", "handle"]
+    """manager: the channel managers' matcher. matcher: free matchers. handle: receives from channels that match."""
+    pattern: str
+    client: str
+    owners: list[Owner]
+
+
+class Topics(TypedDict):
+    """Topic patterns."""
+
+    topics: list[TopicRow]
+    problems: list[str]
+
+
+class Holds(TypedDict):
+    """What a process owns, alone or with others."""
+
+    blocks: int
+    """Being written just now."""
+    handles: int
+    subscriptions: int
+    members: int
+    clients: int
+    topics: int
+
+
+class WaiterRow(TypedDict):
+    """An event loop or thread that waits."""
+
+    bell: int
+    waits_as: Literal["thread", "event loop"]
+    state: Literal["awake", "asleep", "being rung", "rung"]
+
+
+class ProcessRow(TypedDict):
+    """An attached process."""
+
+    slot: int
+    pid: int
+    start_time: int
+    """In clock ticks since boot."""
+    incarnation: int
+    """How many processes have had the slot."""
+    state: Literal["running", "sleeping", "stopped", "alive", "leaving", "dead", "settled"]
+    """alive: it cannot be seen from here, and has its lock. dead: it is to be reaped. settled: it was reaped, and a
+    child that it left keeps its slot."""
+    alive: bool
+    attached_at: float
+    attached_seconds: float
+    keeper: bool
+    """Its keeper beat last."""
+    waiting: Literal["awake", "asleep"] | None
+    """asleep: all of its waiters are. null: it has none."""
+    waiters: list[WaiterRow]
+    holds: Holds
+    command: str | None
+
+
+class Processes(TypedDict):
+    """Who is attached, and what each holds."""
+
+    processes: list[ProcessRow]
+    ownerless_members: int
+    ownerless_clients: int
+    problems: list[str]
+
+
+class Snapshot(TypedDict):
+    """What a live view shows: one look at each."""
+
+    overview: Overview
+    channels: list[ChannelRow]
+    processes: list[ProcessRow]
+    problems: list[str]
+
+
+class MessageRow(TypedDict):
+    """A message, as a tail shows it."""
+
+    namespace: str
+    channel: str
+    kind: Kind
+    id: str
+    text: str | None
+    """null: it was published as bytes."""
+    base64: str | None
+    """null: it was published as text."""
+
+
+class Tail(TypedDict):
+    """What a look at a channel found."""
+
+    messages: list[MessageRow]
+    next: str
+    """The id to go on after."""
+    missed: int
+    """Messages overwritten before this look."""
+    unknown: bool
+    """The id was none of this channel's life: these are the oldest there are."""
+    left: int
+    """Messages that are there after those."""
+
+
+class Inspector:
+    """Looks at a segment. One may be used by several threads, and after a fork.
+
+    Args:
+        name: the segment's.
+
+    Raises:
+        SegmentNotFound: there is none of this name.
+        SegmentRefused: it belongs to somebody else, or is no segment.
+        SegmentVersionMismatch: another version made it.
+        SegmentCorrupt: its header is damaged, so that nothing in it can be found.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._inner = _engine.Inspector(name)
+
+    @property
+    def name(self) -> str:
+        """The segment's name."""
+        return self._inner.name
+
+    def is_current(self) -> bool:
+        """Does the name still lead to this segment? Not after it was unlinked, or made anew."""
+        return self._inner.is_current()
+
+    def overview(self) -> Overview:
+        """The whole at a glance: capacities, memory by use, sums, namespaces, the keeper."""
+        return cast(Overview, json.loads(self._inner.overview()))
+
+    def processes(self) -> Processes:
+        """Who is attached: alive, stopped or dead, asleep or awake, and what each holds."""
+        return cast(Processes, json.loads(self._inner.processes()))
+
+    def channels(self, namespace: str | None = None) -> Channels:
+        """Channels and broadcasts; ``namespace``: only its, else all, removed ones included."""
+        return cast(Channels, json.loads(self._inner.channels(namespace)))
+
+    def channel(self, name: str, namespace: str = "", kind: Kind = "channel") -> ChannelDetail:
+        """All of one channel: subscribers with their processes, the lag of each handle.
+
+        Raises:
+            UnknownChannel: there is none of this name.
+        """
+        return cast(ChannelDetail, json.loads(self._inner.channel(name, namespace, kind)))
+
+    def names(self, namespace: str = "", kind: Kind = "channel") -> list[str]:
+        """The names of a namespace's open channels or broadcasts, in order."""
+        return self._inner.names(namespace, kind)
+
+    def members(self, channel: str | None = None, namespace: str | None = None, limit: int | None = None) -> Members:
+        """Who is present: in one channel or in all, no more than ``limit`` of them (0: only how many)."""
+        return cast(Members, json.loads(self._inner.members(channel, namespace, 2**64 - 1 if limit is None else limit)))
+
+    def clients(
+        self,
+        namespace: str | None = None,
+        *,
+        interval_secs: float = 15.0,
+        timeout_secs: float = 45.0,
+        max_retries: int = 3,
+    ) -> Clients:
+        """Heartbeat clients. Which are due, late or dead follows from a configuration, by default that of
+        ``HeartbeatConfig()``: each monitor has its own, and none is in the segment."""
+        return cast(Clients, json.loads(self._inner.clients(namespace, interval_secs, timeout_secs, max_retries)))
+
+    def topics(self, namespace: str | None = None) -> Topics:
+        """Who wants which topics."""
+        return cast(Topics, json.loads(self._inner.topics(namespace)))
+
+    def snapshot(self) -> Snapshot:
+        """Overview, channels and processes: what a live view shows."""
+        overview, channels, processes = self.overview(), self.channels(), self.processes()
+        problems = list(dict.fromkeys(overview["problems"] + channels["problems"] + processes["problems"]))
+        return {
+            "overview": overview,
+            "channels": channels["channels"],
+            "processes": processes["processes"],
+            "problems": problems,
+        }
+
+    def check(self) -> list[str]:
+        """Walks the whole segment and says what is wrong with it; empty: nothing. See ``Segment.check``."""
+        return self._inner.check()
+
+    def tail(
+        self,
+        name: str,
+        namespace: str = "",
+        kind: Kind = "channel",
+        *,
+        after: str | None = None,
+        last: int = 0,
+        limit: int = 1000,
+    ) -> Tail:
+        """Messages of a channel, without a handle: those after an id, or the last few; at most ``limit``.
+
+        The first call takes ``last``; each next one ``after=`` the ``next`` of the one before. Publishers do not count
+        who looks on like this. Who asks too rarely misses what is overwritten meanwhile, and is told how many.
+
+        Raises:
+            UnknownChannel: there is none of this name.
+        """
+        messages, following, missed, unknown, left = self._inner.tail(
+            name, namespace, kind, after=after, last=last, limit=limit
+        )
+        rows = [_message(namespace, name, kind, *message) for message in messages]
+        return {"messages": rows, "next": following, "missed": missed, "unknown": unknown, "left": left}
+
+    def follow(
+        self,
+        pattern: str,
+        namespace: str = "",
+        kind: Kind = "channel",
+        *,
+        after: str | None = None,
+        last: int = 0,
+        interval: float = 0.05,
+    ) -> Iterator[MessageRow | int | None]:
+        """Messages of a channel, or of all whose names match a topic pattern, as they come; for ever.
+
+        Between two looks it yields None and sleeps ``interval`` seconds: nobody can ring for one who must not be
+        noticed. A number is how many messages were missed at this place. ``after`` counts for the channel whose
+        id it is.
+
+        Raises:
+            UnknownChannel: there is none of this name when it begins. Where it is removed later, it is waited for.
+        """
+        cursors: dict[str, str] = {}
+        exact = self._is_exact(pattern)
+        first = True
+        while True:
+            for name in [pattern] if exact else self._matching(pattern, namespace, kind):
+                if name in cursors:
+                    start: dict[str, Any] = {"after": cursors[name]}
+                elif not first:
+                    start = {"after": ""}  # made since the last look: from its first message on
+                else:
+                    start = {"last": last} if after is None else {"after": after}
+                try:
+                    found = self.tail(name, namespace, kind, **start)
+                    if first and after is not None and found["unknown"] and not exact:
+                        found = self.tail(name, namespace, kind, last=last)  # the id is another channel's
+                    yield from self._rest(found, name, namespace, kind, cursors)
+                except UnknownChannel:  # it has just been removed
+                    cursors.pop(name, None)
+                    if first and exact:
+                        raise
+            first = False
+            yield None
+            time.sleep(interval)
+
+    def _rest(
+        self, found: Tail, name: str, namespace: str, kind: Kind, cursors: dict[str, str]
+    ) -> Iterator[MessageRow | int]:
+        """What a look found, and what is left after it."""
+        while True:
+            cursors[name] = found["next"]
+            if found["missed"]:
+                yield found["missed"]
+            yield from found["messages"]
+            if not found["left"]:
+                return
+            found = self.tail(name, namespace, kind, after=found["next"])
+
+    @staticmethod
+    def _is_exact(pattern: str) -> bool:
+        return not {"*", "#"} & set(pattern.split(":"))
+
+    def _matching(self, pattern: str, namespace: str, kind: Kind) -> list[str]:
+        return [name for name in self.names(namespace, kind) if TopicMatcher.pattern_matches(pattern, name)]
+
+    def __repr__(self) -> str:
+        return f"Inspector({self.name!r})"
+
+
+def _message(namespace: str, channel: str, kind: Kind, id: str, data: str | bytes) -> MessageRow:
+    return {
+        "namespace": namespace,
+        "channel": channel,
+        "kind": kind,
+        "id": id,
+        "text": data if isinstance(data, str) else None,
+        "base64": base64.b64encode(data).decode() if isinstance(data, bytes) else None,
+    }
+
+
+def segments() -> list[SegmentRow]:
+    """The segments of this user on this machine, by name."""
+    return cast(list[SegmentRow], json.loads(_engine.list_segments()))
+
+
+__all__ = ["Inspector", "segments"]
