@@ -46,7 +46,7 @@ class SegmentRow(TypedDict):
     state: Literal["in use", "abandoned", "unfinished", "damaged", "refused"]
     """abandoned: nobody alive is attached. unfinished: its creator is at work, or died."""
     problem: str | None
-    """Why it is damaged or refused."""
+    """Why it cannot be looked into."""
 
 
 class Owner(TypedDict):
@@ -435,6 +435,10 @@ class Inspector:
         """Does the name still lead to this segment? Not after it was unlinked, or made anew."""
         return self._inner.is_current()
 
+    def alive(self) -> int:
+        """How many processes are attached and alive."""
+        return self._inner.alive()
+
     def overview(self) -> Overview:
         """The whole at a glance: capacities, memory by use, sums, namespaces, the keeper."""
         return cast(Overview, json.loads(self._inner.overview()))
@@ -461,7 +465,7 @@ class Inspector:
 
     def members(self, channel: str | None = None, namespace: str | None = None, limit: int | None = None) -> Members:
         """Who is present: in one channel or in all, no more than ``limit`` of them (0: only how many)."""
-        return cast(Members, json.loads(self._inner.members(channel, namespace, 2**64 - 1 if limit is None else limit)))
+        return cast(Members, json.loads(self._inner.members(channel, namespace, limit)))
 
     def clients(
         self,

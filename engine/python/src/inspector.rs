@@ -50,6 +50,11 @@ impl Inspector {
         self.inner.is_current().map_err(raise)
     }
 
+    /// How many processes are attached and alive.
+    fn alive(&self) -> u64 {
+        self.inner.alive()
+    }
+
     /// The whole at a glance.
     fn overview(&self, py: Python<'_>) -> PyResult<String> {
         py.detach(|| json(&self.inner.overview()))
@@ -81,9 +86,9 @@ impl Inspector {
     }
 
     /// Presence.
-    #[pyo3(signature = (channel=None, namespace=None, limit=u64::MAX))]
-    fn members(&self, py: Python<'_>, channel: Option<&str>, namespace: Option<&str>, limit: u64) -> PyResult<String> {
-        py.detach(|| json(&self.inner.members(namespace, channel, limit)))
+    #[pyo3(signature = (channel=None, namespace=None, limit=None))]
+    fn members(&self, py: Python<'_>, channel: Option<&str>, namespace: Option<&str>, limit: Option<u64>) -> PyResult<String> {
+        py.detach(|| json(&self.inner.members(namespace, channel, limit.unwrap_or(u64::MAX))))
     }
 
     /// Heartbeats, judged by a configuration.
@@ -170,5 +175,6 @@ fn divide(
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Inspector>()?;
     m.add_function(wrap_pyfunction!(list_segments, m)?)?;
+    m.add("LAYOUT_VERSION", core::layout::LAYOUT_VERSION)?;
     m.add_function(wrap_pyfunction!(divide, m)?)
 }

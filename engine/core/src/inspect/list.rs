@@ -28,7 +28,7 @@ pub struct SegmentRow {
     /// `in use`, `abandoned` (nobody alive is attached), `unfinished` (its creator is at work, or died), `damaged`
     /// or `refused`.
     pub state: &'static str,
-    /// Why it is damaged or refused.
+    /// Why it cannot be looked into.
     pub problem: Option<String>,
 }
 
@@ -62,10 +62,10 @@ fn row(listed: shm::Listed) -> Option<SegmentRow> {
     row.size = shm::size(&file).ok();
     row.created_at = shm::made_at(&file).ok();
     row.age_seconds = row.created_at.map(|made| (clock::realtime_micros() as f64 / 1e6 - made).max(0.0));
+    // Of every layout the slots lie behind the first byte.
+    let by_locks = || if locks::is_any_held(&file, 1).unwrap_or(false) { "in use" } else { "abandoned" };
     if row.layout != LAYOUT_VERSION {
-        // Of every layout the slots lie behind the first byte.
-        let used = locks::is_any_held(&file, 1).unwrap_or(false);
-        row.state = if used { "in use" } else { "abandoned" };
+        row.state = by_locks();
         return Some(row);
     }
     match Inspector::open(&row.name) {
@@ -75,6 +75,10 @@ fn row(listed: shm::Listed) -> Option<SegmentRow> {
             row.state = if alive > 0 { "in use" } else { "abandoned" };
         }
         Err(Error::NotFound { .. }) => row.state = "unfinished",
+        Err(Error::Version { .. }) => {
+            row.state = by_locks();
+            row.problem = Some("made by another version".to_owned());
+        }
         Err(error) => {
             row.state = "damaged";
             row.problem = Some(error.to_string());
