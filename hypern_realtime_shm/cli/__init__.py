@@ -23,6 +23,7 @@ import os
 import pkgutil
 import sys
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -31,7 +32,20 @@ from hypern_realtime_shm import __version__
 from ._common import ExitCode, Fails, explain
 
 
+class _Closed(Exception):
+    """Whoever read the output has closed it. No OSError: click would end with 1, as if something were wrong."""
+
+
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _Closed from None
+
+
 @click.group(
+    cls=_Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 something is wrong, 2 wrong usage, 3 not found, 4 refused, 5 damaged, 6 the system "
     "says no. HYPERN_SHM_NAME names the segment where one NAME is wanted and none is given.",
@@ -55,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = group.main(arguments, prog_name="hypern-shm", standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except (BrokenPipeError, _Closed):
         # Nobody reads any more: what is still buffered goes nowhere, quietly.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.CLOSED)

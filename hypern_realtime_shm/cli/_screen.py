@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console, Group
+from rich.console import Console, ConsoleDimensions, Group
 from rich.live import Live
 from rich.text import Text
 
@@ -30,7 +30,7 @@ from ._view import Channel, View
 
 STEP = 0.1  # seconds between two looks at the keyboard
 _KEYS = {"[A": "up", "[B": "down", "[5~": "pgup", "[6~": "pgdn", "OA": "up", "OB": "down"}
-_HELP = "q quit  s sort  r reverse  / filter  p pause  +/- interval  ↑↓ scroll"
+_HELP = "q quit  s sort  r reverse  / filter  p pause  +- interval  ↑↓ scroll"
 # How a process is, as a sign and a style.
 _STATES = {
     "running": ("●", ""),
@@ -256,7 +256,7 @@ def show(inspector: Inspector, interval: float, count: int | None, wanted: str) 
     """Shows the view until it is quit, or has looked ``count`` times."""
     console = Console()
     view = View(interval, wanted)
-    looks, next_look, drawn = 0, 0.0, (0, 0)
+    looks, next_look, drawn = 0, 0.0, os.terminal_size((0, 0))
     with _keyboard() as keyboard, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             now = time.monotonic()
@@ -266,8 +266,10 @@ def show(inspector: Inspector, interval: float, count: int | None, wanted: str) 
                 view.take(inspector.snapshot())
                 next_look, changed = now + view.interval, True
                 looks += 1
-            if changed or drawn != console.size:
-                drawn = console.size
+            # Asked of the terminal: rich would believe COLUMNS and LINES, which do not follow a resize.
+            there = os.get_terminal_size(sys.stdout.fileno())
+            if changed or drawn != there:
+                console.size, drawn = ConsoleDimensions(*there), there
                 live.update(Group(*frame(view, *drawn)), refresh=True)
             if count is not None and looks >= count:
                 return
@@ -277,4 +279,4 @@ def show(inspector: Inspector, interval: float, count: int | None, wanted: str) 
                     return
             if keys:
                 next_look = min(next_look, time.monotonic() + view.interval)
-                live.update(Group(*frame(view, *console.size)), refresh=True)
+                live.update(Group(*frame(view, *drawn)), refresh=True)

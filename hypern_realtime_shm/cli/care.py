@@ -50,7 +50,8 @@ def reap(name: str, as_json: bool) -> None:
     """Settles dead processes now: what each alone had leaves, what it held is given back.
 
     Workers do this by themselves within a second. This verb attaches for a moment. Where nobody else is attached, that
-    alone clears what belongs to connections (members, subscriptions, heartbeats); channels and history stay.
+    alone clears what belongs to connections (members, subscriptions, heartbeats); channels and history stay, unless
+    the segment goes with its last process.
     """
     inspector = Inspector(name)
     alone = inspector.alive() == 0

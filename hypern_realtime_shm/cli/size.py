@@ -60,6 +60,10 @@ def plan(
         ValueError: more than any segment holds.
     """
     slots = channels * max(16, 1 << (buffer - 1).bit_length())
+    if slots >= 1 << 30:
+        raise ValueError(
+            f"{channels} channels of {buffer} messages are {slots} slots of rings; they must be below 2^30"
+        )
     needed = [0.0, 0.0, 0.0]
     kind, blocks = _blocks_of(message_bytes)
     needed[kind] += channels * buffer * blocks
