@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import jsonschema
+import pytest
 
 from hypern_realtime_shm.cli import main
 
@@ -34,12 +35,10 @@ def clean(env: dict[str, str]) -> dict[str, str]:
 def _here(arguments: tuple[str, ...], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     out, errors = io.StringIO(), io.StringIO()
     with mock.patch.dict(os.environ, clean(env), clear=True), redirect_stdout(out), redirect_stderr(errors):
-        try:
+        with pytest.raises(SystemExit) as end:
             main(list(arguments))
-        except SystemExit as end:
-            assert isinstance(end.code, int)
-            return subprocess.CompletedProcess(arguments, end.code, out.getvalue(), errors.getvalue())
-    raise AssertionError("main ends the process")
+    assert isinstance(end.value.code, int)
+    return subprocess.CompletedProcess(arguments, end.value.code, out.getvalue(), errors.getvalue())
 
 
 def run(

@@ -163,7 +163,7 @@ def test_who_is_stopped_and_who_is_dead_is_said_in_words(server: Process, name: 
 def test_nothing_flickers(name: str) -> None:
     """A frame is written over the last one: no line is cleared, the screen is not, in between."""
     with Terminal(80, 24, "top", name, "--interval", "0.2") as terminal:
-        terminal.shows("RATE▼")
+        terminal.shows("^q quit")
         for _ in range(60):
             screen = terminal.screen()
             assert screen[0].startswith(name)
