@@ -34,9 +34,9 @@ def clean(env: dict[str, str]) -> dict[str, str]:
 
 def _here(arguments: tuple[str, ...], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     out, errors = io.StringIO(), io.StringIO()
-    with mock.patch.dict(os.environ, clean(env), clear=True), redirect_stdout(out), redirect_stderr(errors):
-        with pytest.raises(SystemExit) as end:
-            main(list(arguments))
+    environment = mock.patch.dict(os.environ, clean(env), clear=True)
+    with environment, redirect_stdout(out), redirect_stderr(errors), pytest.raises(SystemExit) as end:
+        main(list(arguments))
     assert isinstance(end.value.code, int)
     return subprocess.CompletedProcess(arguments, end.value.code, out.getvalue(), errors.getvalue())
 
