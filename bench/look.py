@@ -4,7 +4,7 @@ A publisher and a subscriber work on one processor; ``top`` (its looks as JSON, 
 as it looks by itself) is held to another, as a server with a processor to spare has it. Rounds go A B A B …; the
 medians count, and the ratio of the medians is the result. It also tells what one look costs the one who looks.
 
-    python bench/inspect.py [rounds]        # 9 rounds of each; writes bench/results/inspect.json and .md
+    python bench/look.py [rounds]        # 9 rounds of each; writes bench/results/look.json and .md
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def main(rounds: int) -> None:
     }
     text = f"""# Looking on
 
-`python bench/inspect.py`, {result["processors"]} processors, Python {result["python"]}, {rounds} rounds of each in turns,
+`python bench/look.py`, {len(processors)} processors, Python {platform.python_version()}, {rounds} rounds in turns,
 {CALLS} publishes of 64 bytes a round, {CHANNELS} channels and {CLIENTS} joined clients in the segment; `top` looked
 {looks} times, every {INTERVAL} s.
 
@@ -123,8 +123,8 @@ def main(rounds: int) -> None:
 | one look of `top`, for the one who looks | {result["look_ms"]} ms |
 """
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "inspect.json").write_text(json.dumps(result, indent=2) + "\n")
-    (RESULTS / "inspect.md").write_text(text)
+    (RESULTS / "look.json").write_text(json.dumps(result, indent=2) + "\n")
+    (RESULTS / "look.md").write_text(text)
     print(text)
 
 
