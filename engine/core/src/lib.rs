@@ -66,6 +66,8 @@ mod handles;
 #[cfg(not(modelled))]
 mod heartbeat;
 #[cfg(not(modelled))]
+mod holds;
+#[cfg(not(modelled))]
 mod ids;
 #[cfg(not(modelled))]
 pub mod inspect;

@@ -24,7 +24,7 @@ pub use channels::{ChannelDetail, ChannelRow, ChannelRows, HandleRow, Subscriber
 pub use groups::{ClientRow, ClientRows, GroupRow, MemberRow, MemberRows, TopicRow, TopicRows};
 pub use list::{SegmentRow, list};
 pub use overview::{BlockRow, Capacity, Keeper, Memory, NamespaceRow, Overview, Totals};
-pub use processes::{Holds, ProcessRow, ProcessRows, WaiterRow};
+pub use processes::{ProcessRow, ProcessRows, WaiterRow};
 pub use tail::{Tail, TailFrom};
 
 use crate::attach::{NO_SLOT, look_space};
@@ -34,6 +34,7 @@ use crate::check::look_over;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::examine::lasting;
+pub use crate::holds::Holds;
 use crate::layout::{Header, LAYOUT_VERSION, World as WorldCell, state};
 use crate::os::fork::{Borrowed, Guarded};
 use crate::os::{clock, shm};

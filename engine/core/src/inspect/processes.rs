@@ -4,37 +4,17 @@ use hashbrown::HashMap;
 use serde::Serialize;
 
 use super::{Inspector, Problems};
-use crate::arena::Info;
-use crate::cells::Cell;
-use crate::error::Result;
-use crate::layout::{Bell, Block, Channel, Group, Header, Slot, World as WorldCell, cell_kind, kind, means, state};
+use crate::doorbell;
+use crate::holds::{Holds, owned_by};
+use crate::layout::{Bell, Header, Slot, means, state};
 use crate::os::clock;
 use crate::os::process;
 use crate::presence::unix_seconds;
 use crate::process::{LEAVING, SETTLED, SlotState, TAKEN};
-use crate::reap::each_cell;
 use crate::sync::Ordering;
-use crate::{doorbell, trie};
 
 /// Bytes of a command line that are shown.
 const COMMAND: usize = 256;
-
-/// What a process owns, alone or with others.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Holds {
-    /// Blocks that it is writing just now.
-    pub blocks: u64,
-    /// Open handles.
-    pub handles: u64,
-    /// Registered subscriptions.
-    pub subscriptions: u64,
-    /// Members it tracks.
-    pub members: u64,
-    /// Heartbeat clients it watches.
-    pub clients: u64,
-    /// Subscriptions to topic patterns.
-    pub topics: u64,
-}
 
 /// One of its event loops or threads that wait.
 #[derive(Clone, Debug, Serialize)]
@@ -92,29 +72,6 @@ pub struct ProcessRows {
     pub problems: Vec<String>,
 }
 
-/// What is owned, by owner; and what nobody owns.
-#[derive(Default)]
-struct Owned {
-    by_owner: HashMap<u64, Holds>,
-    ownerless: Holds,
-}
-
-impl Owned {
-    /// Counts an entry for each of its owners that is attached, or as ownerless.
-    fn count(&mut self, owners: &[u64], of: impl Fn(&mut Holds) -> &mut u64) {
-        let mut owned = false;
-        for owner in owners {
-            if let Some(holds) = self.by_owner.get_mut(owner) {
-                *of(holds) += 1;
-                owned = true;
-            }
-        }
-        if !owned {
-            *of(&mut self.ownerless) += 1;
-        }
-    }
-}
-
 impl Inspector {
     /// Who is attached, and what each holds. Reads every entry of the segment once.
     pub fn processes(&self) -> ProcessRows {
@@ -123,7 +80,8 @@ impl Inspector {
             .map(|slot| self.space.slot(slot))
             .filter(|slot| matches!(slot.state(), TAKEN | LEAVING | SETTLED))
             .collect();
-        let mut owned = self.owned(&slots, &mut problems);
+        let (mut owned, unread) = owned_by(self.cx(), &slots);
+        problems.0.extend(unread);
         let mut waiters = self.waiters();
         let keeper = self.cx().view().get(Header::keeper);
         let processes = slots
@@ -185,77 +143,5 @@ impl Inspector {
             }
         }
         waiters
-    }
-
-    /// What the processes of these slots own.
-    fn owned(&self, slots: &[SlotState], problems: &mut Problems) -> Owned {
-        let (cx, geometry) = (self.cx(), &self.space.geometry);
-        let mut owned = Owned::default();
-        let mut by_slot = HashMap::new();
-        for slot in slots {
-            owned.by_owner.insert(slot.owner(), Holds::default());
-            by_slot.insert(u64::from(slot.slot), slot.owner());
-        }
-        for (_, at) in (0..geometry.total_blocks()).filter_map(|block| geometry.block(block)) {
-            let word = cx.view().get(at);
-            if state::of(word) == state::HELD
-                && let Some(holds) = by_slot.get(&state::owner(word)).and_then(|owner| owned.by_owner.get_mut(owner))
-            {
-                holds.blocks += 1;
-            }
-        }
-        let listed = each_cell(cx, |cell, kind| {
-            let counted = self.count_owned(&mut owned, cell, kind);
-            self.keep_of_cell(problems, cell, &format!("cell {}, whose its entries are", cell.number), counted);
-            Ok(())
-        });
-        problems.keep("the cells", listed);
-        owned
-    }
-
-    fn count_owned(&self, owned: &mut Owned, cell: Cell, kind: u64) -> Result<()> {
-        let mut count =
-            |field: usize, of: fn(&mut Holds) -> &mut u64| self.owners(cell.trie(self.cx(), field), |owners| owned.count(owners, of));
-        match kind {
-            cell_kind::CHANNEL | cell_kind::BROADCAST => {
-                count(Channel::handles, |holds| &mut holds.handles)?;
-                count(Channel::subscribers, |holds| &mut holds.subscriptions)
-            }
-            cell_kind::GROUP => count(Group::members, |holds| &mut holds.members),
-            cell_kind::WORLD => {
-                count(WorldCell::heartbeats, |holds| &mut holds.clients)?;
-                for field in [WorldCell::manager_topics, WorldCell::free_topics, WorldCell::patterns] {
-                    count(field, |holds| &mut holds.topics)?;
-                }
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Calls `see` with the owners of each live entry of a group. Only the owners are copied: keys and values may be
-    /// long, and there may be a million of them. An entry whose record has moved on is left out.
-    fn owners(&self, group: trie::Trie<'_>, mut see: impl FnMut(&[u64])) -> Result<()> {
-        let cx = self.cx();
-        let mut owners = Vec::new();
-        group.entries(|entry| {
-            if !entry.is_live() {
-                return;
-            }
-            let Some((_, at)) = cx.life(entry.value) else {
-                return;
-            };
-            if Info(cx.view().get(at + Block::info)).kind() != kind::RECORD {
-                return;
-            }
-            let first = at + Block::WORDS;
-            // At most as many as lie in the smallest block; a record with more has others for company.
-            let count = (cx.view().get(first) >> 32 & 0xffff).min(23) as usize;
-            owners.clear();
-            owners.extend((1..=count).map(|index| cx.view().get(first + index)));
-            if cx.still(entry.value, at) {
-                see(&owners);
-            }
-        })
     }
 }
