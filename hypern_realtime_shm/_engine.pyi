@@ -33,8 +33,10 @@ __all__ = [
     "__version__",
     "detach_all",
     "divide",
+    "end_logging",
     "list_segments",
     "unlink_segment",
+    "warn_of_lag_above",
 ]
 
 __version__: Final[str]
@@ -43,6 +45,8 @@ LAYOUT_VERSION: Final[int]
 def unlink_segment(name: str) -> bool: ...
 def detach_all() -> None: ...
 def list_segments() -> str: ...
+def end_logging() -> None: ...
+def warn_of_lag_above(share: float) -> None: ...
 def divide(
     *,
     size: int,

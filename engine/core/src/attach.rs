@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use crate::check::look_over;
 use crate::error::{Error, Result};
+use crate::events::{self, Settled};
 use crate::geometry::{Geometry, Options};
+use crate::holds::owned_by;
 use crate::kernel::Kernel;
 use crate::layout::{Header, LAYOUT_VERSION, MAGIC, fingerprint};
 use crate::os::bell::Shelf;
@@ -31,8 +33,8 @@ const FINDINGS_TOLD: usize = 3;
 /// The byte of the file under whose lock segments are created, attached to and unlinked.
 const GATE: u64 = 0;
 
-/// Settles every dead process. The actor may be one without a slot while we attach.
-pub(crate) fn settle_dead(space: &Space, file: &File, actor: Option<&Actor>) -> Result<usize> {
+/// Settles every dead process; tells which it was us who settled. The actor may be one without a slot while we attach.
+pub(crate) fn settle_dead(space: &Space, file: &File, actor: Option<&Actor>) -> Result<Vec<Settled>> {
     let spare = Actor::new(NO_SLOT, 0);
     let actor = actor.unwrap_or(&spare);
     let cx = Context { space, actor };
@@ -44,8 +46,10 @@ pub(crate) fn settle_dead(space: &Space, file: &File, actor: Option<&Actor>) -> 
         }
     }
     if crashed.is_empty() && left.is_empty() {
-        return Ok(0);
+        return Ok(Vec::new());
     }
+    // Counted before it goes, and only where somebody wants to know.
+    let mut held = events::deaths_are_heard().then(|| owned_by(cx, &crashed).0.by_owner);
     let owners = |slots: &[SlotState]| slots.iter().map(SlotState::owner).collect::<Vec<_>>();
     settle(cx, &Dead { owners: &owners(&crashed), departure: Departure::Crash })?;
     point!("reap.settled");
@@ -59,20 +63,24 @@ pub(crate) fn settle_dead(space: &Space, file: &File, actor: Option<&Actor>) -> 
     let held_by_dead = |slot: u64| dead.iter().any(|seen| u64::from(seen.slot) == slot && space.slot(seen.slot) == *seen);
     scavenge(cx, &|slot| held_by_dead(slot) || alone && slot == u64::from(NO_SLOT))?;
     point!("reap.scavenged");
-    let mut settled = 0;
+    let mut settled = Vec::new();
     for seen in dead {
         // Only whoever locks the byte may let the slot be taken again; where a child still holds it,
         // the slot waits.
         let byte = space.slot_byte(seen.slot);
         let state = if locks::try_lock(file, byte)? { FREE } else { SETTLED };
         point!("reap.locked");
-        settled += usize::from(space.turn_slot(seen, state));
+        let pid = u64::from(space.identity(seen.slot).pid);
+        if space.turn_slot(seen, state) {
+            let holds = held.as_mut().and_then(|held| held.remove(&seen.owner())).unwrap_or_default();
+            settled.push(Settled { pid, slot: seen.slot, left: seen.state() == LEAVING, holds });
+        }
         point!("reap.turned");
         if state == FREE {
             locks::unlock(file, byte)?;
         }
     }
-    space.view.word(Header::reaps).fetch_add(settled as u64, Ordering::Relaxed);
+    space.view.word(Header::reaps).fetch_add(settled.len() as u64, Ordering::Relaxed);
     Ok(settled)
 }
 
@@ -150,12 +158,14 @@ pub(crate) fn find_or_create(name: &str, create: Option<(&Geometry, &Options)>) 
         },
         (false, None) => return Err(Error::NotFound { name: name.to_owned() }),
     };
+    let mut settled = Vec::new();
     if ready && nobody_alive(&space, &file, None)? {
-        settle_dead(&space, &file, None)?;
+        settled = settle_dead(&space, &file, None)?;
         clear_connections(name, &space)?;
         point!("attach.cleared");
     }
     drop(gate);
+    events::settled(Some(name), &settled);
     Ok(Some((space, guarded)))
 }
 

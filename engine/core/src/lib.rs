@@ -60,6 +60,8 @@ mod clients;
 #[cfg(not(modelled))]
 mod dedup;
 #[cfg(not(modelled))]
+pub mod events;
+#[cfg(not(modelled))]
 mod examine;
 #[cfg(not(modelled))]
 mod handles;
@@ -77,6 +79,8 @@ mod keeper;
 mod kernel;
 #[cfg(not(modelled))]
 mod member;
+#[cfg(not(modelled))]
+mod lagging;
 #[cfg(not(modelled))]
 mod names;
 #[cfg(not(modelled))]
@@ -120,6 +124,8 @@ pub use channels::{ChannelKind, ChannelSpec, Channels, Sent};
 pub use heartbeat::{Beat, BeatStats, ClientInfo, Heartbeats};
 #[cfg(not(modelled))]
 pub use ids::EventId;
+#[cfg(not(modelled))]
+pub use lagging::warn_of_lag_above;
 #[cfg(not(modelled))]
 pub use member::{Member, Metadata};
 #[cfg(not(modelled))]

@@ -133,8 +133,9 @@ impl Inspector {
         let from = after.map_or(seen::TailFrom::Last(last), seen::TailFrom::After);
         let found = py.detach(|| self.inner.tail(namespace, wanted, name, from, limit)).map_err(raise)?;
         let tail = found.ok_or_else(|| unknown_channel(py, title(wanted), name))?;
-        let message = |(received, payload): core::Replayed| (received.id.to_string(), to_python(py, &payload, received.form));
-        Ok((tail.messages.into_iter().map(message).collect(), tail.next, tail.missed, tail.unknown, tail.left))
+        let message = |(received, payload): core::Replayed| Ok((received.id.to_string(), to_python(py, &payload, received.form)?));
+        let messages = tail.messages.into_iter().map(message).collect::<PyResult<_>>()?;
+        Ok((messages, tail.next, tail.missed, tail.unknown, tail.left))
     }
 }
 

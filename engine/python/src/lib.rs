@@ -15,6 +15,7 @@ mod heartbeat;
 mod inspector;
 mod json;
 mod lists;
+mod logging;
 mod presence;
 mod segment;
 mod sse;
@@ -36,5 +37,6 @@ fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     heartbeat::register(m)?;
     sse::register(m)?;
     inspector::register(m)?;
+    logging::register(m)?;
     waitlist::register(m)
 }

@@ -11,7 +11,7 @@ use crate::layout::{Group, World as WorldCell};
 use crate::os::clock;
 use crate::patterns;
 use crate::presence::member_of;
-use crate::whereabouts::key_pair;
+use crate::record::key_pair;
 
 /// A channel that has members, or has had.
 #[derive(Clone, Debug, Serialize)]
@@ -138,15 +138,15 @@ impl Inspector {
                 let listed = if (members.len() as u64) < limit {
                     trie.records(|entry, record| {
                         if entry.is_live() && (members.len() as u64) < limit {
-                            let member = member_of(cx, &name, record);
+                            let member = member_of(cx, &name, record.clone());
                             members.push(MemberRow {
                                 namespace: group.namespace.clone(),
                                 channel: group.name.clone(),
-                                client: member.client,
+                                client: member.client().into_owned(),
                                 joined_at: member.joined_at,
                                 last_seen: member.last_seen,
                                 owners: attached.owners(&record.owners),
-                                metadata: member.metadata,
+                                metadata: member.metadata().map(|(key, value)| (key.into_owned(), value.into_owned())).collect(),
                             });
                         }
                     })
