@@ -8,10 +8,10 @@ use crate::cells::{Cell, is_channel};
 use crate::directory::Directory;
 use crate::error::Result;
 use crate::events::{self, Lagging};
+use crate::handles::{key_client, shown};
 use crate::layout::{Channel, state};
 use crate::process::TAKEN;
 use crate::reap::each_cell;
-use crate::receiver::{key_client, shown};
 use crate::space::{Context, owner_slot};
 
 /// Between two looks, in microseconds.

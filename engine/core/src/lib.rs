@@ -78,9 +78,9 @@ mod keeper;
 #[cfg(not(modelled))]
 mod kernel;
 #[cfg(not(modelled))]
-mod member;
-#[cfg(not(modelled))]
 mod lagging;
+#[cfg(not(modelled))]
+mod member;
 #[cfg(not(modelled))]
 mod names;
 #[cfg(not(modelled))]

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use hypern_shm_core::inspect::{Inspector, TailFrom, list};
 use hypern_shm_core::{
-    Beat, ChannelKind, ChannelSpec, Channels, Form, Heartbeats, Options, Presence, Segment, Sent, Topics, TopicsKind, Waitlist, World,
+    Beat, ChannelKind, ChannelSpec, Channels, Form, Heartbeats, Metadata, Options, Presence, Segment, Sent, Topics, TopicsKind, Waitlist,
+    World,
 };
 use looks::look_at_everything;
 
@@ -71,7 +72,7 @@ fn churn(segment: &Segment, worker: usize, over: &AtomicBool) -> u64 {
         broadcasts.create("news", &spec(64)).expect("room");
         let sent = broadcasts.send("news", b"so it goes", Form::Bytes, None).expect("room");
         assert!(matches!(sent, Sent::Delivered(_) | Sent::Unknown));
-        presence.track(&room, &client, &[("name".to_owned(), client.clone())]).expect("room");
+        presence.track(&room, &client, &Metadata::from_iter([("name", client.as_str())])).expect("room");
         hearts.register(&client, Some("an id")).expect("room");
         hearts.pong(&client).expect("room");
         topics.subscribe("a:*", &client).expect("room");
@@ -174,7 +175,7 @@ fn what_is_shown_is_what_there_is() {
     assert!(tail(TailFrom::After("nonsense")).unknown);
 
     let presence = Presence::new(&world);
-    presence.track("lobby", "ada", &[]).expect("room");
+    presence.track("lobby", "ada", &Metadata::default()).expect("room");
     Heartbeats::new(&world).register("ada", None).expect("room");
     Topics::new(&world, TopicsKind::Free).subscribe("a:#", "ada").expect("room");
     let _rooms = channels.subscribe_pattern("lob*:#", "bob").expect("room");
@@ -218,7 +219,7 @@ fn role() {
     if let Ok(name) = std::env::var("SEGMENT") {
         let segment = Segment::attach(&name).expect("it is there");
         let world = World::new(&segment, "").expect("room");
-        Presence::new(&world).track("lobby", "ada", &[]).expect("room");
+        Presence::new(&world).track("lobby", "ada", &Metadata::default()).expect("room");
         loop {
             std::thread::sleep(Duration::from_secs(1));
         }

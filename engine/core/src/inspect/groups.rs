@@ -217,7 +217,8 @@ impl Inspector {
                         return;
                     };
                     // A handle's registration says more than its client.
-                    let client = if of == "handle" { patterns::key_of(&client).map_or(client, |key| key.client) } else { client };
+                    let client =
+                        if of == "handle" { patterns::key_of(cx, &client).map_or(client, |key| key.client().to_owned()) } else { client };
                     topics.push(TopicRow { namespace: world.clone(), of, pattern, client, owners: attached.owners(&record.owners) });
                 });
                 problems.keep(&format!("namespace {world:?}, the patterns of a {of}"), listed);
