@@ -200,6 +200,9 @@ def test_a_mistake_is_a_line_and_a_code(segment: Segment, name: str, tmp_path: P
         assert "its mode is 644" in run("inspect", f"{name}-stranger", code=4).stderr
         (row,) = [row for row in segments() if row["name"] == f"{name}-stranger"]
         assert row["state"] == "refused"
+        assert "--force" in run("unlink", f"{name}-stranger", "--yes", code=4).stderr
+        assert "its mode is 644" in run("unlink", f"{name}-stranger", "--yes", "--force", code=4).stderr
+        assert stranger.exists()
         stranger.unlink()
         stranger.symlink_to(tmp_path)
         assert "symbolic link" in run("check", f"{name}-stranger", code=4).stderr

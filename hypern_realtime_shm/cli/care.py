@@ -77,18 +77,13 @@ def unlink(name: str, yes: bool, force: bool, as_json: bool) -> None:
     Whoever is attached goes on with what it has; who comes later makes a new, empty segment. Its memory is freed with
     the last process.
     """
-    row = next((row for row in segments() if row["name"] == name and row["state"] != "refused"), None)
+    row = next((row for row in segments() if row["name"] == name and row["layout"] == _engine.LAYOUT_VERSION), None)
     if row is None:
-        # It says which of both: there is none, or it is refused.
-        Inspector(name)
+        Inspector(name)  # says that the name is none, or that there is no segment of it
         raise SegmentNotFound(f"no segment is named {name!r}")
-    used = row["processes"] if row["processes"] is not None else None
-    if not force and used != 0 and row["state"] != "unfinished":
-        who = (
-            f"{used} processes are attached"
-            if used is not None
-            else f"it is {row['state']}: who uses it cannot be told"
-        )
+    if not force and row["state"] in {"in use", "damaged", "refused"}:
+        known = row["processes"] is not None
+        who = f"attached processes: {row['processes']}" if known else "who uses it cannot be told"
         raise Fails(f"segment {name!r} is {row['state']}, {who}; --force unlinks it all the same", ExitCode.REFUSED)
     if not yes and not click.confirm(f"Unlink segment {plain(name)!r} ({row['state']})?", err=True):
         raise Fails("not unlinked", ExitCode.REFUSED)

@@ -297,6 +297,11 @@ pub(crate) fn look_space(name: &str, file: &File) -> Result<Space> {
     if content(file, shm::size(file)?)? == Content::Unfinished {
         return Err(Error::NotFound { name: name.to_owned() });
     }
+    // Even a look at a hole takes memory, and is a SIGBUS where there is none.
+    if shm::holes(file, shm::size(file)?)? > 0 {
+        let why = "it has holes, as a sparse copy has: copy it with cp --sparse=never".to_owned();
+        return Err(Error::Refused { path: shm::path(name, LAYOUT_VERSION)?, why });
+    }
     let (view, geometry) = map(name, file, false)?;
     Ok(Space::new(view, geometry, Box::new(Silent)))
 }

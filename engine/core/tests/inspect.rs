@@ -269,3 +269,21 @@ fn the_stopped_and_the_dead_are_told_apart_without_reaping_anybody() {
     assert!(!inspector.is_current().expect("ours"));
     assert_eq!(inspector.members(None, None, 10).members.len(), 1);
 }
+
+#[test]
+fn a_copy_with_holes_is_not_touched() {
+    use std::os::unix::fs::{FileExt, OpenOptionsExt};
+    let named = Named::new("holes");
+    let segment = Segment::open(&named.0, &options()).expect("room");
+    let row = list().expect("a directory").into_iter().find(|row| row.name == named.0).expect("it is listed");
+    let image = std::fs::read(&row.path).expect("ours");
+    drop(segment);
+    Segment::unlink_name(&named.0).expect("ours");
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&row.path).expect("room");
+    file.set_len(image.len() as u64).expect("room");
+    file.write_all_at(&image[..1 << 20], 0).expect("room");
+    let refused = Inspector::open(&named.0).err().expect("it has holes");
+    assert!(refused.to_string().contains("--sparse=never"), "{refused}");
+    file.write_all_at(&image, 0).expect("room");
+    assert_eq!(look_at_everything(&Inspector::open(&named.0).expect("whole")).1, Vec::<String>::new());
+}

@@ -80,7 +80,7 @@ fn row(listed: shm::Listed) -> Option<SegmentRow> {
             row.problem = Some("made by another version".to_owned());
         }
         Err(error) => {
-            row.state = "damaged";
+            row.state = if matches!(error, Error::Refused { .. }) { "refused" } else { "damaged" };
             row.problem = Some(error.to_string());
         }
     }

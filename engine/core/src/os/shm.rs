@@ -227,10 +227,15 @@ fn allocate(file: &File, size: u64, subject: &str) -> Result<()> {
     }
 }
 
-/// Reserves what a file of this length lacks: a copy of a segment may have holes.
-pub fn fill_holes(file: &File, length: u64, subject: &str) -> Result<()> {
+/// Bytes of a file of this length that are not there: a copy of a segment may have holes.
+pub fn holes(file: &File, length: u64) -> Result<u64> {
     // `st_blocks` counts 512 bytes, whatever the file system's blocks are.
-    let missing = length.saturating_sub((stat(file)?.st_blocks as u64).saturating_mul(512));
+    Ok(length.saturating_sub((stat(file)?.st_blocks as u64).saturating_mul(512)))
+}
+
+/// Reserves what a file of this length lacks.
+pub fn fill_holes(file: &File, length: u64, subject: &str) -> Result<()> {
+    let missing = holes(file, length)?;
     if missing == 0 {
         return Ok(());
     }
