@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from typing_extensions import is_typeddict
 
-from hypern_realtime_shm import inspect
+from hypern_realtime_shm import _seen, inspect
 from hypern_realtime_shm.cli import _answers
 
 WHERE = Path(__file__).parent.parent / "docs" / "schema"
@@ -38,7 +38,7 @@ ANSWERS: dict[str, Any] = {
 }
 
 # Nothing is printed that is not described, and what is said beside a field describes it.
-for _module in (inspect, _answers):
+for _module in (_seen, _answers):
     for _type in vars(_module).values():
         if is_typeddict(_type):
             _type.__pydantic_config__ = {"extra": "forbid", "use_attribute_docstrings": True}
