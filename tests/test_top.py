@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -40,7 +41,9 @@ class Terminal:
         self.socket = f"rt-{os.getpid()}-{secrets.token_hex(4)}"
         size = ["-x", str(width), "-y", str(height)]
         variables = [part for key, value in env.items() for part in ("-e", f"{key}={value}")]
-        line = " ".join([sys.executable, "-m", "hypern_realtime_shm", *command])
+        line = " ".join(
+            [sys.executable, *(command if command[0].endswith(".py") else ["-m", "hypern_realtime_shm", *command])]
+        )
         # What the shell says at its end tells that the terminal is whole again.
         self.tmux(
             "new-session", "-d", *size, *variables, f"sh -c '{line}; echo ended with $?; stty -a; exec sleep 600'"
@@ -189,3 +192,13 @@ def test_count_ends_it_and_a_new_segment_of_the_name_is_shown(name: str) -> None
             assert "UNLINKED" not in terminal.shows("^  fresh")[0]
             next_.say("")
             next_.end()
+
+
+@pytest.mark.usefixtures("server")
+def test_without_its_extra_it_says_which(name: str, tmp_path: Path) -> None:
+    program = tmp_path / "without.py"
+    program.write_text("import sys\nsys.modules['rich'] = None\nfrom hypern_realtime_shm.cli import main\nmain()\n")
+    with Terminal(80, 24, str(program), "top", name) as terminal:
+        screen = "".join(terminal.shows("ended with 2"))
+        assert "hypern-realtime-shm[inspector]" in screen
+        assert "Traceback" not in screen
