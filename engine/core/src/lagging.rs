@@ -61,10 +61,8 @@ impl Watcher {
                 if !before {
                     news.push((cell, slowest));
                 }
-            } else if before {
-                if let Some(channel) = name_of(cx, cell) {
-                    events::caught_up(name, &channel);
-                }
+            } else if before && let Some(channel) = name_of(cx, cell) {
+                events::caught_up(name, &channel);
             }
             Ok(())
         });
