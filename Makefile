@@ -138,7 +138,7 @@ test-threads: | tools ## threads of one process under ThreadSanitizer
 	timeout $(PATIENCE) cargo test --locked --release -p hypern-shm-core --test threads --target "$$(rustc --print host-tuple)"
 
 test-python: $(VENV)/.engine $(VENV)/.test ## real processes, real servers, a real browser
-	@.ci/need strace=strace
+	@.ci/need strace=strace tmux=tmux
 	.ci/need chromium=chromium || echo "==> going on without: the tests that need a browser are skipped"
 	echo "==> Python tests, $(XDIST) at a time"
 	$(BIN)/python -m pytest -q -n $(XDIST)

@@ -7,6 +7,7 @@ from typing_extensions import Self, disjoint_base
 from .topics import TopicMatcher as PublicTopicMatcher
 
 __all__ = [
+    "LAYOUT_VERSION",
     "BackpressurePolicy",
     "BroadcastConfig",
     "BroadcastStats",
@@ -17,6 +18,7 @@ __all__ = [
     "HeartbeatConfig",
     "HeartbeatMonitor",
     "HeartbeatStats",
+    "Inspector",
     "Message",
     "PresenceDiff",
     "PresenceInfo",
@@ -30,13 +32,58 @@ __all__ = [
     "Waitlist",
     "__version__",
     "detach_all",
+    "divide",
+    "end_logging",
+    "list_segments",
     "unlink_segment",
+    "warn_of_lag_above",
 ]
 
 __version__: Final[str]
+LAYOUT_VERSION: Final[int]
 
 def unlink_segment(name: str) -> bool: ...
 def detach_all() -> None: ...
+def list_segments() -> str: ...
+def end_logging() -> None: ...
+def warn_of_lag_above(share: float) -> None: ...
+def divide(
+    *,
+    size: int,
+    max_processes: int,
+    channels: int | None = None,
+    ring_slots: int | None = None,
+    members: int | None = None,
+    clients: int | None = None,
+    waiters: int | None = None,
+) -> tuple[int, int, int, int, int, list[int]]: ...
+
+@final
+class Inspector:
+    def __new__(cls, name: str) -> Self: ...
+    @property
+    def name(self) -> str: ...
+    def is_current(self) -> bool: ...
+    def alive(self) -> int: ...
+    def overview(self) -> str: ...
+    def processes(self) -> str: ...
+    def channels(self, namespace: str | None = None) -> str: ...
+    def channel(self, name: str, namespace: str = "", kind: str = "channel") -> str: ...
+    def names(self, namespace: str, kind: str) -> list[str]: ...
+    def members(self, channel: str | None = None, namespace: str | None = None, limit: int | None = None) -> str: ...
+    def clients(self, namespace: str | None, interval_secs: float, timeout_secs: float, max_retries: int) -> str: ...
+    def topics(self, namespace: str | None = None) -> str: ...
+    def check(self) -> list[str]: ...
+    def tail(
+        self,
+        name: str,
+        namespace: str = "",
+        kind: str = "channel",
+        *,
+        after: str | None = None,
+        last: int = 0,
+        limit: int = 1000,
+    ) -> tuple[list[tuple[str, str | bytes]], str, int, bool, int]: ...
 
 @disjoint_base
 class Segment:

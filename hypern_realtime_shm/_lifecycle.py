@@ -14,6 +14,7 @@ import sys
 from typing import Any
 
 from . import _engine
+from ._settings import variable_share
 
 _installed = False
 
@@ -43,6 +44,11 @@ def install() -> None:
     if _installed:
         return
     _installed = True
+    share = variable_share("HYPERN_SHM_LAG_WARNING")
+    if share is not None:
+        _engine.warn_of_lag_above(share)
+    # Run in reverse: who has left says so, then nobody logs any more.
+    atexit.register(_engine.end_logging)
     atexit.register(_engine.detach_all)
     _tell_multiprocessing()
     # A fork by multiprocessing comes after its import, which may be later than now.

@@ -6,6 +6,7 @@ value.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 
@@ -50,6 +51,20 @@ def variable_int(variable: str) -> int | None:
     if not value.strip().isdigit():
         raise ValueError(f"{variable} is {value!r}; it must be a whole number")
     return int(value)
+
+
+def variable_share(variable: str) -> float | None:
+    """A share between 0 and 1 from a variable; None where it is not set."""
+    value = os.environ.get(variable)
+    if not value:
+        return None
+    try:
+        share = float(value)
+    except ValueError:
+        share = math.nan
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"{variable} is {value!r}; it must be a number between 0 and 1")
+    return share
 
 
 def variable_bool(variable: str) -> bool | None:

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use crate::check::look_over;
 use crate::error::{Error, Result};
+use crate::events::{self, Settled};
 use crate::geometry::{Geometry, Options};
+use crate::holds::owned_by;
 use crate::kernel::Kernel;
 use crate::layout::{Header, LAYOUT_VERSION, MAGIC, fingerprint};
 use crate::os::bell::Shelf;
@@ -16,7 +18,7 @@ use crate::owned::{Dead, Departure};
 use crate::points::point;
 use crate::process::{FREE, LEAVING, SETTLED, SlotState, TAKEN};
 use crate::reap::{scavenge, settle};
-use crate::space::{Actor, Context, Space};
+use crate::space::{Actor, Context, Silent, Space};
 use crate::sync::Ordering;
 use crate::view::View;
 
@@ -25,14 +27,14 @@ pub(crate) const UNLINK_WHEN_UNUSED: u64 = 1;
 /// How long an attach waits for another process's attach or detach.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The slot of an actor that has none.
-const NO_SLOT: u32 = 0xfff;
+pub(crate) const NO_SLOT: u32 = 0xfff;
 /// Findings that an error names.
 const FINDINGS_TOLD: usize = 3;
 /// The byte of the file under whose lock segments are created, attached to and unlinked.
 const GATE: u64 = 0;
 
-/// Settles every dead process. The actor may be one without a slot while we attach.
-pub(crate) fn settle_dead(space: &Space, file: &File, actor: Option<&Actor>) -> Result<usize> {
+/// Settles every dead process; tells which it was us who settled. The actor may be one without a slot while we attach.
+pub(crate) fn settle_dead(space: &Space, file: &File, actor: Option<&Actor>) -> Result<Vec<Settled>> {
     let spare = Actor::new(NO_SLOT, 0);
     let actor = actor.unwrap_or(&spare);
     let cx = Context { space, actor };
@@ -44,8 +46,10 @@ pub(crate) fn settle_dead(space: &Space, file: &File, actor: Option<&Actor>) -> 
         }
     }
     if crashed.is_empty() && left.is_empty() {
-        return Ok(0);
+        return Ok(Vec::new());
     }
+    // Counted before it goes, and only where somebody wants to know.
+    let mut held = events::deaths_are_heard().then(|| owned_by(cx, &crashed).0.by_owner);
     let owners = |slots: &[SlotState]| slots.iter().map(SlotState::owner).collect::<Vec<_>>();
     settle(cx, &Dead { owners: &owners(&crashed), departure: Departure::Crash })?;
     point!("reap.settled");
@@ -59,20 +63,24 @@ pub(crate) fn settle_dead(space: &Space, file: &File, actor: Option<&Actor>) -> 
     let held_by_dead = |slot: u64| dead.iter().any(|seen| u64::from(seen.slot) == slot && space.slot(seen.slot) == *seen);
     scavenge(cx, &|slot| held_by_dead(slot) || alone && slot == u64::from(NO_SLOT))?;
     point!("reap.scavenged");
-    let mut settled = 0;
+    let mut settled = Vec::new();
     for seen in dead {
         // Only whoever locks the byte may let the slot be taken again; where a child still holds it,
         // the slot waits.
         let byte = space.slot_byte(seen.slot);
         let state = if locks::try_lock(file, byte)? { FREE } else { SETTLED };
         point!("reap.locked");
-        settled += usize::from(space.turn_slot(seen, state));
+        let pid = u64::from(space.identity(seen.slot).pid);
+        if space.turn_slot(seen, state) {
+            let holds = held.as_mut().and_then(|held| held.remove(&seen.owner())).unwrap_or_default();
+            settled.push(Settled { pid, slot: seen.slot, left: seen.state() == LEAVING, holds });
+        }
         point!("reap.turned");
         if state == FREE {
             locks::unlock(file, byte)?;
         }
     }
-    space.view.word(Header::reaps).fetch_add(settled as u64, Ordering::Relaxed);
+    space.view.word(Header::reaps).fetch_add(settled.len() as u64, Ordering::Relaxed);
     Ok(settled)
 }
 
@@ -148,12 +156,14 @@ pub(crate) fn find_or_create(name: &str, create: Option<(&Geometry, &Options)>) 
         .or_else(|error| shm::unlink_if_same(name, LAYOUT_VERSION, &file).and(Err(error)))?,
         (false, None) => return Err(Error::NotFound { name: name.to_owned() }),
     };
+    let mut settled = Vec::new();
     if ready && nobody_alive(&space, &file, None)? {
-        settle_dead(&space, &file, None)?;
+        settled = settle_dead(&space, &file, None)?;
         clear_connections(name, &space)?;
         point!("attach.cleared");
     }
     drop(gate);
+    events::settled(Some(name), &settled);
     Ok(Some((space, guarded)))
 }
 
@@ -273,8 +283,29 @@ fn random_words() -> Result<[u64; 3]> {
     Ok([0, 8, 16].map(|at| random[at..at + 8].iter().fold(0, |word, &byte| word << 8 | u64::from(byte))))
 }
 
-/// Maps a finished segment after checking that it is one, of this layout, and sound.
+/// Maps a finished segment, to be used.
 fn open_space(name: &str, file: &File) -> Result<Space> {
+    let (view, geometry) = map(name, file, true)?;
+    let kernel = Kernel::new(Shelf::of(Some(name), view.get(Header::identity))?);
+    Ok(Space::new(view, geometry, Box::new(kernel)))
+}
+
+/// Maps a finished segment, to be looked at: nothing can be written, nobody can be rung.
+pub(crate) fn look_space(name: &str, file: &File) -> Result<Space> {
+    if content(file, shm::size(file)?)? == Content::Unfinished {
+        return Err(Error::NotFound { name: name.to_owned() });
+    }
+    // Even a look at a hole takes memory, and is a SIGBUS where there is none.
+    if shm::holes(file, shm::size(file)?)? > 0 {
+        let why = "it has holes, as a sparse copy has: copy it with cp --sparse=never".to_owned();
+        return Err(Error::Refused { path: shm::path(name, LAYOUT_VERSION)?, why });
+    }
+    let (view, geometry) = map(name, file, false)?;
+    Ok(Space::new(view, geometry, Box::new(Silent)))
+}
+
+/// Maps a finished segment after checking that it is one, of this layout, and sound.
+fn map(name: &str, file: &File, writable: bool) -> Result<(View, Geometry)> {
     let length = shm::size(file)?;
     if length < Header::WORDS as u64 * 8 {
         return Err(Error::Refused {
@@ -282,7 +313,7 @@ fn open_space(name: &str, file: &File) -> Result<Space> {
             why: format!("it is no segment: it has {length} bytes only"),
         });
     }
-    let view = View::mapped(shm::Mapping::new(file, length as usize, true)?);
+    let view = View::mapped(shm::Mapping::new(file, length as usize, writable)?);
     if view.get(Header::magic) != MAGIC {
         return Err(Error::Refused { path: shm::path(name, LAYOUT_VERSION)?, why: "it is not a segment of this library".to_owned() });
     }
@@ -300,7 +331,8 @@ fn open_space(name: &str, file: &File) -> Result<Space> {
     let blocks = [word(Header::small), word(Header::medium), word(Header::large)];
     let geometry = Geometry::check(size, word(Header::slots), word(Header::cells), word(Header::units), word(Header::bells), blocks)?;
     // A copy with holes: a hole that finds no room when it is touched is a SIGBUS.
-    shm::fill_holes(file, length, name)?;
-    let kernel = Kernel::new(Shelf::of(Some(name), view.get(Header::identity))?);
-    Ok(Space::new(view, geometry, Box::new(kernel)))
+    if writable {
+        shm::fill_holes(file, length, name)?;
+    }
+    Ok((view, geometry))
 }

@@ -181,7 +181,14 @@ impl Cell {
         point!("clear.messages");
         self.free_units(cx, &ring, mine);
         point!("clear.units");
-        self.turn(cx, state::FREE, &[state::FREE]);
+        let view = cx.view();
+        let published = ring.head(cx).wrapping_sub(view.get(self.at + Channel::start));
+        let dropped = view.get(self.at + Channel::dropped);
+        if self.turn(cx, state::FREE, &[state::FREE]) {
+            // For the sums over the segment's life, which only an onlooker asks for: who dies here leaves them short.
+            cx.word(Header::past_published).fetch_add(published, Ordering::Relaxed);
+            cx.word(Header::past_dropped).fetch_add(dropped, Ordering::Relaxed);
+        }
         Ok(())
     }
 

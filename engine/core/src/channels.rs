@@ -63,7 +63,7 @@ pub enum Sent {
 }
 
 /// Flag in a channel's config: `send` refuses when nobody listens.
-const FAIL_WHEN_UNHEARD: u64 = 1;
+pub(crate) const FAIL_WHEN_UNHEARD: u64 = 1;
 /// Patterns remembered for one state of the directory.
 const PATTERNS_REMEMBERED: usize = 256;
 

@@ -40,6 +40,16 @@ const EPOCH: u64 = STATE + 1;
 /// Dirty bits of a bell: several cells may share one.
 pub const BUCKETS: u32 = DIRTY_WORDS as u32 * 64;
 
+/// What a bell's word says of its owner.
+pub fn owner_is(word: u64) -> &'static str {
+    match word & STATE {
+        AWAKE => "awake",
+        SLEEPING => "asleep",
+        RINGING => "being rung",
+        _ => "rung",
+    }
+}
+
 /// One life of a bell, in its owner's hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bell {

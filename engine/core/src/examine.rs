@@ -17,27 +17,24 @@ const LOOKS: u32 = 3;
 /// Time between two looks.
 const BETWEEN: Duration = Duration::from_millis(5);
 
+/// What every one of several looks finds.
+pub(crate) fn lasting(look: impl Fn() -> Result<Vec<String>>) -> Result<Vec<String>> {
+    let mut lasting = look()?;
+    for _ in 1..LOOKS {
+        if lasting.is_empty() {
+            break;
+        }
+        std::thread::sleep(BETWEEN);
+        let again: HashSet<String> = look()?.into_iter().collect();
+        lasting.retain(|finding| again.contains(finding));
+    }
+    Ok(lasting)
+}
+
 impl Segment {
     /// What is wrong with the segment; empty: nothing.
     pub fn check(&self) -> Result<Vec<String>> {
-        let mut lasting: Option<Vec<String>> = None;
-        for look in 0..LOOKS {
-            if look > 0 {
-                std::thread::sleep(BETWEEN);
-            }
-            let found = look_over(self.cx()?, &|slot| self.is_dead(slot));
-            lasting = Some(match lasting {
-                None => found,
-                Some(before) => {
-                    let again: HashSet<String> = found.into_iter().collect();
-                    before.into_iter().filter(|finding| again.contains(finding)).collect()
-                }
-            });
-            if lasting.as_ref().is_none_or(Vec::is_empty) {
-                break;
-            }
-        }
-        Ok(lasting.unwrap_or_default())
+        lasting(|| Ok(look_over(self.cx()?, &|slot| self.is_dead(slot))))
     }
 
     /// Blocks that living processes hold and have not published: 0 when all are at rest.

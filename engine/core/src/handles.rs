@@ -9,7 +9,7 @@ use crate::cells::Cell;
 use crate::error::Result;
 use crate::layout::{Block, Channel, state};
 use crate::points::point;
-use crate::record::{Owners, encode};
+use crate::record::{Owners, Record, encode};
 use crate::space::{Context, Hash, PAIR_MASK};
 use crate::trie::{Change, Entry, GONE};
 
@@ -47,7 +47,7 @@ impl HandleKey {
 
     /// The client's id.
     pub fn client(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..self.bytes.len().saturating_sub(NUMBERS)]).unwrap_or_default()
+        std::str::from_utf8(key_client(&self.bytes)).unwrap_or_default()
     }
 
     /// Owner and number.
@@ -62,6 +62,43 @@ impl HandleKey {
 
 /// A handle's key is its client's id and so many bytes that make it unique.
 const NUMBERS: usize = 16;
+
+/// The client's id in a handle's key.
+pub(crate) fn key_client(key: &[u8]) -> &[u8] {
+    &key[..key.len().saturating_sub(NUMBERS)]
+}
+
+/// Where a handle's entry says that it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shown {
+    /// The sequence that it receives next, as last noted.
+    pub cursor: Option<u64>,
+    /// The sequence at which its delivery ended.
+    pub end: Option<u64>,
+}
+
+/// Where a handle's entry says that it is; `None`: the entry is gone. `start`: of the channel's life.
+pub(crate) fn shown(cx: Context<'_>, record: &Record, start: u64) -> Option<Shown> {
+    let end = cx.hot(record.reference, record.at, Block::hot0)?;
+    let cursor = cx.hot(record.reference, record.at, Block::hot1)?;
+    Some(Shown {
+        cursor: cursor.checked_sub(1).map(|cursor| start.wrapping_add(cursor)),
+        end: (end != OPEN).then(|| start.wrapping_add(end)),
+    })
+}
+
+/// After how many messages a busy handle shows how far it is.
+#[inline]
+pub(crate) const fn stride(ring: u64) -> u64 {
+    let eighth = ring / 8;
+    if eighth < 1 {
+        1
+    } else if eighth > 64 {
+        64
+    } else {
+        eighth
+    }
+}
 
 /// Adds this process to a client's registration; with `create`, makes one. False: the channel is gone.
 pub(crate) fn register(cx: Context<'_>, cell: Cell, client: &str, create: bool) -> Result<bool> {

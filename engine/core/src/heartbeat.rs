@@ -34,7 +34,7 @@ pub struct Beat {
 
 impl Beat {
     /// How many timeouts have happened so long after the last pong.
-    fn timeouts(&self, silent_secs: f64) -> u32 {
+    pub(crate) fn timeouts(&self, silent_secs: f64) -> u32 {
         if silent_secs < self.timeout_secs {
             return 0;
         }
@@ -48,7 +48,7 @@ impl Beat {
         ((next * 1e6) as u64).saturating_sub(1)
     }
 
-    fn is_dead(&self, timeouts: u32) -> bool {
+    pub(crate) fn is_dead(&self, timeouts: u32) -> bool {
         timeouts >= self.max_retries.max(1)
     }
 }
@@ -101,11 +101,11 @@ struct Quiet {
 }
 
 const PONG: usize = Block::hot0;
-const PING: usize = Block::hot1;
+pub(crate) const PING: usize = Block::hot1;
 const REPORTED: usize = Block::hot2;
 
-/// Seconds since the last pong; `None`: the record moved on.
-fn silence(cx: Context<'_>, record: &Record, now: u64) -> Option<(u64, f64)> {
+/// The time of the last pong and seconds since; `None`: the record moved on.
+pub(crate) fn silence(cx: Context<'_>, record: &Record, now: u64) -> Option<(u64, f64)> {
     let pong = cx.hot(record.reference, record.at, PONG)?;
     Some((pong, now.saturating_sub(pong) as f64 / 1e6))
 }
@@ -122,7 +122,8 @@ fn report(cx: Context<'_>, reference: u64, at: usize, pong: u64, timeouts: u64) 
     .map_or(0, |_| new)
 }
 
-fn event_id(record: &Record) -> Option<String> {
+/// Where a client's stream resumes.
+pub(crate) fn event_id(record: &Record) -> Option<String> {
     match record.value().split_first() {
         Some((1, id)) => Some(String::from_utf8_lossy(id).into_owned()),
         _ => None,

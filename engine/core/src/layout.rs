@@ -80,6 +80,12 @@ structure! {
         bells_top,
         /// Grows before an entry leaves a directory: who has handles by pattern looks for what was removed unseen.
         removals,
+        /// Slot and incarnation of the process whose keeper beat last.
+        keeper,
+        /// Messages that were published on channels and broadcasts which are gone.
+        past_published,
+        /// Messages that were missed on channels and broadcasts which are gone.
+        past_dropped,
     }
 }
 

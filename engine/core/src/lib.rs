@@ -21,7 +21,7 @@
 //!
 //! Layers, each of which only uses those above it: `sync`, `layout`, `geometry` · `os`, `view` ·
 //! `space` · `arena`, `record` · `ring`, `trie` · `cells`, `directory` · `process`, `reap` ·
-//! `segment`, `world` · `channels`, `receiver`, `dedup`, `presence`, `topics`, `heartbeat`.
+//! `segment`, `world` · `channels`, `receiver`, `dedup`, `presence`, `topics`, `heartbeat` · `inspect`.
 
 // What only those parts use that need the kernel.
 #![cfg_attr(modelled, allow(dead_code))]
@@ -60,17 +60,25 @@ mod clients;
 #[cfg(not(modelled))]
 mod dedup;
 #[cfg(not(modelled))]
+pub mod events;
+#[cfg(not(modelled))]
 mod examine;
 #[cfg(not(modelled))]
 mod handles;
 #[cfg(not(modelled))]
 mod heartbeat;
 #[cfg(not(modelled))]
+mod holds;
+#[cfg(not(modelled))]
 mod ids;
+#[cfg(not(modelled))]
+pub mod inspect;
 #[cfg(not(modelled))]
 mod keeper;
 #[cfg(not(modelled))]
 mod kernel;
+#[cfg(not(modelled))]
+mod lagging;
 #[cfg(not(modelled))]
 mod member;
 #[cfg(not(modelled))]
@@ -116,6 +124,8 @@ pub use channels::{ChannelKind, ChannelSpec, Channels, Sent};
 pub use heartbeat::{Beat, BeatStats, ClientInfo, Heartbeats};
 #[cfg(not(modelled))]
 pub use ids::EventId;
+#[cfg(not(modelled))]
+pub use lagging::warn_of_lag_above;
 #[cfg(not(modelled))]
 pub use member::{Member, Metadata};
 #[cfg(not(modelled))]

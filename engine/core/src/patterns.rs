@@ -39,7 +39,8 @@ fn tail_of(key: &HandleKey) -> String {
     format!("{}\0{owner:x}\0{serial:x}", key.client())
 }
 
-fn key_of(cx: Context<'_>, tail: &str) -> Option<HandleKey> {
+/// The registration back.
+pub(crate) fn key_of(cx: Context<'_>, tail: &str) -> Option<HandleKey> {
     let mut parts = tail.rsplitn(3, '\0');
     let mut number = || u64::from_str_radix(parts.next()?, 16).ok();
     let (serial, owner) = (number()?, number()?);

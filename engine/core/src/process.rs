@@ -102,15 +102,19 @@ impl Space {
         })
     }
 
-    /// Is the process of this slot dead? Stopped, slow and late are alive.
-    pub fn is_dead(&self, file: &File, seen: SlotState) -> Result<bool> {
-        let at = self.slot_at(seen.slot);
-        let identity = process::Identity {
+    /// Who the process of a slot says it is.
+    pub fn identity(&self, slot: u32) -> process::Identity {
+        let at = self.slot_at(slot);
+        process::Identity {
             pid: self.view.get(at + Slot::pid) as u32,
             start_time: self.view.get(at + Slot::start_time),
             pid_namespace: self.view.get(at + Slot::pid_namespace),
-        };
-        let visible = process::visible(&identity);
+        }
+    }
+
+    /// Is the process of this slot dead? Stopped, slow and late are alive.
+    pub fn is_dead(&self, file: &File, seen: SlotState) -> Result<bool> {
+        let visible = process::visible(&self.identity(seen.slot));
         if locks::is_held(file, self.slot_byte(seen.slot))? {
             // A child that was cloned behind our back keeps a killed parent's lock as long as it lives.
             return Ok(matches!(visible, process::Visible::Gone) && self.slot(seen.slot) == seen);

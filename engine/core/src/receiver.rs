@@ -6,11 +6,11 @@
 
 use std::sync::atomic::AtomicU64 as PrivateU64;
 
-use crate::arena::Info;
+use crate::arena::{HOT_MASK, Info};
 use crate::bound::{Bound, Form};
 use crate::cells::Cell;
 use crate::error::{Error, Result};
-use crate::handles::{HandleKey, OPEN, anchor, register, unanchor};
+use crate::handles::{HandleKey, OPEN, anchor, register, stride, unanchor};
 use crate::ids::{EventId, Start, epoch_of};
 use crate::layout::{Block, Channel, kind};
 use crate::os::lock::{Guard, Lock};
@@ -37,13 +37,15 @@ struct Anchor {
 struct Position {
     anchor: Anchor,
     cursor: u64,
+    /// The cursor that the handle's entry shows; all ones: none.
+    noted: u64,
     closed: bool,
 }
 
 /// What a forked child finds where another thread of its parent was just receiving.
 impl Default for Position {
     fn default() -> Position {
-        Position { anchor: Anchor::default(), cursor: 0, closed: true }
+        Position { anchor: Anchor::default(), cursor: 0, noted: u64::MAX, closed: true }
     }
 }
 
@@ -112,12 +114,18 @@ impl Receiver {
             epoch: epoch_of(cx, bound.cell),
             first: cx.view().get(bound.cell.at + Channel::start),
             client: key.client().into(),
-            position: Lock::new(Position { anchor: Anchor { reference, at, key, attachment }, cursor: start.cursor, closed: false }),
+            position: Lock::new(Position {
+                anchor: Anchor { reference, at, key, attachment },
+                cursor: start.cursor,
+                noted: u64::MAX,
+                closed: false,
+            }),
             received: PrivateU64::new(0),
             missed: PrivateU64::new(0),
             unknown: start.unknown,
         };
         receiver.miss(cx, start.missed);
+        receiver.note(cx, &mut receiver.position());
         Ok(Some(receiver))
     }
 
@@ -174,12 +182,19 @@ impl Receiver {
         // At most every message of the ring may be found given up, and lagging doubles the slack.
         for _ in 0..2 * ring.len() + 64 {
             if position.cursor >= self.limit(cx, &position.anchor) {
+                self.note(cx, position);
                 return None;
             }
             match ring.read(cx, position.cursor, buffer) {
-                Read::Empty => return None,
+                Read::Empty => {
+                    self.note(cx, position);
+                    return None;
+                }
                 Read::Got(info) => {
                     position.cursor += 1;
+                    if position.cursor.wrapping_sub(position.noted) >= stride(ring.len()) {
+                        self.note(cx, position);
+                    }
                     if let Some(form) = taken(info, buffer, before) {
                         self.received.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                         let sequence = position.cursor.wrapping_sub(self.first);
@@ -209,6 +224,17 @@ impl Receiver {
             buffer.truncate(before);
         }
         None
+    }
+
+    /// Shows in the handle's entry how far it is, for whoever looks on: once it has received everything, and each
+    /// `stride` messages. Nobody relies on it.
+    #[inline]
+    fn note(&self, cx: Context<'_>, position: &mut Position) {
+        if position.noted != position.cursor {
+            position.noted = position.cursor;
+            let shown = position.cursor.wrapping_sub(self.first).wrapping_add(1) & HOT_MASK;
+            cx.set_hot(position.anchor.reference, position.anchor.at, Block::hot1, |_| Some(shown));
+        }
     }
 
     /// The handle's hot word: OPEN or where delivery ended; `None`: the entry is gone.
@@ -251,6 +277,7 @@ impl Receiver {
         match anchor(cx, self.cell, &key, &[])? {
             Some((reference, at)) => {
                 position.anchor = Anchor { reference, at, key, attachment };
+                position.noted = u64::MAX;
                 Ok(true)
             }
             None => Ok(false),

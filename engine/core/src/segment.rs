@@ -13,9 +13,11 @@ use once_cell::race::OnceBox;
 
 use crate::attach::{Gate, UNLINK_WHEN_UNUSED, create_space, find_or_create, lost, nobody_alive, settle_dead, unlink};
 use crate::error::{Error, Result};
+use crate::events::{self, NowAndThen};
 use crate::geometry::Geometry;
 pub use crate::geometry::Options;
 use crate::keeper;
+use crate::lagging::Watcher;
 use crate::layout::{Header, LAYOUT_VERSION};
 use crate::os::bell::Shelf;
 use crate::os::fork::{Borrowed, Guarded};
@@ -25,7 +27,7 @@ use crate::owned::{Dead, Departure};
 use crate::points::point;
 use crate::process::{FREE, LEAVING, SlotState, TAKEN};
 use crate::reap::{scavenge, settle};
-use crate::space::{Actor, Context, Space};
+use crate::space::{Actor, Context, Space, owner_slot};
 use crate::sync::Ordering;
 
 /// What one process of a family of forks is in the segment.
@@ -51,6 +53,11 @@ struct Attachment {
     membership: OnceBox<Membership>,
     /// What the keeper sweeps.
     waitlists: Lock<Vec<Weak<dyn Swept>>>,
+    /// `Header::evictions` when the keeper last told of them; all ones: it has not looked.
+    evictions_told: PrivateU64,
+    evictions_due: NowAndThen,
+    /// What the keeper knows of handles that lag.
+    watcher: Lock<Watcher>,
 }
 
 /// A segment that this process is attached to. Clones share the attachment.
@@ -140,6 +147,9 @@ impl Segment {
             closed: AtomicBool::new(false),
             membership: OnceBox::new(),
             waitlists: Lock::default(),
+            evictions_told: PrivateU64::new(u64::MAX),
+            evictions_due: NowAndThen::new(),
+            watcher: Lock::default(),
         });
         let segment = Segment(attachment);
         segment.attached()?;
@@ -283,7 +293,12 @@ impl Segment {
 /// Starts the keeper of an attachment; it ends with it.
 fn keep(attachment: &Arc<Attachment>) {
     let kept = Arc::downgrade(attachment);
-    keeper::start(move || kept.upgrade().is_some_and(|attachment| attachment.keeper_round()));
+    keeper::start(move || {
+        let goes_on = kept.upgrade().is_some_and(|attachment| attachment.keeper_round());
+        // Nothing is held here: whoever listens to the log may take its time.
+        log::logger().flush();
+        goes_on
+    });
 }
 
 impl Attachment {
@@ -327,15 +342,16 @@ impl Attachment {
     /// Takes a slot: at attach, or in a forked child on its first use.
     #[cold]
     fn join<'a>(&'a self, place: &'a OnceBox<Membership>, token: u64) -> Result<&'a Membership> {
-        let _turn = Turn::take(token);
+        let turn = Turn::take(token);
         let file = self.file()?;
         let gate = Gate::enter(&file)?;
         if let Some(membership) = place.get().filter(|membership| membership.token == token) {
             return Ok(membership);
         }
+        let mut settled = Vec::new();
         let slot = match self.space.take_slot(&file) {
             Err(Error::Full { .. }) => {
-                settle_dead(&self.space, &file, None)?;
+                settled = settle_dead(&self.space, &file, None)?;
                 self.space.take_slot(&file)?
             }
             other => other?,
@@ -350,7 +366,11 @@ impl Attachment {
             next: OnceBox::new(),
         };
         drop(gate);
-        Ok(place.get_or_init(|| Box::new(membership)))
+        let membership = place.get_or_init(|| Box::new(membership));
+        drop(turn);
+        events::settled(self.name.as_deref(), &settled);
+        events::attached(self.name.as_deref(), membership.slot.slot, self.space.geometry.size);
+        Ok(membership)
     }
 
     /// One round of keeping; false: there is nothing left to keep.
@@ -365,12 +385,45 @@ impl Attachment {
         let beat = self.space.view.word(Header::keeper_beat);
         let last = beat.load(Ordering::Relaxed);
         // A beat, not a lock: a keeper that is stopped or slow is simply overtaken.
-        let due = now.saturating_sub(last) >= keeper::PERIOD.as_micros() as u64 || last > now;
+        let Ok(membership) = self.membership() else {
+            return false;
+        };
+        let (me, keeper) = (membership.actor.owner, self.space.view.word(Header::keeper));
+        let due = now.saturating_sub(last) >= keeper::due(keeper.load(Ordering::Relaxed) == me) || last > now;
         if due && beat.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            let before = keeper.swap(me, Ordering::Relaxed);
+            if before != me {
+                events::keeper_changed(self.name.as_deref(), self.pid_of(before));
+            }
+            self.tell_of_trouble(membership, now);
             // What cannot be settled now is settled in a later round, by whoever can.
             return self.reap().is_ok() || !self.closed.load(PrivateOrdering::Acquire);
         }
         true
+    }
+
+    /// The process id of an owner, while it is attached.
+    fn pid_of(&self, owner: u64) -> Option<u64> {
+        let slot = self.space.slot(owner_slot(owner));
+        (owner != 0 && slot.owner() == owner && slot.state() == TAKEN).then(|| u64::from(self.space.identity(slot.slot).pid))
+    }
+
+    /// What an operator should know of, and nobody else tells: history that is given up, handles that lag.
+    fn tell_of_trouble(&self, membership: &Membership, now: u64) {
+        let evictions = self.space.view.get(Header::evictions);
+        let told = self.evictions_told.load(PrivateOrdering::Relaxed);
+        if told == u64::MAX {
+            // What was given up before we kept it was told by others.
+            self.evictions_told.store(evictions, PrivateOrdering::Relaxed);
+        } else if evictions > told && self.evictions_due.is_due() {
+            self.evictions_told.store(evictions, PrivateOrdering::Relaxed);
+            events::history_given_up(self.name.as_deref(), evictions - told);
+        }
+        // Held: by nobody but a keeper of a parent process, if at all.
+        if let Some(mut watcher) = self.watcher.try_lock() {
+            let cx = Context { space: &self.space, actor: &membership.actor };
+            watcher.look(cx, self.name.as_deref(), now);
+        }
     }
 
     /// Rings for sleepers whose publisher could not.
@@ -386,7 +439,9 @@ impl Attachment {
     fn reap(&self) -> Result<usize> {
         let membership = self.membership()?;
         let file = self.file()?;
-        settle_dead(&self.space, &file, Some(&membership.actor))
+        let settled = settle_dead(&self.space, &file, Some(&membership.actor))?;
+        events::settled(self.name.as_deref(), &settled);
+        Ok(settled.len())
     }
 
     /// Ends this process's part in order.
@@ -457,6 +512,7 @@ impl Attachment {
             shm::unlink_if_same(name, LAYOUT_VERSION, &file)?;
         }
         drop(gate);
+        events::detached(self.name.as_deref(), seen.slot);
         Ok(())
     }
 }
@@ -505,6 +561,9 @@ fn attach_named(name: &str, create: Option<(&Geometry, &Options)>) -> Result<Att
             closed: AtomicBool::new(false),
             membership: OnceBox::new(),
             waitlists: Lock::default(),
+            evictions_told: PrivateU64::new(u64::MAX),
+            evictions_due: NowAndThen::new(),
+            watcher: Lock::default(),
         };
         attachment.membership()?;
         // Between the gate and our slot somebody may have left as the last and unlinked the name.

@@ -1,5 +1,6 @@
 //! What is known of channels and broadcasts: counts that live in their cells and pages, read when asked for.
 
+use crate::cells::Cell;
 use crate::channels::Channels;
 use crate::directory::Found;
 use crate::error::Result;
@@ -61,21 +62,26 @@ impl Channels {
 
 /// `None`: it is gone.
 fn stats_of(cx: Context<'_>, found: &Found) -> Result<Option<ChannelStats>> {
-    let cell = found.cell;
+    let counts = counts_of(cx, found.cell)?;
+    Ok(counts.map(|counts| ChannelStats { name: found.record.name(), metadata: decode_pairs(found.extra()), ..counts }))
+}
+
+/// What is counted of one life of a channel; without what its directory entry says. `None`: it is gone.
+pub(crate) fn counts_of(cx: Context<'_>, cell: Cell) -> Result<Option<ChannelStats>> {
     let view = cx.view();
     let Some(ring) = cell.ring(cx)? else {
         return Ok(None);
     };
     let published = ring.head(cx).wrapping_sub(view.get(cell.at + Channel::start));
     let stats = ChannelStats {
-        name: found.record.name(),
+        name: String::new(),
         subscribers: cell.trie(cx, Channel::subscribers).live()?,
         handles: cell.trie(cx, Channel::handles).live()?,
         published,
         sent: published.wrapping_add(view.get(cell.at + Channel::refused)),
         dropped: view.get(cell.at + Channel::dropped),
         deduped: view.get(cell.at + Channel::deduped),
-        metadata: decode_pairs(found.extra()),
+        metadata: Vec::new(),
     };
     Ok(cell.is_same_life(cx).then_some(stats))
 }

@@ -2,8 +2,9 @@
 
 use crate::error::Result;
 use crate::geometry::{BLOCKS_PER_CLIENT, BLOCKS_PER_MEMBER};
-use crate::layout::{Header, UNIT_DESCRIPTORS};
+use crate::layout::{Header, UNIT_DESCRIPTORS, Unit, state};
 use crate::segment::Segment;
+use crate::space::Space;
 
 /// Capacities and use.
 #[derive(Clone, Debug, Default)]
@@ -45,35 +46,40 @@ pub struct SegmentStats {
 impl Segment {
     /// Capacities and use.
     pub fn stats(&self) -> Result<SegmentStats> {
-        let cx = self.cx()?;
-        let geometry = &cx.space.geometry;
-        let view = cx.view();
-        let mut blocks = [0; 3];
-        for (class, used) in blocks.iter_mut().enumerate() {
-            let first = geometry.first_of(class);
-            let busy = (first..first + geometry.blocks[class]).filter_map(|block| geometry.block(block));
-            *used = busy.filter(|&(_, at)| view.get(at) & 0xf != 0).count() as u64;
-        }
-        let busy_units = (0..geometry.units).filter(|&unit| view.get(geometry.units_at + unit as usize * 2) & 0xf != 0).count();
-        let cells = (0..geometry.cells).filter_map(|cell| geometry.cell(cell)).filter(|&at| view.get(at) & 0xf != 0).count();
-        let bells = (0..geometry.bells).filter_map(|bell| geometry.bell(bell)).filter(|&at| view.get(at) & 0xf != 0).count();
-        Ok(SegmentStats {
-            name: self.name().map(str::to_owned),
-            size: geometry.size,
-            processes: u64::from(cx.space.slots_in_use()),
-            max_processes: u64::from(geometry.slots),
-            cells: cells as u64,
-            max_cells: u64::from(geometry.cells),
-            ring_slots: (busy_units * UNIT_DESCRIPTORS) as u64,
-            max_ring_slots: u64::from(geometry.units) * UNIT_DESCRIPTORS as u64,
-            blocks,
-            max_blocks: geometry.blocks.map(u64::from),
-            max_members: u64::from(geometry.reserve_from()) / BLOCKS_PER_MEMBER,
-            max_clients: u64::from(geometry.reserve_from()) / BLOCKS_PER_CLIENT,
-            waiters: bells as u64,
-            max_waiters: u64::from(geometry.bells),
-            evicted_messages: view.get(Header::evictions),
-            reaped: view.get(Header::reaps),
-        })
+        let usage = usage_of(self.cx()?.space);
+        Ok(SegmentStats { name: self.name().map(str::to_owned), ..usage })
+    }
+}
+
+/// Capacities and use, without the name.
+pub(crate) fn usage_of(space: &Space) -> SegmentStats {
+    let (geometry, view) = (&space.geometry, &space.view);
+    let in_use = |at: &usize| state::of(view.get(*at)) != state::FREE;
+    let mut blocks = [0; 3];
+    for (class, used) in blocks.iter_mut().enumerate() {
+        let first = geometry.first_of(class);
+        let ats = (first..first + geometry.blocks[class]).filter_map(|block| geometry.block(block)).map(|(_, at)| at);
+        *used = ats.filter(in_use).count() as u64;
+    }
+    let busy_units = (0..geometry.units).map(|unit| geometry.units_at + unit as usize * Unit::WORDS).filter(in_use).count();
+    let cells = (0..geometry.cells).filter_map(|cell| geometry.cell(cell)).filter(in_use).count();
+    let bells = (0..geometry.bells).filter_map(|bell| geometry.bell(bell)).filter(in_use).count();
+    SegmentStats {
+        name: None,
+        size: geometry.size,
+        processes: u64::from(space.slots_in_use()),
+        max_processes: u64::from(geometry.slots),
+        cells: cells as u64,
+        max_cells: u64::from(geometry.cells),
+        ring_slots: (busy_units * UNIT_DESCRIPTORS) as u64,
+        max_ring_slots: u64::from(geometry.units) * UNIT_DESCRIPTORS as u64,
+        blocks,
+        max_blocks: geometry.blocks.map(u64::from),
+        max_members: u64::from(geometry.reserve_from()) / BLOCKS_PER_MEMBER,
+        max_clients: u64::from(geometry.reserve_from()) / BLOCKS_PER_CLIENT,
+        waiters: bells as u64,
+        max_waiters: u64::from(geometry.bells),
+        evicted_messages: view.get(Header::evictions),
+        reaped: view.get(Header::reaps),
     }
 }

@@ -3,6 +3,8 @@
 
 #[path = "../../core/tests/corrupt/exercise.rs"]
 mod exercise;
+#[path = "../../core/tests/corrupt/looks.rs"]
+mod looks;
 #[path = "../../core/tests/corrupt/ruins.rs"]
 mod ruins;
 

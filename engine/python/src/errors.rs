@@ -1,6 +1,6 @@
 //! Core errors → Python exceptions: one `match`. The classes live in `hypern_realtime_shm.errors`.
 
-use hypern_shm_core::Error;
+use hypern_shm_core::{Error, events};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -23,6 +23,8 @@ fn own<'py>(
 
 /// The exception for a core error.
 pub fn raise(error: Error) -> PyErr {
+    // Told of here, as a program may swallow it; handed over later, as the caller may hold a lock.
+    events::full(&error);
     Python::attach(|py| {
         let text = error.to_string();
         match error {

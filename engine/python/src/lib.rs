@@ -12,8 +12,10 @@ mod convert;
 mod errors;
 mod handle;
 mod heartbeat;
+mod inspector;
 mod json;
 mod lists;
+mod logging;
 mod presence;
 mod segment;
 mod sse;
@@ -34,5 +36,7 @@ fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     broadcast::register(m)?;
     heartbeat::register(m)?;
     sse::register(m)?;
+    inspector::register(m)?;
+    logging::register(m)?;
     waitlist::register(m)
 }

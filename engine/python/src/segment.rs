@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::errors::raise;
+use crate::logging::hand_over_all;
 
 /// A shared-memory segment that this process is attached to.
 #[pyclass(frozen, subclass, module = "hypern_realtime_shm._engine")]
@@ -40,6 +41,7 @@ impl Segment {
             (Some(name), true) => core::Segment::open(name, &options),
             (Some(name), false) => core::Segment::attach(name),
         });
+        hand_over_all();
         Ok(Segment { inner: opened.map_err(raise)? })
     }
 
@@ -63,7 +65,9 @@ impl Segment {
 
     /// Detaches this process in order; again is harmless.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        py.detach(|| self.inner.close()).map_err(raise)
+        let closed = py.detach(|| self.inner.close());
+        hand_over_all();
+        closed.map_err(raise)
     }
 
     /// Removes the name; who is attached goes on. False: it was gone.
@@ -73,7 +77,9 @@ impl Segment {
 
     /// Settles dead processes now; how many there were.
     fn reap(&self, py: Python<'_>) -> PyResult<usize> {
-        py.detach(|| self.inner.reap()).map_err(raise)
+        let reaped = py.detach(|| self.inner.reap());
+        hand_over_all();
+        reaped.map_err(raise)
     }
 
     /// Walks the whole segment and says what is wrong with it, one finding a line; empty: nothing.
@@ -139,6 +145,7 @@ pub fn is_exiting() -> bool {
 fn detach_all(py: Python<'_>) {
     EXITING.store(true, Ordering::Release);
     py.detach(core::detach_all);
+    hand_over_all();
 }
 
 /// The world of a namespace in a segment.

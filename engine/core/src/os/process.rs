@@ -53,6 +53,25 @@ fn has_living_thread(pid: u32) -> bool {
     })
 }
 
+/// The letter by which the kernel says what a process is doing (proc(5)): R, S, D, T … `None`: it cannot be seen.
+pub fn activity(identity: &Identity) -> Option<char> {
+    if visible(identity) != Visible::Running {
+        return None;
+    }
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", identity.pid)).ok()?;
+    parse(&stat).filter(|&(_, start)| start == identity.start_time).map(|(state, _)| state)
+}
+
+/// The command line of a process that can be seen, at most so many bytes of it.
+pub fn command(identity: &Identity, most: usize) -> Option<String> {
+    if visible(identity) != Visible::Running {
+        return None;
+    }
+    let words = std::fs::read(format!("/proc/{}/cmdline", identity.pid)).ok()?;
+    let words = &words[..words.len().min(most)];
+    Some(String::from_utf8_lossy(words).split('\0').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" "))
+}
+
 /// What can be seen of a process.
 pub fn visible(identity: &Identity) -> Visible {
     if identity.start_time == 0 || identity.pid_namespace == 0 || identity.pid_namespace != namespace() {

@@ -110,6 +110,75 @@ pub fn open_existing(name: &str, layout: u32) -> Result<File> {
     open(name, layout, OFlags::RDWR)
 }
 
+/// Opens the file of a segment to look at it: nothing can be written through it.
+pub fn open_to_look(name: &str, layout: u32) -> Result<File> {
+    open(name, layout, OFlags::RDONLY)
+}
+
+/// A file that has a segment's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The segment's name.
+    pub name: String,
+    /// The layout version in the file's name.
+    pub layout: u32,
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// The segments of this user, by the names of their files; what is in them is another matter.
+pub fn list() -> Result<Vec<Listed>> {
+    let failed = |error: std::io::Error| Error::Os {
+        operation: "listing",
+        subject: directory().display().to_string(),
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+    };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory()).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let listed = entry.file_name().to_str().and_then(parse_file_name);
+        // A bell beside a segment has an @ in its name, which is escaped in a segment's.
+        found.extend(listed.map(|(name, layout)| Listed { name, layout, path: entry.path() }));
+    }
+    found.sort_by(|a, b| (&a.name, a.layout).cmp(&(&b.name, b.layout)));
+    Ok(found)
+}
+
+/// Name and layout version out of a file's name, if it is one that `file_name` gives.
+fn parse_file_name(file: &str) -> Option<(String, u32)> {
+    let prefix = format!("hypern-rt.{}.v", rustix::process::geteuid().as_raw());
+    let (layout, escaped) = file.strip_prefix(&prefix)?.split_once('.')?;
+    let layout = layout.parse().ok()?;
+    let mut bytes = Vec::with_capacity(escaped.len());
+    let mut rest = escaped.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let escape = (byte == b'%').then(|| after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok()));
+        match escape {
+            Some(hex) => {
+                bytes.push(u8::from_str_radix(hex?, 16).ok()?);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = after;
+            }
+        }
+    }
+    let name = String::from_utf8(bytes).ok()?;
+    (file_name(&name, layout).ok()? == file).then_some((name, layout))
+}
+
+/// When a file was made, in seconds since 1970; where the file system does not say, when it was last given a size.
+pub fn made_at(file: &File) -> Result<f64> {
+    let times = file.metadata().and_then(|about| about.created().or_else(|_| about.modified()));
+    let time = times.map_err(|error| Error::Os {
+        operation: "examining",
+        subject: "the segment's file".to_owned(),
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+    })?;
+    Ok(time.duration_since(std::time::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()))
+}
+
 /// Memory without a name, gone with its last descriptor and mapping.
 pub fn memfd(label: &str) -> Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -158,10 +227,15 @@ fn allocate(file: &File, size: u64, subject: &str) -> Result<()> {
     }
 }
 
-/// Reserves what a file of this length lacks: a copy of a segment may have holes.
-pub fn fill_holes(file: &File, length: u64, subject: &str) -> Result<()> {
+/// Bytes of a file of this length that are not there: a copy of a segment may have holes.
+pub fn holes(file: &File, length: u64) -> Result<u64> {
     // `st_blocks` counts 512 bytes, whatever the file system's blocks are.
-    let missing = length.saturating_sub((stat(file)?.st_blocks as u64).saturating_mul(512));
+    Ok(length.saturating_sub((stat(file)?.st_blocks as u64).saturating_mul(512)))
+}
+
+/// Reserves what a file of this length lacks.
+pub fn fill_holes(file: &File, length: u64, subject: &str) -> Result<()> {
+    let missing = holes(file, length)?;
     if missing == 0 {
         return Ok(());
     }
@@ -342,6 +416,10 @@ mod tests {
         }
         let name = file_name("chät room", 3).unwrap();
         assert!(name.ends_with(".v3.ch%C3%A4t%20room"), "{name}");
+        assert_eq!(parse_file_name(&name), Some(("chät room".to_owned(), 3)));
+        for stranger in [&name[1..], &format!("{name}@0.1"), &format!("{name}%4"), &name.replace("%20", "%2x")] {
+            assert_eq!(parse_file_name(stranger), None, "{stranger}");
+        }
         assert!(matches!(file_name(&"ä".repeat(64), 3), Err(Error::Invalid { .. })));
     }
 

@@ -5,6 +5,7 @@
 #![cfg(not(any(modelled, crash_points)))]
 
 mod exercise;
+mod looks;
 mod ruins;
 
 use std::fs::{File, OpenOptions};
@@ -14,8 +15,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use exercise::Choices;
+use hypern_shm_core::inspect::Inspector;
 use hypern_shm_core::layout::{CELL_WORDS, Header};
 use hypern_shm_core::{Options, Segment};
+use looks::look_at_everything;
 
 /// An operation that takes longer counts as stuck: all loops over words that others write are bounded.
 const STUCK: Duration = Duration::from_secs(30);
@@ -197,7 +200,7 @@ fn a_live_segment_under_a_rain_of_bytes() {
     let seed = variable("SEED").unwrap_or_else(|| u64::from(std::process::id()));
     println!("SEED={seed}");
     let end = Instant::now() + Duration::from_secs(seconds);
-    let (mut rounds, mut writes, mut sums) = (0, 0, [0; 2]);
+    let (mut rounds, mut writes, mut looks, mut sums) = (0, 0, 0, [0; 2]);
     while Instant::now() < end {
         rounds += 1;
         let name = format!("rain-{}-{rounds}", std::process::id());
@@ -209,6 +212,7 @@ fn a_live_segment_under_a_rain_of_bytes() {
         let mut mutator = Mutator { file, words: (1 << 20) / 8, random: Choices::Seeded(seed + rounds), writes: 0 };
         let mut workers = Workers::spawn(&name, seed + rounds * 100);
         workers.go_on(&format!("{what}, unharmed"));
+        let inspector = Inspector::open(&name).expect("it is sound");
         let over = Instant::now() + ROUND;
         // From a drizzle to a downpour.
         let burst = 1 << mutator.random.below(8);
@@ -217,7 +221,9 @@ fn a_live_segment_under_a_rain_of_bytes() {
                 mutator.mutate();
             }
             workers.look(&what);
-            std::thread::sleep(Duration::from_millis(1));
+            let start = Instant::now();
+            looks += look_at_everything(&inspector).0;
+            assert!(start.elapsed() < STUCK, "{what}: an onlooker is stuck");
         }
         workers.go_on(&what);
         // The walk over everything ends, too, and has something to say at least of what nobody can have mended.
@@ -231,7 +237,10 @@ fn a_live_segment_under_a_rain_of_bytes() {
         }
         writes += mutator.writes;
     }
-    println!("{rounds} segments, {writes} words damaged, {} operations on them, {} ended in an error", sums[0], sums[1]);
+    println!(
+        "{rounds} segments, {writes} words damaged, {} operations on them, {} ended in an error; onlookers saw {looks} things",
+        sums[0], sums[1]
+    );
 }
 
 /// What the coverage-guided fuzzing has found worth keeping, then more of the same at random.

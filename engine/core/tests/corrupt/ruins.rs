@@ -6,10 +6,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use hypern_shm_core::geometry::Geometry;
+use hypern_shm_core::inspect::Inspector;
 use hypern_shm_core::layout::Slot;
 use hypern_shm_core::{Options, Segment};
 
 use crate::exercise::{Choices, Worker};
+use crate::looks::look_at_everything;
 
 const SIZE: u64 = 256 << 10;
 /// Operations that one input may ask for.
@@ -86,6 +88,11 @@ impl Image {
         let mut open = std::fs::OpenOptions::new();
         let mut file = open.write(true).create_new(true).mode(0o600).open(&self.path).expect("nobody else has it");
         file.write_all(&bytes).expect("room");
+        // What cannot be looked at says why; everything else is looked at, before anybody puts it in order.
+        if let Ok(inspector) = Inspector::open(&self.name) {
+            look_at_everything(&inspector);
+            let _: Result<Vec<String>, hypern_shm_core::Error> = inspector.check();
+        }
         let attached = Segment::attach(&self.name);
         if let Ok(segment) = &attached {
             let ignore = |_: [u64; 2]| {};
