@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::cells::Cell;
 use crate::error::Result;
-use crate::layout::{Group, World as WorldCell};
+use crate::layout::Group;
 use crate::presence::{Presence, find_member};
 use crate::record::Record;
 use crate::space::Context;
@@ -28,8 +28,7 @@ impl Presence {
 
     /// The groups that the hints name for a client.
     fn hinted(&self, cx: Context<'_>, client: &str) -> Result<smallvec::SmallVec<[Cell; 4]>> {
-        let directory = self.world().root(WorldCell::presence);
-        whereabouts::hinted(&self.whereabouts(cx), directory, cx.space.hash(client.as_bytes()))
+        whereabouts::hinted(cx, self.world().root(0), cx.space.hash(client.as_bytes()))
     }
 
     /// Where a client is, and its records there.

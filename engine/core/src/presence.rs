@@ -22,7 +22,7 @@ use crate::points::point;
 use crate::record::{Owners, Record, begin};
 use crate::space::{Context, Hash};
 use crate::trie::{Change, GONE, PENDING, Root, Stop, Trie};
-use crate::whereabouts::Hint;
+use crate::whereabouts::{Hint, forget_gone};
 use crate::world::{World, check_length};
 
 /// The net change since the last flush.
@@ -60,8 +60,6 @@ impl Known {
     }
 }
 
-/// Rounds against others who change the same member: what is left after them is pruned by the scavenger.
-const PATIENCE: u32 = 1 << 10;
 /// Names remembered before the private map is emptied.
 const REMEMBERED: usize = 16 << 10;
 
@@ -192,24 +190,23 @@ impl Presence {
         let hash = cx.space.hash(client.as_bytes());
         for _ in 0..1 << 16 {
             let (cell, _) = self.group(cx, channel)?;
-            let hint = Hint::new(self.whereabouts(cx), hash, cell);
+            let hint = self.hint(cx, hash, cell);
             hint.write()?;
             point!("track.hinted");
             match self.add(cx, (channel, cell), (client, hash), metadata) {
                 Ok(Some(member)) => {
                     point!("track.joined");
-                    // Somebody who removed the member before may have removed the hint only now; and somebody who
-                    // removed it since may have done so before we wrote.
-                    if !hint.is_there()? && hint.write()? && find_member(cx, cell, client)?.is_none() {
-                        self.forget(cx, cell, client, hash)?;
+                    // Somebody who removed the member before may have removed the hint only now.
+                    if !hint.is_there()? {
+                        hint.settle()?;
                     }
                     return Ok(member);
                 }
                 // The group was given back meanwhile.
-                Ok(None) => hint.remove()?,
+                Ok(None) => hint.settle()?,
                 Err(error) => {
                     // Nothing is left half done; what this cannot remove is pruned by the scavenger.
-                    self.forget(cx, cell, client, hash)?;
+                    hint.forget()?;
                     return Err(error);
                 }
             }
@@ -295,24 +292,13 @@ impl Presence {
         if left {
             point!("untrack.left");
             cx.news(cell.number);
-            self.forget(cx, cell, client, hash)?;
+            self.hint(cx, hash, cell).forget()?;
         }
         Ok(left)
     }
 
-    /// Removes the hint to a member that left; writes it again should the member be back.
-    fn forget(&self, cx: Context<'_>, cell: Cell, client: &str, hash: Hash) -> Result<()> {
-        let hint = Hint::new(self.whereabouts(cx), hash, cell);
-        for _ in 0..PATIENCE {
-            hint.remove()?;
-            point!("untrack.forgotten");
-            // Back again, and its hint written before we removed it; and who removed it since looked before we wrote.
-            let is_back = || find_member(cx, cell, client).map(|found| found.is_some());
-            if !is_back()? || !hint.write()? || is_back()? {
-                break;
-            }
-        }
-        Ok(())
+    fn hint<'a>(&self, cx: Context<'a>, client: Hash, cell: Cell) -> Hint<'a> {
+        Hint::new(cx, self.world.root(0), client, cell)
     }
 
     pub(crate) fn find(&self, cx: Context<'_>, channel: &str, client: &str) -> Result<Option<Record>> {
@@ -444,7 +430,7 @@ impl Presence {
             }
             for client in left {
                 point!("stale.left");
-                self.forget(cx, cell, &client, cx.space.hash(client.as_bytes()))?;
+                self.hint(cx, cx.space.hash(client.as_bytes()), cell).forget()?;
                 evicted.push((channel.clone(), client));
             }
         }
@@ -460,6 +446,6 @@ impl Presence {
             remove_all(&cell.trie(cx, Group::members))?;
             cx.news(cell.number);
         }
-        remove_all(&self.whereabouts(cx))
+        forget_gone(cx, self.world.root(0)).map(drop)
     }
 }

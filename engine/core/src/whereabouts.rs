@@ -21,10 +21,18 @@ const CELL_BITS: u32 = 24;
 /// Bits of a client's hash that stand in the value: 20 that end its place among members, and 19 more.
 const REST_BITS: u32 = 39;
 
+/// Rounds against others who change the same member: what is left after them is pruned.
+const PATIENCE: u32 = 1 << 10;
+
 /// The hint that a client is in a channel.
+///
+/// Whoever changes a hint looks at its member afterwards, and whoever changes a member at its hint, so the last of them
+/// leaves both in agreement.
 #[derive(Clone, Copy)]
 pub(crate) struct Hint<'a> {
     trie: Trie<'a>,
+    /// Root word of the directory of groups.
+    directory: usize,
     place: u64,
     value: u64,
 }
@@ -35,10 +43,17 @@ const fn rest_of(client: Hash) -> u64 {
 }
 
 impl<'a> Hint<'a> {
-    /// The hint in a trie of whereabouts that a client is a member in a group's cell.
-    pub(crate) fn new(trie: Trie<'a>, client: Hash, cell: Cell) -> Hint<'a> {
-        let channel = Hash { high: trie.cx.view().get(cell.at + Group::ident), low: 0 };
-        Hint { trie, place: client.pair(channel), value: VALUE_INLINE | rest_of(client) << CELL_BITS | u64::from(cell.number) }
+    /// The hint that a client is a member in a group's cell of the world at a word.
+    pub(crate) fn new(cx: Context<'a>, world: usize, client: Hash, cell: Cell) -> Hint<'a> {
+        let channel = Hash { high: cx.view().get(cell.at + Group::ident), low: 0 };
+        let value = VALUE_INLINE | rest_of(client) << CELL_BITS | u64::from(cell.number);
+        Hint::of(cx, world, &Entry { word: client.pair(channel), value })
+    }
+
+    /// An entry of the whereabouts of the world at a word.
+    fn of(cx: Context<'a>, world: usize, entry: &Entry) -> Hint<'a> {
+        let trie = Trie::new(cx, world + WorldCell::whereabouts);
+        Hint { trie, directory: world + WorldCell::presence, place: entry.place(), value: entry.value }
     }
 
     /// What tells it from all others of its trie.
@@ -61,36 +76,66 @@ impl<'a> Hint<'a> {
         Ok(written.unwrap_or(false))
     }
 
-    /// Removes it.
-    pub(crate) fn remove(&self) -> Result<()> {
-        self.take().map(drop)
-    }
-
-    /// As `remove`. True: it was there.
+    /// Removes it. False: it was not there.
     fn take(&self) -> Result<bool> {
         self.trie.remove(self.place, |value| Some(value == self.value))
+    }
+
+    /// To be called when its member left. Gives whether it was there.
+    pub(crate) fn forget(&self) -> Result<bool> {
+        let taken = self.take()?;
+        point!("untrack.forgotten");
+        // The client may be back, and its hint have been written before we removed it.
+        if self.is_right()? {
+            self.settle()?;
+        }
+        Ok(taken)
+    }
+
+    /// Brings it into agreement with its member.
+    pub(crate) fn settle(&self) -> Result<()> {
+        for _ in 0..PATIENCE {
+            let changed = if self.is_right()? { self.write()? } else { self.take()? };
+            if !changed {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Is somebody a member in the group that it leads to who would have this hint?
+    fn is_right(&self) -> Result<bool> {
+        let cx = self.trie.cx;
+        let Some(cell) = group_of(cx, self.directory, self.place, self.value) else {
+            return Ok(false);
+        };
+        let rest = self.value >> CELL_BITS & ((1 << REST_BITS) - 1);
+        let place = self.place & PAIR_MASK | rest >> 19 << 4;
+        let would_have = |record: &Record| rest_of(cx.space.hash(record.key())) == rest;
+        let member = cell.trie(cx, Group::members).find(place, |value| cx.record(value).map(|record| would_have(&record)))?;
+        Ok(member.is_some_and(|entry| entry.is_live()))
     }
 }
 
 /// Where a hint leads: the group with this name's hash bits that now has the cell. `None`: there is none.
-fn group_of(cx: Context<'_>, directory: usize, entry: &Entry) -> Option<Cell> {
-    let number = (entry.value & ((1 << CELL_BITS) - 1)) as u32;
+fn group_of(cx: Context<'_>, directory: usize, place: u64, value: u64) -> Option<Cell> {
+    let number = (value & ((1 << CELL_BITS) - 1)) as u32;
     let at = cx.space.geometry.cell(number)?;
     let cell = Cell { number, at, generation: state::generation(cx.view().get(at)) };
     let back = cx.view().get(at + Channel::back);
     let name = Hash { high: cx.view().get(at + Group::ident), low: 0 };
-    let same_name = Hash { high: 0, low: 0 }.pair(name) == entry.place() & !PAIR_MASK;
+    let same_name = Hash { high: 0, low: 0 }.pair(name) == place & !PAIR_MASK;
     // Last: it tells whether what was read is of this life.
     (back == cell_kind::GROUP | (directory as u64) << 8 && same_name && cell.is_open(cx)).then_some(cell)
 }
 
-/// The groups that the hints name for a client: it may be a member there.
-pub(crate) fn hinted(whereabouts: &Trie<'_>, directory: usize, client: Hash) -> Result<smallvec::SmallVec<[Cell; 4]>> {
+/// The groups that the hints in the world at a word name for a client: it may be a member there.
+pub(crate) fn hinted(cx: Context<'_>, world: usize, client: Hash) -> Result<smallvec::SmallVec<[Cell; 4]>> {
     let mut cells = smallvec::SmallVec::new();
     let first = client.high & PAIR_MASK;
-    whereabouts.entries_between(first, first | !PAIR_MASK, |entry| {
+    Trie::new(cx, world + WorldCell::whereabouts).entries_between(first, first | !PAIR_MASK, |entry| {
         if entry.value >> CELL_BITS & ((1 << REST_BITS) - 1) == rest_of(client) {
-            cells.extend(group_of(whereabouts.cx, directory, entry));
+            cells.extend(group_of(cx, world + WorldCell::presence, entry.place(), entry.value));
         }
     })?;
     Ok(cells)
@@ -120,40 +165,25 @@ pub(crate) fn clients(whereabouts: &Trie<'_>) -> Result<u64> {
     Ok(total)
 }
 
-/// Is somebody a member in a cell who would have this hint?
-fn is_true(cx: Context<'_>, cell: Cell, entry: &Entry) -> Result<bool> {
-    let rest = entry.value >> CELL_BITS & ((1 << REST_BITS) - 1);
-    let place = entry.place() & PAIR_MASK | rest >> 19 << 4;
-    let would_have = |record: &Record| rest_of(cx.space.hash(record.key())) == rest;
-    let member = cell.trie(cx, Group::members).find(place, |value| cx.record(value).map(|record| would_have(&record)))?;
-    Ok(member.is_some_and(|entry| entry.is_live()))
+/// Removes the hints to members that are not there. Gives how many there were.
+pub(crate) fn forget_gone(cx: Context<'_>, world: usize) -> Result<u64> {
+    let mut hints = Vec::new();
+    Trie::new(cx, world + WorldCell::whereabouts).entries(|entry| hints.push(*entry))?;
+    let mut gone = 0;
+    for entry in hints {
+        let hint = Hint::of(cx, world, &entry);
+        if !hint.is_right()? {
+            gone += u64::from(hint.forget()?);
+        }
+    }
+    Ok(gone)
 }
 
 /// Removes hints to members that are not there, writes those that are missing, and gives back groups in which nobody is left.
 pub(crate) fn prune(cx: Context<'_>, world: Cell) -> Result<u64> {
-    let whereabouts = world.trie(cx, WorldCell::whereabouts);
+    let mut pruned = forget_gone(cx, world.at)?;
+    point!("prune.removed");
     let directory = Directory::new(cx, world.at + WorldCell::presence);
-    let is_right = |entry: &Entry| -> Result<bool> {
-        match group_of(cx, directory.trie.root, entry) {
-            Some(cell) => is_true(cx, cell, entry),
-            None => Ok(false),
-        }
-    };
-    let mut hints = Vec::new();
-    whereabouts.entries(|entry| hints.push(*entry))?;
-    let mut pruned = 0;
-    for entry in hints {
-        if is_right(&entry)? {
-            continue;
-        }
-        let hint = Hint { trie: whereabouts, place: entry.place(), value: entry.value };
-        pruned += u64::from(hint.take()?);
-        point!("prune.removed");
-        // Its client may have joined between the look and the removal.
-        if is_right(&entry)? {
-            hint.write()?;
-        }
-    }
     let mut groups = Vec::new();
     directory.each(|found| groups.push(found.cell))?;
     for cell in groups {
@@ -161,9 +191,9 @@ pub(crate) fn prune(cx: Context<'_>, world: Cell) -> Result<u64> {
         let mut members = Vec::new();
         cell.trie(cx, Group::members).records(|entry, record| members.extend(entry.is_live().then(|| cx.space.hash(record.key()))))?;
         for client in members {
-            let hint = Hint::new(whereabouts, client, cell);
+            let hint = Hint::new(cx, world.at, client, cell);
             if !hint.is_there()? {
-                hint.write()?;
+                hint.settle()?;
             }
         }
     }

@@ -162,7 +162,7 @@ impl Look<'_> {
             for (channel, cell) in groups {
                 let listed = cell.trie(cx, Group::members).records(|entry, record| {
                     if entry.is_live() {
-                        let hint = Hint::new(whereabouts, cx.space.hash(record.key()), cell);
+                        let hint = Hint::new(cx, world.at, cx.space.hash(record.key()), cell);
                         members.insert(hint.key(), (record.name(), channel.clone()));
                     }
                 });
