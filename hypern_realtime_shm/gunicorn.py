@@ -37,6 +37,7 @@ import re
 import secrets
 import signal
 import threading
+import time
 from collections.abc import Callable, MutableMapping
 from functools import wraps
 from importlib import import_module
@@ -57,6 +58,9 @@ _NAME = "HYPERN_SHM_NAME"
 _UNLINK = "HYPERN_SHM_UNLINK_WHEN_UNUSED"
 # The file of a segment with a default name.
 _DEFAULT = re.compile(r"hypern-rt\.(?P<user>\d+)\.v\d+\.(?P<name>gunicorn-\d+-[0-9a-f]{8})")
+
+# Seconds that a master waits for workers that it has killed.
+_PATIENCE = 2.0
 
 # What this master holds open. Names that a reload has replaced stay: a preloaded application may still use them.
 _held: dict[str, Segment] = {}
@@ -135,6 +139,18 @@ def child_exit(server: Any, worker: Any) -> None:
             server.log.warning("Could not settle worker %s in %r", worker.pid, segment.name, exc_info=True)
 
 
+def on_exit(server: Any) -> None:
+    """Wait for the workers that gunicorn killed a moment ago, since they did not stop in time: the kernel takes a
+    moment, and whoever leaves a segment while they seem alive is not the last and leaves it there."""
+    if server.cfg.uid != os.geteuid():
+        return
+    end = time.monotonic() + _PATIENCE
+    for pid in list(server.WORKERS):
+        with contextlib.suppress(ChildProcessError):
+            while not os.waitpid(pid, os.WNOHANG)[0] and time.monotonic() < end:
+                time.sleep(0.005)
+
+
 def post_worker_init(worker: Any) -> None:  # noqa: ARG001
     """End the event streams of a worker that is told to stop: by themselves they never would."""
     _end_streams_when_told()
@@ -163,7 +179,7 @@ def _end_streams_when_told() -> None:
 
 
 _HOOKS: dict[str, _Hook] = {
-    hook.__name__: hook for hook in (on_starting, on_reload, pre_exec, child_exit, post_worker_init)
+    hook.__name__: hook for hook in (on_starting, on_reload, on_exit, pre_exec, child_exit, post_worker_init)
 }
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +26,17 @@ def members_of(server: Server) -> Mapping[str, Mapping[str, str]]:
     report = server.get("/report")
     members: Mapping[str, Mapping[str, str]] = report["members"]
     return members
+
+
+def busy(pid: int) -> bool:
+    """Does it use the processor?"""
+
+    def used() -> int:
+        return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+
+    before = used()
+    time.sleep(0.05)
+    return used() >= before + 1
 
 
 def new_workers(server: Server, old: set[int], count: int) -> set[int]:
@@ -151,6 +165,26 @@ def test_upgrade_by_usr2(preload: bool, named: bool, name: str, log: Path) -> No
         os.kill(master, signal.SIGTERM)
         wait_for(lambda: not server.everybody(), "the new master has ended")
     wait_for(lambda: not segment_files(name), "the segment has gone with the last process", 2.0)
+
+
+def test_workers_that_do_not_stop_in_time_leave_no_segment_behind(log: Path) -> None:
+    with gunicorn(log, "--graceful-timeout", "1") as server:
+        workers = server.ready().pids(3)
+        name = server.get("/environment")["name"]
+        assert segment_files(name)
+
+        def ask_for_much() -> None:
+            with contextlib.suppress(OSError, http.client.HTTPException):  # its worker is killed
+                server.request("GET", "/pid?spin=600")
+
+        requests = [threading.Thread(target=ask_for_much) for _ in workers]
+        for request in requests:
+            request.start()
+        wait_for(lambda: all(busy(pid) for pid in workers), "every worker is at a request")
+        server.stop()
+        for request in requests:
+            request.join()
+    assert not segment_files(name)
 
 
 def test_after_everything_was_killed_the_next_start_begins_clean(name: str, log: Path) -> None:

@@ -149,7 +149,7 @@ pub(crate) fn find_or_create(name: &str, create: Option<(&Geometry, &Options)>) 
             shm::unlink_if_same(name, LAYOUT_VERSION, &file)?;
             return Ok(None);
         }
-        (false, Some((geometry, options))) => match shm::reserve(&file, geometry.size, name) {
+        (false, Some((geometry, options))) => match shm::reserve(&file, geometry.size, name).and_then(|()| shm::tidy_all(LAYOUT_VERSION)) {
             Ok(()) => create_space(&file, Some(name), geometry, options),
             Err(error) => Err(error),
         }

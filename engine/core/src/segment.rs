@@ -164,7 +164,7 @@ impl Segment {
         shm::validate_name(name)?;
         match shm::open_existing(name, LAYOUT_VERSION) {
             Ok(file) => unlink(name, &file),
-            Err(Error::NotFound { .. }) => Ok(false),
+            Err(Error::NotFound { .. }) => shm::tidy_all(LAYOUT_VERSION).map(|()| false),
             Err(error) => Err(error),
         }
     }

@@ -311,6 +311,14 @@ pub fn unlink(name: &str, layout: u32) -> Result<bool> {
     }
 }
 
+/// Removes the FIFOs beside segments of this layout that nobody has open: of processes that were killed after their
+/// segment's name was removed.
+pub fn tidy_all(layout: u32) -> Result<()> {
+    let mark = "x";
+    tidy(file_name(mark, layout)?.trim_end_matches(mark));
+    Ok(())
+}
+
 /// Removes the FIFOs beside a segment (see `bell`) that nobody has open: those of processes that were killed.
 /// `only`: the beginning of their names.
 fn tidy(only: &str) {
