@@ -21,6 +21,7 @@ notice each other's deaths by themselves, within a second.
 ``on_reload``         the same after ``HUP``, where the configuration may have named another segment.
 ``pre_exec``          hands the name on to the master that ``USR2`` starts, so that old and new workers share.
 ``child_exit``        settles what a dead worker left behind, at once.
+``on_exit``           waits for the workers that were killed because they did not stop in time.
 ``post_worker_init``  ends a worker's event streams when it is told to stop, so that a reload does not wait for them:
                       their clients reconnect to another worker and go on where they were.
 ====================  ===============================================================================================
@@ -47,7 +48,7 @@ from typing import Any
 from .segment import Segment
 from .streams import before_each, end_streams
 
-__all__ = ["child_exit", "install", "on_reload", "on_starting", "post_worker_init", "pre_exec"]
+__all__ = ["child_exit", "install", "on_exit", "on_reload", "on_starting", "post_worker_init", "pre_exec"]
 
 _CHAINED = "_hypern_realtime_shm_chained"
 

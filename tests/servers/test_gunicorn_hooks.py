@@ -11,7 +11,7 @@ import pytest
 
 from .harness import segment_files
 
-HOOKS = {"on_starting", "on_reload", "pre_exec", "child_exit", "post_worker_init"}
+HOOKS = {"on_starting", "on_reload", "on_exit", "pre_exec", "child_exit", "post_worker_init"}
 NAME, UNLINK = "HYPERN_SHM_NAME", "HYPERN_SHM_UNLINK_WHEN_UNUSED"
 
 
