@@ -13,6 +13,7 @@ use crate::kernel::Kernel;
 use crate::layout::{Header, LAYOUT_VERSION, MAGIC, fingerprint};
 use crate::os::bell::Shelf;
 use crate::os::fork::Guarded;
+use crate::os::mapping::Mapping;
 use crate::os::{clock, locks, shm};
 use crate::owned::{Dead, Departure};
 use crate::points::point;
@@ -220,7 +221,7 @@ fn content(file: &File, length: u64) -> Result<Content> {
         return Ok(Content::Unfinished);
     }
     if length >= header {
-        let view = View::mapped(shm::Mapping::new(file, header as usize, false)?);
+        let view = View::mapped(Mapping::new(file, header as usize, false)?);
         // SYNC segment.ready (R): pairs with (W) in `create_space`.
         let finished = view.word(Header::version).load(Ordering::Acquire) != 0;
         match (view.get(Header::magic), finished) {
@@ -237,7 +238,7 @@ fn content(file: &File, length: u64) -> Result<Content> {
 /// Fills a reserved, zeroed file: that it is a segment's is stored first, the version last.
 pub(crate) fn create_space(file: &File, name: Option<&str>, geometry: &Geometry, options: &Options) -> Result<Space> {
     point!("new.reserved");
-    let view = View::mapped(shm::Mapping::new(file, geometry.size as usize, true)?);
+    let view = View::mapped(Mapping::new(file, geometry.size as usize, true)?);
     let random = random_words()?;
     view.word(Header::magic).store(MAGIC, Ordering::Release);
     point!("new.magic");
@@ -313,7 +314,7 @@ fn map(name: &str, file: &File, writable: bool) -> Result<(View, Geometry)> {
             why: format!("it is no segment: it has {length} bytes only"),
         });
     }
-    let view = View::mapped(shm::Mapping::new(file, length as usize, writable)?);
+    let view = View::mapped(Mapping::new(file, length as usize, writable)?);
     if view.get(Header::magic) != MAGIC {
         return Err(Error::Refused { path: shm::path(name, LAYOUT_VERSION)?, why: "it is not a segment of this library".to_owned() });
     }

@@ -27,6 +27,7 @@
 #![cfg_attr(modelled, allow(dead_code))]
 
 pub mod arena;
+mod chain;
 pub mod error;
 pub mod geometry;
 pub mod layout;
@@ -49,6 +50,8 @@ mod whereabouts;
 
 #[cfg(not(modelled))]
 mod attach;
+#[cfg(not(modelled))]
+mod attachment;
 #[cfg(not(modelled))]
 mod bound;
 #[cfg(not(modelled))]

@@ -8,7 +8,7 @@
 
 use crate::layout::Header;
 #[cfg(not(modelled))]
-use crate::os::shm::Mapping;
+use crate::os::mapping::Mapping;
 use crate::sync::{AtomicU64, Ordering};
 
 #[cfg(target_pointer_width = "32")]

@@ -8,12 +8,13 @@ use std::sync::{Arc, Weak};
 
 use hashbrown::{HashMap, HashSet};
 
+use crate::attachment::Swept;
 use crate::doorbell::{BUCKETS, Bell};
 use crate::error::{Error, Result};
 use crate::os::bell::{Receiving, receiving};
 use crate::os::lock::{Guard, Lock};
 use crate::points::point;
-use crate::segment::{Segment, Swept};
+use crate::segment::Segment;
 use crate::source::{Cells, Source};
 use crate::space::Context;
 

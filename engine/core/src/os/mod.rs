@@ -8,6 +8,7 @@ pub mod fork;
 pub mod kept;
 pub mod lock;
 pub mod locks;
+pub mod mapping;
 pub mod process;
 pub mod shm;
 
