@@ -287,8 +287,11 @@ impl Context<'_> {
 
     /// Goes by the state words alone: others may have taken the bits of what is free, as hints or on their way.
     fn claim_any(self, class: usize) -> Option<Held> {
-        let first = self.space.geometry.first_of(class);
-        (first..first + self.space.geometry.blocks[class]).find_map(|block| self.claim(block))
+        let geometry = &self.space.geometry;
+        let first = geometry.first_of(class);
+        // The reserve is for others.
+        let end = if class == 0 { geometry.reserve_from() } else { first + geometry.blocks[class] };
+        (first..end).find_map(|block| self.claim(block))
     }
 
     /// How many blocks are free now.
