@@ -107,10 +107,8 @@ class Page:
         kind = query.get("kind", "channel")
         if "channel" not in query or kind not in ("channel", "broadcast"):
             return PlainTextResponse("400: channel is wanted, and kind, if given, channel or broadcast\n", 400)
-        after = request.headers.get("last-event-id", "")
-        return self._stream(
-            tail(self.watch, query["channel"], query.get("namespace", ""), cast(Kind, kind), after),
-        )
+        after = request.headers.get("last-event-id") or query.get("after", "")
+        return self._stream(tail(self.watch, query["channel"], query.get("namespace", ""), cast(Kind, kind), after))
 
     def _stream(self, events: Events) -> Response:
         if self._streams >= STREAMS:

@@ -16,6 +16,8 @@ let before = null; // {identity, monotonic, published: life → messages} at the
 let rates = new Map(); // life → messages a second
 let shown = null; // the channel whose messages are shown: {key, namespace, name, kind}
 let tail = null; // its stream
+let listeners = []; // and its handles
+let lastId = ""; // of the last message shown: where it goes on after a pause
 
 // ---- channels
 
@@ -32,7 +34,7 @@ const channels = new Table(at("channels"), {
     { id: "rate", title: "Rate", kind: "number", value: (row) => rates.get(lifeOf(row)) ?? 0, text: rate },
     { id: "published", title: "Published", kind: "number", value: (row) => row.published, text: count, wide: true },
     { id: "retained", title: "Kept", kind: "number", value: (row) => row.retained, text: (value, row) => `${count(value)}/${count(row.buffer_size)}`, wide: true },
-    { id: "handles", title: "Handles", kind: "number", value: (row) => row.handles, text: count },
+    { id: "handles", title: "Handles", kind: "number", value: (row) => row.handles, text: count, wide: true },
     { id: "lag", title: "Lag", kind: "number", value: (row) => row.max_lag ?? 0, text: (value, row) => (row.max_lag === null ? "–" : count(value) + (lagging(row) ? " behind!" : "")), bad: lagging },
     { id: "missed", title: "Missed", kind: "number", value: (row) => row.missed, text: count, wide: true },
   ],
@@ -152,16 +154,22 @@ function open(row, key) {
   at("tail-name").textContent = plain(nameOf(row));
   at("log").replaceChildren();
   at("tail-detail").textContent = "";
-  handles.show([]);
+  listeners = [];
+  lastId = "";
+  handles.show(listeners);
   pause(false);
   showChannels();
   at("tail").focus();
 }
 
 function follow() {
-  const query = new URLSearchParams({ namespace: shown.namespace, channel: shown.name, kind: shown.kind });
+  const query = new URLSearchParams({ namespace: shown.namespace, channel: shown.name, kind: shown.kind, after: lastId });
   tail = new EventSource(`/tail?${query}`);
-  const on = (event, act) => tail.addEventListener(event, (told) => act(JSON.parse(told.data)));
+  const on = (event, act) =>
+    tail.addEventListener(event, (told) => {
+      lastId = told.lastEventId || lastId;
+      act(JSON.parse(told.data));
+    });
   on("message", (message) => {
     const cut = message.cut ? ` … and ${count(message.cut)} more characters` : "";
     const as = message.as === "base64" ? "base64: " : "";
@@ -172,7 +180,8 @@ function follow() {
   on("anew", () => note("the channel was made anew"));
   on("gone", (why) => note(plain(why)));
   on("detail", (detail) => {
-    handles.show(detail.handles);
+    listeners = detail.handles;
+    handles.show(listeners);
     const parts = [`${count(detail.subscribers_in_all)} subscribers`, `${count(detail.channel.handles)} handles`, `${count(detail.channel.retained)} messages kept, ${bytes(detail.retained_bytes)}`];
     if (detail.members.length) parts.push(`${count(detail.members.length)}${detail.members.length === 200 ? " or more" : ""} members`);
     at("tail-detail").textContent = parts.join(", ");
@@ -197,10 +206,7 @@ function pause(wanted) {
   button.textContent = wanted ? "Go on" : "Pause";
   tail?.close();
   tail = null;
-  if (!wanted) {
-    at("log").replaceChildren();
-    follow();
-  }
+  if (!wanted) follow();
 }
 
 function shut() {
@@ -215,6 +221,7 @@ at("tail-pause").addEventListener("click", () => pause(at("tail-pause").getAttri
 at("tail-close").addEventListener("click", shut);
 at("wanted").addEventListener("input", showChannels);
 channels.onsort = showChannels;
+handles.onsort = () => handles.show(listeners);
 processes.onsort = members.onsort = () => look?.overview && showRest();
 document.addEventListener("keydown", (event) => {
   if (event.key === "/" && !event.ctrlKey && !event.metaKey && document.activeElement !== at("wanted")) {

@@ -14,10 +14,11 @@ export function plain(text) {
 }
 
 const whole = new Intl.NumberFormat("en");
+const tenths = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 
 export const count = (value) => whole.format(value);
-export const rate = (value) => (value >= 100 ? whole.format(Math.round(value)) : short.format(value));
+export const rate = (value) => (value >= 100 ? whole : tenths).format(value >= 100 ? Math.round(value) : value);
 export const when = (seconds) => new Date(seconds * 1000).toLocaleTimeString();
 
 /** Bytes. */
