@@ -17,6 +17,7 @@ from hypern_realtime_shm.inspect import Inspector
 from hypern_realtime_shm.metrics import Collector, registry
 from hypern_realtime_shm.testing import unlink_segment
 
+OPERATIONS = Path(__file__).parents[1] / "docs" / "operations.md"
 DASHBOARD = Path(__file__).parents[1] / "examples" / "grafana" / "hypern_realtime.json"
 
 
@@ -132,12 +133,25 @@ def test_bad_arguments_are_named(name: str) -> None:
         Collector(private)
 
 
+def names(segment: Segment) -> set[str]:
+    """Of all metrics. Families, not samples: what cannot be told just now has a name all the same."""
+    found = families(generate_latest(registry(segment, top_channels=1)).decode())
+    return {family.name + ("_total" if family.type == "counter" else "") for family in found}
+
+
+def test_the_table_has_every_metric_and_no_other(segment: Segment) -> None:
+    page = OPERATIONS.read_text().partition("## Metrics")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert {f"hypern_realtime_{name}" for row in rows for name in re.findall(r"`(\w+)`", row)} == names(segment)
+    alerts = re.findall(r"hypern_realtime_\w+", page.partition("```yaml")[2])
+    assert len(alerts) > 5
+    assert set(alerts) <= names(segment)
+
+
 def test_the_dashboard_names_metrics_that_exist(segment: Segment) -> None:
     expressions = re.findall(r'"(?:expr|query)": "(.*hypern.*)"', DASHBOARD.read_text())
     named = {name for expression in expressions for name in re.findall(r"hypern_realtime_\w+", expression)}
-    # Families, not samples: what cannot be told just now has a name all the same.
-    found = families(generate_latest(registry(segment)).decode())
-    there = {family.name + ("_total" if family.type == "counter" else "") for family in found}
+    there = names(segment)
     assert len(named) > 20
     assert named <= there, f"no such metrics: {sorted(named - there)}"
     panels = json.loads(DASHBOARD.read_text())["panels"]

@@ -279,6 +279,8 @@ def test_the_page_shows_what_workers_do(browser: Any, name: str, log: Path, tmp_
         escaped = HOSTILE.replace("\u202e", "\\u{202e}").replace("\x1b", "\\u{1b}")
         assert escaped in light.names()
         assert LONG in light.names()
+        heights = page.eval_on_selector_all("#channels tbody tr", "all => all.map(e => e.offsetHeight)")
+        assert max(heights) < 4 * min(heights), "a long name must not fill the page"
         page.locator("#channels button", has_text="<script>").click()
         hub_attached = Segment.attach(name)
         try:

@@ -2,7 +2,7 @@
 // Two streams of server-sent events: /events (one look a second, and sums for the plots), /tail (one channel).
 import { plot, stack } from "./plots.js";
 import { Table } from "./table.js";
-import { bytes, count, element, plain, rate, span, when } from "./words.js";
+import { bytes, count, element, plain, rate, some, span, when } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 const KEPT = 300; // sums that the plots go back
@@ -76,7 +76,7 @@ const processes = new Table(at("processes"), {
     { id: "state", title: "State", value: stateOf, bad: (row) => !row.alive || row.state === "stopped" },
     { id: "since", title: "For", kind: "number", value: (row) => row.attached_seconds, text: span },
     { id: "handles", title: "Handles", kind: "number", value: (row) => row.holds.handles, text: count },
-    { id: "members", title: "Members", kind: "number", value: (row) => row.holds.members, text: count },
+    { id: "members", title: "Members", kind: "number", value: (row) => row.holds.members, text: count, wide: true },
     { id: "slot", title: "Slot", kind: "number", value: (row) => row.slot, text: String, wide: true },
     { id: "command", title: "Command", kind: "name", value: (row) => row.command ?? "", wide: true },
   ],
@@ -182,8 +182,8 @@ function follow() {
   on("detail", (detail) => {
     listeners = detail.handles;
     handles.show(listeners);
-    const parts = [`${count(detail.subscribers_in_all)} subscribers`, `${count(detail.channel.handles)} handles`, `${count(detail.channel.retained)} messages kept, ${bytes(detail.retained_bytes)}`];
-    if (detail.members.length) parts.push(`${count(detail.members.length)}${detail.members.length === 200 ? " or more" : ""} members`);
+    const parts = [some(detail.subscribers_in_all, "subscriber"), some(detail.channel.handles, "handle"), `${some(detail.channel.retained, "message")} kept, ${bytes(detail.retained_bytes)}`];
+    if (detail.members.length) parts.push(detail.members.length === 200 ? "200 members or more" : some(detail.members.length, "member"));
     at("tail-detail").textContent = parts.join(", ");
   });
 }
@@ -241,7 +241,7 @@ function showRest() {
   processes.show(look.processes);
   members.show(look.members);
   const all = look.overview.totals.members;
-  at("presence-count").textContent = `${count(all)} members in ${count(look.groups.length)}${look.groups.length === 200 ? " or more" : ""} channels` + (all > look.members.length ? `; ${count(look.members.length)} are shown` : "");
+  at("presence-count").textContent = `${some(all, "member")} in ${look.groups.length === 200 ? "200 channels or more" : some(look.groups.length, "channel")}` + (all > look.members.length ? `; ${count(look.members.length)} are shown` : "");
 }
 
 function status(text, bad = false) {

@@ -86,9 +86,14 @@ export class Table {
       if (column.kind === "name") {
         const row = this.#latest.get(key);
         const act = column.open?.(row);
-        const inner = element(act ? "button" : "span", act ? { type: "button" } : {});
-        if (act) inner.addEventListener("click", () => act(this.#latest.get(key), key));
-        cell.append(inner);
+        const text = element("span", { class: "long" });
+        if (act) {
+          const button = element("button", { type: "button" }, text);
+          button.addEventListener("click", () => act(this.#latest.get(key), key));
+          cell.append(button);
+        } else {
+          cell.append(text);
+        }
       }
       return cell;
     }));
@@ -99,7 +104,7 @@ export class Table {
       const cell = line.children[index];
       const value = column.value(row);
       const text = column.text ? column.text(value, row) : plain(String(value));
-      const into = cell.firstElementChild ?? cell;
+      const into = cell.querySelector(".long") ?? cell;
       if (into.textContent !== text) into.textContent = text;
       cell.classList.toggle("bad", column.bad?.(row) ?? false);
     });

@@ -18,6 +18,9 @@ const tenths = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 
 export const count = (value) => whole.format(value);
+
+/** How many of something. */
+export const some = (value, what) => `${count(value)} ${what}${value === 1 ? "" : "s"}`;
 export const rate = (value) => (value >= 100 ? whole : tenths).format(value >= 100 ? Math.round(value) : value);
 export const when = (seconds) => new Date(seconds * 1000).toLocaleTimeString();
 
