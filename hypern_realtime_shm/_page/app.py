@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,7 +37,7 @@ RETRY = 1000  # milliseconds after which a page comes back
 KEEP_ALIVE = 10.0  # seconds of silence, no more
 STREAMS = 64  # open at once; a browser opens two a page
 
-Events = AsyncIterator[tuple[str, str | None, Any]]
+Events = AsyncGenerator[tuple[str, str | None, Any], None]
 
 
 class Page:
@@ -120,13 +120,14 @@ class Page:
         try:
             yield f"retry: {RETRY}\n\n".encode()
             said = time.monotonic()
-            async for event, id, data in events:
-                if event:
-                    said = time.monotonic()
-                    yield SSEEvent(json.dumps(data, ensure_ascii=False), id=id, event=event).to_bytes()
-                elif time.monotonic() - said > KEEP_ALIVE:
-                    said = time.monotonic()
-                    yield b": still there\n\n"
+            async with contextlib.aclosing(events):
+                async for event, id, data in events:
+                    if event:
+                        said = time.monotonic()
+                        yield SSEEvent(json.dumps(data, ensure_ascii=False), id=id, event=event).to_bytes()
+                    elif time.monotonic() - said > KEEP_ALIVE:
+                        said = time.monotonic()
+                        yield b": still there\n\n"
         finally:
             self._streams -= 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from hypern_realtime_shm.errors import SegmentError, UnknownChannel
@@ -28,7 +28,7 @@ def _shown(message: MessageRow) -> dict[str, Any]:
 
 async def tail(
     watch: Watch, name: str, namespace: str, kind: Kind, after: str
-) -> AsyncIterator[tuple[str, str | None, Any]]:
+) -> AsyncGenerator[tuple[str, str | None, Any], None]:
     """(event, id, data), for ever: message, missed, skipped, detail, gone, nothing (None: still there)."""
     start: dict[str, Any] = {"after": after} if after else {"last": LAST}
     next_detail = 0.0

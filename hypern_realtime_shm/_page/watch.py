@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
 from hypern_realtime_shm._sight import Sight
 from hypern_realtime_shm.errors import SegmentError
-from hypern_realtime_shm.inspect import ChannelRow, Snapshot
+from hypern_realtime_shm.inspect import ChannelRow, Overview
 
 log = logging.getLogger("hypern_realtime_shm")
 
@@ -30,7 +31,7 @@ class Sample:
 
 
 class Watch:
-    """Looks every ``interval`` seconds, as long as it runs.
+    """Looks every ``interval`` seconds, as long as it runs: at the sums always, at everything while a page is open.
 
     Args:
         sight: the segment.
@@ -46,16 +47,20 @@ class Watch:
         self._run = secrets.token_hex(4)  # ids of an earlier run of this program are none of this one's
         self._count = 0
         self._news = asyncio.Event()
+        self._pages = 0
+        self._opened = asyncio.Event()
         self._before: dict[tuple[int, str], int] = {}
 
     async def run(self) -> None:
         """Looks until it is cancelled."""
         while True:
+            self._opened.clear()
             try:
-                self._take(*await asyncio.to_thread(self._see))
+                self._take(*await asyncio.to_thread(self._see, self._pages > 0))
             except Exception:
                 log.exception("a look failed; the next one follows")
-            await asyncio.sleep(self.interval)
+            with contextlib.suppress(asyncio.TimeoutError):  # the first page that opens does not wait
+                await asyncio.wait_for(self._opened.wait(), self.interval)
 
     def stop(self) -> None:
         """Ends all streams."""
@@ -66,16 +71,18 @@ class Watch:
         news, self._news = self._news, asyncio.Event()
         news.set()
 
-    def _see(self) -> tuple[Snapshot | None, dict[str, Any]]:
-        """One look, on a thread: the sums come out of it later."""
+    def _see(self, everything: bool) -> tuple[Overview | None, dict[str, Any]]:
+        """One look, on a thread: the sums, and what pages are shown."""
         try:
             inspector = self.sight.inspector()
+            if not everything:
+                return inspector.overview(), {}
             seen = inspector.snapshot()
             members = inspector.members(limit=MEMBERS)
         except SegmentError as error:
             return None, {"gone": str(error)}
         rows = self._by_traffic(seen["channels"])
-        return seen, {
+        return seen["overview"], {
             "gone": None,
             "overview": seen["overview"],
             "channels": rows[:CHANNELS],
@@ -98,10 +105,9 @@ class Watch:
 
         return sorted(rows, key=rank)
 
-    def _take(self, seen: Snapshot | None, look: dict[str, Any]) -> None:
+    def _take(self, overview: Overview | None, look: dict[str, Any]) -> None:
         self.look = look
-        if seen is not None:
-            overview = seen["overview"]
+        if overview is not None:
             totals = overview["totals"]
             data = {
                 "identity": overview["identity"],
@@ -116,21 +122,27 @@ class Watch:
             self.samples.append(Sample(f"{self._run}-{self._count}", data))
         self._tell()
 
-    async def events(self, last_id: str) -> AsyncIterator[tuple[str, str | None, Any]]:
+    async def events(self, last_id: str) -> AsyncGenerator[tuple[str, str | None, Any], None]:
         """(event, id, data), for ever: the sums after ``last_id``, or all that are kept; and each look."""
         seen = 0
         run, _, number = last_id.partition("-")
         if run == self._run and number.isdecimal():
             seen = min(int(number), self._count)
-        while not self.stopping:
-            news = self._news
-            first = self._count - len(self.samples)
-            for sample in list(self.samples)[max(0, seen - first) :]:
-                yield "sample", sample.id, sample.data
-            seen = self._count
-            if self.look:
-                yield "look", None, self.look
-            await news.wait()
+        self._pages += 1
+        if self._pages == 1:
+            self._opened.set()
+        try:
+            while not self.stopping:
+                news = self._news
+                first, last = self._count - len(self.samples), self._count
+                for sample in list(self.samples)[max(0, seen - first) :]:
+                    yield "sample", sample.id, sample.data
+                seen = last
+                if self.look:
+                    yield "look", None, self.look
+                await news.wait()
+        finally:
+            self._pages -= 1
 
 
 __all__ = ["Watch"]

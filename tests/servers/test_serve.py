@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import http.client
 import os
 import re
@@ -11,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as families
 
 from hypern_realtime_shm import RealtimeHub, Segment
+from hypern_realtime_shm._page import app
+from hypern_realtime_shm._page.tail import tail
 from hypern_realtime_shm.inspect import Inspector
 from tests.shell import COMMAND, run
 
-from .harness import Server, free_port, gunicorn, wait_for
+from .harness import ROOT, Server, free_port, gunicorn, wait_for
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip("playwright.sync_api")
@@ -65,6 +68,84 @@ def test_metrics_health_and_no_place_taken(segment: Segment, log: Path) -> None:
         server.process.send_signal(signal.SIGTERM)
         server.process.wait(10)
         assert "Traceback" not in server.output()
+
+
+@contextlib.contextmanager
+def stream(server: Server, path: str, last_id: str | None = None) -> Iterator[http.client.HTTPResponse]:
+    """An open stream of events."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    with contextlib.closing(connection):
+        connection.request("GET", path, headers={"Last-Event-ID": last_id} if last_id else {})
+        with connection.getresponse() as response:
+            yield response
+
+
+def ids(response: http.client.HTTPResponse, count: int) -> list[str]:
+    """The next so many ids."""
+    found: list[str] = []
+    while len(found) < count:
+        line = response.readline().decode()
+        assert line, "the stream has ended"
+        if line.startswith("id: "):
+            found.append(line[4:].strip())
+    return found
+
+
+def test_streams_go_on_where_they_were_and_are_not_without_end(segment: Segment, log: Path) -> None:
+    hub = RealtimeHub(segment=segment)
+    hub.create_channel("room")
+    with serving(str(segment.name), log, "--interval", "0.1") as server:
+        server.ready("/healthz")
+        assert server.request("GET", "/")[0] == 200
+        with stream(server, "/events") as first:
+            assert (first.status, first.readline()) == (200, b"retry: 1000\n")
+            seen = ids(first, 3)
+        with stream(server, "/events", seen[0]) as again:
+            assert ids(again, 2) == seen[1:]
+        for number in range(3):
+            hub.publish("room", f"message {number}")
+        with stream(server, "/tail?channel=room") as first:
+            told = ids(first, 3)
+        with stream(server, "/tail?channel=room", told[0]) as again:
+            assert ids(again, 2) == told[1:]
+        # So many at once and no more; those that are closed make room.
+        with contextlib.ExitStack() as opened:
+            statuses = [
+                opened.enter_context(stream(server, "/tail?channel=room")).status for _ in range(app.STREAMS + 1)
+            ]
+            assert statuses[:-8] == [200] * (len(statuses) - 8)  # those before may not have been closed yet
+            assert statuses[-1] == 503
+
+        def answers() -> bool:
+            with stream(server, "/tail?channel=room") as one:
+                return one.status == 200
+
+        wait_for(answers, "there is room again", 20)
+
+
+async def test_silence_is_broken_by_comments(segment: Segment, monkeypatch: pytest.MonkeyPatch) -> None:
+    RealtimeHub(segment=segment).create_channel("room")
+    monkeypatch.setattr(app, "KEEP_ALIVE", 0.3)
+    page = app.Page(str(segment.name))
+    written = page._written(tail(page.watch, "room", "", "channel", ""))
+    while await asyncio.wait_for(anext(written), 10) != b": still there\n\n":
+        pass
+    await written.aclose()
+    assert page._streams == 0
+
+
+def test_what_a_page_may_load(segment: Segment, log: Path) -> None:
+    with serving(str(segment.name), log) as server:
+        server.ready("/healthz")
+        for path in ("/", "/static/page.js", "/nothing", "/metrics"):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+            connection.request("GET", path)
+            policy = connection.getresponse().getheader("Content-Security-Policy") or ""
+            connection.close()
+            assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';"), path
+            assert "unsafe" not in policy
+    for script in (ROOT / "hypern_realtime_shm/_page/static").glob("*.js"):
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", script.read_text()), script
 
 
 def test_only_names_of_its_own_are_answered(segment: Segment, log: Path) -> None:
@@ -206,7 +287,7 @@ class Visitor:
 
 @needs_browser
 def test_the_page_shows_what_workers_do(browser: Any, name: str, log: Path, tmp_path: Path) -> None:
-    with ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         server = stack.enter_context(gunicorn(log, workers=4, env={"HYPERN_SHM_NAME": name}))
         workers = server.ready().pids(4)
         taken = server.join(CLIENTS)
