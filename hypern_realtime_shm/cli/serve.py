@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+from urllib.parse import quote
 
 import click
 
@@ -43,8 +44,8 @@ def serve(
         raise click.UsageError(
             f"serve needs {error.name}: pip install 'hypern-realtime-shm[serve]' brings it"
         ) from None
-    if token == "":
-        raise click.BadParameter("it is empty", param_hint="--token")
+    if token is not None and not (token and token.isascii() and token.isprintable()):
+        raise click.BadParameter("it must be printable ASCII, and not empty", param_hint="--token")
     if token is None and not is_loopback(host):
         token = secrets.token_urlsafe(24)
     Inspector(name)  # now: nobody wants to read in a browser that the name is wrong
@@ -52,7 +53,7 @@ def serve(
     with socket.create_server((host, port), family=family) as listening:
         shown = f"[{host}]" if family == socket.AF_INET6 else host
         address = f"http://{shown}:{listening.getsockname()[1]}/"
-        click.echo(f"{plain(name)} is shown on {address}{f'?token={token}' if token else ''}")
+        click.echo(f"{plain(name)} is shown on {address}{f'?token={quote(token)}' if token else ''}")
         run(
             listening,
             name,

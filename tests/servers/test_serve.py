@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as families
@@ -157,14 +158,14 @@ def test_only_names_of_its_own_are_answered(segment: Segment, log: Path) -> None
             assert status(server, Host=host) == status(server, "/metrics", Host=host) == 421, host
 
 
-@pytest.mark.parametrize("given", [None, "a long enough secret"])
+@pytest.mark.parametrize("given", [None, 'a long + "odd"; secret%20'])
 def test_beyond_loopback_a_token_is_needed(segment: Segment, log: Path, given: str | None) -> None:
     env = {"HYPERN_SHM_TOKEN": given} if given else {}
     with serving(str(segment.name), log, "--host", "0.0.0.0", **env) as server:
         server.ready("/healthz")
         shown = re.search(r"\?token=(\S.*)$", server.output(), re.MULTILINE)
         assert shown is not None
-        token = shown[1]
+        token = unquote(shown[1])
         assert token == given if given else len(token) >= 32
         for path in ("/", "/metrics", "/events", "/tail?channel=a", "/static/page.js"):
             assert status(server, path) == 401, path
@@ -174,7 +175,7 @@ def test_beyond_loopback_a_token_is_needed(segment: Segment, log: Path, given: s
         assert status(server, "/metrics", Authorization=f"Bearer {token}") == 200
 
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
-        connection.request("GET", f"/?token={token.replace(' ', '+')}")
+        connection.request("GET", f"/?token={shown[1]}")
         answer = connection.getresponse()
         cookie = answer.getheader("Set-Cookie") or ""
         assert (answer.status, answer.getheader("Location")) == (303, "/"), "the token leaves the address"
@@ -187,7 +188,8 @@ def test_beyond_loopback_a_token_is_needed(segment: Segment, log: Path, given: s
 
 def test_mistakes_are_told_before_it_listens(name: str, segment: Segment) -> None:
     assert "no segment" in run("serve", "nothing-of-this-name", code=3).stderr
-    assert "empty" in run("serve", name, "--token", "", code=2).stderr
+    for token in ("", "é", "a\nb"):
+        assert "printable" in run("serve", name, "--token", token, code=2).stderr
     without = "import sys; sys.modules['uvicorn'] = None; from hypern_realtime_shm.cli import main; main()"
     ended = subprocess.run([sys.executable, "-c", without, "serve", name], capture_output=True, text=True, timeout=30)
     assert ended.returncode == 2
