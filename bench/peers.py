@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import itertools
 import multiprocessing
 import os
 import socket
@@ -389,10 +390,13 @@ class Iceoryx(Peer):
         messages, events = self.services(channel)
         subscriber = messages.subscriber_builder().buffer_size(1024).create()
         waiting = events.listener_builder().create()
+        heard = itertools.count(1)
 
         def hear() -> str:
             while (sample := subscriber.receive()) is None:
                 waiting.blocking_wait()
+            if next(heard) % 64 == 0:
+                waiting.try_wait()  # or the notifications of messages that were there already fill what they lie in
             message = ctypes.string_at(sample.payload_ptr, sample.payload().len()).decode()
             sample.delete()
             return message
