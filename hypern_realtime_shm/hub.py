@@ -94,7 +94,7 @@ class RealtimeHub:
         """Takes a client out of a channel; its heartbeat ends with its last channel."""
         self.channels.unsubscribe(channel, client_id)
         self.presence.untrack(channel, client_id)
-        if not self.presence.client_channels(client_id):
+        if not self.presence.is_anywhere(client_id):
             self.heartbeat.unregister(client_id)
 
     def disconnect(self, client_id: str) -> list[str]:
