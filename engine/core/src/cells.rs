@@ -3,8 +3,9 @@
 //! claimed and freed through state words like blocks, and never become payload.
 
 use crate::error::{Error, Result};
-use crate::layout::{Channel, Group, Header, Unit, World, cell_kind, state};
+use crate::layout::{CELL_WORDS, Channel, Group, Header, Unit, World, cell_kind, state};
 use crate::points::point;
+use crate::relief::{give_up_removed, relieve_cells, with_relief};
 use crate::ring::{Ring, units_of};
 use crate::space::Context;
 use crate::sync::{Ordering, fence};
@@ -53,6 +54,13 @@ impl Cell {
     pub fn of(cx: Context<'_>, number: u64, generation: u64) -> Option<Cell> {
         let number = u32::try_from(number).ok()?;
         Some(Cell { number, at: cx.space.geometry.cell(number)?, generation })
+    }
+
+    /// The life now there of the cell that a word is in.
+    pub(crate) fn around(cx: Context<'_>, index: usize) -> Option<Cell> {
+        let number = u32::try_from(index.checked_sub(cx.space.geometry.cells_at)? / CELL_WORDS).ok()?;
+        let at = cx.space.geometry.cell(number)?;
+        Some(Cell { number, at, generation: state::generation(cx.word(at).load(Ordering::Acquire)) })
     }
 
     /// Its state, if it is still this life.
@@ -145,7 +153,7 @@ impl Cell {
         Ok(won)
     }
 
-    fn is_over(&self, cx: Context<'_>) -> bool {
+    pub(crate) fn is_over(&self, cx: Context<'_>) -> bool {
         matches!(self.state(cx), Some(state::RETIRED | state::CLEARING))
     }
 
@@ -228,55 +236,57 @@ fn for_units(cx: Context<'_>, ring: &Ring, mut see: impl FnMut(usize, u64)) {
 impl Context<'_> {
     /// Claims a cell and writes what every kind has: where it is named, and empty groups.
     pub fn new_cell(self, kind: u64, directory: usize, ident: u64) -> Result<Cell> {
-        let cells = self.space.geometry.cells;
-        let start = self.actor.cell_cursor.load(Ordering::Relaxed) as u32 % cells;
-        for step in 0..cells {
-            let number = (start + step) % cells;
-            let Some(at) = self.space.geometry.cell(number) else {
-                continue;
-            };
-            let free = self.word(at).load(Ordering::Relaxed);
-            if state::of(free) != state::FREE {
-                continue;
-            }
-            let generation = state::generation(free).wrapping_add(1);
-            let held = state::pack(generation, u64::from(self.actor.slot), state::HELD);
-            if self.word(at).compare_exchange(free, held, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-                continue;
-            }
-            point!("create.cell");
-            fence(Ordering::Release);
-            self.actor.cell_cursor.store(u64::from(number) + 1, Ordering::Relaxed);
-            let view = self.view();
-            // Of no kind until its words mean what they mean in that kind.
-            view.set(at + Channel::back, 0);
-            view.set(at + Channel::ident, ident);
-            if !is_channel(kind) {
-                // The words of a channel's head line must survive for the next channel; the others may be cleared.
-                for word in 3..crate::layout::CELL_WORDS {
-                    if !(Channel::head..=Channel::start).contains(&word) {
-                        view.set(at + word, 0);
-                    }
+        let Some(cell) = with_relief(self, || self.claim_cell(), relieve_cells)? else {
+            let cells = u64::from(self.space.geometry.cells);
+            return Err(Error::Full {
+                what: "the named things (channels, broadcasts, channels with members, namespaces) are",
+                used: cells,
+                capacity: cells,
+                setting: "channels",
+            });
+        };
+        let view = self.view();
+        // Of no kind until its words mean what they mean in that kind.
+        view.set(cell.at + Channel::back, 0);
+        view.set(cell.at + Channel::ident, ident);
+        if !is_channel(kind) {
+            // The words of a channel's head line must survive for the next channel; the others may be cleared.
+            for word in 3..CELL_WORDS {
+                if !(Channel::head..=Channel::start).contains(&word) {
+                    view.set(cell.at + word, 0);
                 }
             }
-            if is_channel(kind) {
-                view.set(at + Channel::config, NO_RING);
-            }
-            point!("create.kindless");
-            for &root in roots_of(kind) {
-                // SYNC cell.life (W): the state word before the roots of its life; pairs with (R) in `Trie::word`.
-                self.word(at + root).store(self.space.fresh_empty(), Ordering::Release);
-            }
-            self.word(at + Channel::back).store(kind | (directory as u64) << 8, Ordering::Release);
-            point!("create.roots");
-            return Ok(Cell { number, at, generation });
         }
-        Err(Error::Full {
-            what: "the named things (channels, broadcasts, channels with members, namespaces) are",
-            used: u64::from(cells),
-            capacity: u64::from(cells),
-            setting: "channels",
-        })
+        if is_channel(kind) {
+            view.set(cell.at + Channel::config, NO_RING);
+        }
+        point!("create.kindless");
+        for &root in roots_of(kind) {
+            // SYNC cell.life (W): the state word before the roots of its life; pairs with (R) in `Trie::word`.
+            self.word(cell.at + root).store(self.space.fresh_empty(), Ordering::Release);
+        }
+        self.word(cell.at + Channel::back).store(kind | (directory as u64) << 8, Ordering::Release);
+        point!("create.roots");
+        Ok(cell)
+    }
+
+    /// FREE → HELD, from where the last one was found.
+    fn claim_cell(self) -> Option<Cell> {
+        let cells = self.space.geometry.cells;
+        let start = self.actor.cell_cursor.load(Ordering::Relaxed) as u32 % cells;
+        for number in (0..cells).map(|step| (start + step) % cells) {
+            let at = self.space.geometry.cell(number)?;
+            let free = self.word(at).load(Ordering::Relaxed);
+            let generation = state::generation(free).wrapping_add(1);
+            let held = state::pack(generation, u64::from(self.actor.slot), state::HELD);
+            if state::of(free) == state::FREE && self.word(at).compare_exchange(free, held, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                point!("create.cell");
+                fence(Ordering::Release);
+                self.actor.cell_cursor.store(u64::from(number) + 1, Ordering::Relaxed);
+                return Some(Cell { number, at, generation });
+            }
+        }
+        None
     }
 
     /// Claims a cell and a ring of 2^log2 descriptors for it.
@@ -307,14 +317,15 @@ impl Context<'_> {
     fn claim_units(self, log2: u32, cell: u32) -> Result<u32> {
         let need = units_of(log2) as u32;
         let geometry = &self.space.geometry;
-        let runs = geometry.units / need;
-        let start = self.actor.unit_cursor.load(Ordering::Relaxed) as u32 / need;
-        for step in 0..runs {
-            let first = (start + step) % runs * need;
-            if self.claim_run(first, need, cell) {
-                self.actor.unit_cursor.store(u64::from(first + need), Ordering::Relaxed);
-                return Ok(first);
-            }
+        let claim = || {
+            let runs = geometry.units / need;
+            let start = self.actor.unit_cursor.load(Ordering::Relaxed) as u32 / need;
+            let first = (0..runs).map(|step| (start + step) % runs * need).find(|&first| self.claim_run(first, need, cell))?;
+            self.actor.unit_cursor.store(u64::from(first + need), Ordering::Relaxed);
+            Some(first)
+        };
+        if let Some(first) = with_relief(self, claim, give_up_removed)? {
+            return Ok(first);
         }
         let used = (0..geometry.units)
             .filter(|&unit| state::of(self.view().get(geometry.units_at + unit as usize * Unit::WORDS)) != state::FREE)

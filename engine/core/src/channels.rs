@@ -11,13 +11,13 @@ use crate::cells::Cell;
 use crate::dedup;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
-use crate::handles::{HandleKey, end_handles, register};
+use crate::handles::{HandleKey, Made, end_handles, register};
 use crate::ids::{self, Start};
 use crate::layout::{Channel, MAX_RING_LOG2, World as WorldCell, cell_kind};
 use crate::names;
 use crate::os::lock::Lock;
 use crate::owned::release_owner;
-use crate::patterns::{Made, PatternReceiver, anchor_all};
+use crate::patterns::{PatternReceiver, anchor_all};
 use crate::points::point;
 use crate::receiver::Receiver;
 use crate::record::encode_pairs;
@@ -158,19 +158,20 @@ impl Channels {
         let log2 = spec.buffer_size.trailing_zeros();
         let has_patterns = self.0.kind == ChannelKind::Channel;
         let mut known = 0;
+        let mut handles = Vec::new();
         // Should handles find no room, the owners of the patterns make them themselves, or meet that very error.
         let made = directory.insert(name, &extra, |ident| {
             let cell = cx.new_channel(kind, root, ident, log2, flags, window)?;
             if has_patterns {
                 known = self.0.patterns.word(cx);
                 point!("create.patterns");
-                let _ = anchor_all(cx, &self.0.patterns, name, cell, Made::InTime);
+                let _ = anchor_all(cx, &self.0.patterns, name, cell, Made::InTime, &mut handles);
             }
             Ok(cell)
         })?;
         if let (Some(cell), true) = (made, has_patterns) {
             if self.0.patterns.word(cx) != known {
-                let _ = anchor_all(cx, &self.0.patterns, name, cell, Made::Late);
+                let _ = anchor_all(cx, &self.0.patterns, name, cell, Made::Late, &mut handles);
             }
             cx.news(self.0.world.cell_number());
         }
@@ -468,10 +469,8 @@ fn put(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&s
     let message: Held = cx.store(info, u64::from(bound.cell.number), 0, &prefix[..words], payload)?;
     let mut duplicate = false;
     point!("publish.stored");
-    let published = bound.ring.publish(cx, &message, |sequence| {
-        if !bound.cell.is_open(cx) {
-            return Ok(false);
-        }
+    let is_open = || bound.cell.is_open(cx);
+    let published = bound.ring.publish(cx, &message, is_open, |sequence| {
         if bound.window > 0 {
             duplicate = !dedup::admit(cx, bound, &message, mark, sequence)?;
         }

@@ -124,6 +124,15 @@ impl<'a> Directory<'a> {
         Ok(removed.flatten())
     }
 
+    /// Removes the name of this very cell.
+    pub fn remove_cell(&self, cell: Cell) -> Result<()> {
+        let cx = self.trie.cx;
+        let place = cx.view().get(cell.at + Channel::ident);
+        cx.entry_leaves();
+        self.trie.remove(place, |value| Some(cell_of(cx, &cx.record(value)?) == Some(cell)))?;
+        Ok(())
+    }
+
     /// Calls `see` with every open thing.
     pub fn each(&self, mut see: impl FnMut(Found)) -> Result<()> {
         let cx = self.trie.cx;

@@ -9,12 +9,18 @@ use crate::cells::Cell;
 use crate::error::Result;
 use crate::layout::{Block, Channel, state};
 use crate::points::point;
-use crate::record::{Owners, Record, encode};
+use crate::record::{Owners, Record, encode, key_pair, pair_key};
 use crate::space::{Context, Hash, PAIR_MASK};
 use crate::trie::{Change, Entry, GONE};
 
-/// In a handle's hot word: delivery has not ended.
+/// In a handle's first hot word: delivery has not ended.
 pub(crate) const OPEN: u64 = HOT_MASK;
+/// In a handle's second hot word: nobody has received at it yet.
+pub(crate) const UNSEEN: u64 = 0;
+/// In a handle's second hot word: nobody has received at it, and nobody will.
+pub(crate) const GIVEN_UP: u64 = HOT_MASK;
+/// The same, and what it kept is counted as missed.
+pub(crate) const COUNTED: u64 = HOT_MASK - 1;
 
 /// Makes each handle's key unique within its process.
 static SERIAL: PrivateU64 = PrivateU64::new(0);
@@ -45,6 +51,25 @@ impl HandleKey {
         HandleKey { bytes: bytes.into(), place: cx.space.hash(client.as_bytes()).pair(rest) }
     }
 
+    /// That of a handle's entry, if it is one's.
+    pub fn of_entry(entry: &Entry, record: &Record) -> Option<HandleKey> {
+        (record.key().len() >= NUMBERS).then(|| HandleKey { bytes: record.key().into(), place: entry.place() })
+    }
+
+    /// As text, for the second half of a pair: client, owner, number.
+    pub fn text(&self) -> String {
+        let [owner, serial] = self.numbers();
+        format!("{}\0{owner:x}\0{serial:x}", self.client())
+    }
+
+    /// The key back.
+    pub fn from_text(cx: Context<'_>, text: &str) -> Option<HandleKey> {
+        let mut parts = text.rsplitn(3, '\0');
+        let mut number = || u64::from_str_radix(parts.next()?, 16).ok();
+        let (serial, owner) = (number()?, number()?);
+        Some(HandleKey::of(cx, parts.next()?, owner, serial))
+    }
+
     /// The client's id.
     pub fn client(&self) -> &str {
         std::str::from_utf8(key_client(&self.bytes)).unwrap_or_default()
@@ -68,6 +93,59 @@ pub(crate) fn key_client(key: &[u8]) -> &[u8] {
     &key[..key.len().saturating_sub(NUMBERS)]
 }
 
+/// When a handle was made for a pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Made {
+    /// Before the channel had its name.
+    InTime = 0,
+    /// After that, because the pattern was registered meanwhile.
+    Late = 1,
+}
+
+/// What is kept with a handle that somebody else made for a pattern: for an owner that finds it when the channel's name
+/// is gone again, and for whoever gives it up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Note {
+    pub made: Made,
+    pub pattern: String,
+    /// The channel's name.
+    pub name: String,
+}
+
+impl Note {
+    pub fn encode(&self) -> Vec<u8> {
+        [&[self.made as u8][..], &pair_key(&self.pattern, &self.name)].concat()
+    }
+
+    /// `None`: its owner made the handle.
+    pub fn decode(bytes: &[u8]) -> Option<Note> {
+        let (&made, pair) = bytes.split_first()?;
+        let (pattern, name) = key_pair(pair)?;
+        Some(Note { made: if made == Made::InTime as u8 { Made::InTime } else { Made::Late }, pattern, name })
+    }
+}
+
+/// What a handle's second hot word says once its owner has received up to a sequence of its channel.
+const fn showing(cursor: u64, start: u64) -> u64 {
+    cursor.wrapping_sub(start).wrapping_add(1) & HOT_MASK
+}
+
+/// Shows in a handle's entry how far its owner is.
+#[inline(always)]
+pub(crate) fn show(cx: Context<'_>, (reference, at): (u64, usize), cursor: u64, start: u64) {
+    cx.set_hot(reference, at, Block::hot1, |_| Some(showing(cursor, start)));
+}
+
+/// Begins to receive at a handle, at a sequence of its channel. False: what it kept was given up before.
+pub(crate) fn take_up(cx: Context<'_>, cell: Cell, (reference, at): (u64, usize), cursor: u64, start: u64) -> bool {
+    let is_given_up = |shown| matches!(shown, GIVEN_UP | COUNTED);
+    match cx.set_hot(reference, at, Block::hot1, |shown| (!is_given_up(shown)).then_some(showing(cursor, start))) {
+        Some(shown) => !is_given_up(shown),
+        // The entry has left: with its channel, or because we were taken for dead, and then it is made again.
+        None => cell.is_open(cx),
+    }
+}
+
 /// Where a handle's entry says that it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shown {
@@ -80,9 +158,9 @@ pub(crate) struct Shown {
 /// Where a handle's entry says that it is; `None`: the entry is gone. `start`: of the channel's life.
 pub(crate) fn shown(cx: Context<'_>, record: &Record, start: u64) -> Option<Shown> {
     let end = cx.hot(record.reference, record.at, Block::hot0)?;
-    let cursor = cx.hot(record.reference, record.at, Block::hot1)?;
+    let shown = cx.hot(record.reference, record.at, Block::hot1)?;
     Some(Shown {
-        cursor: cursor.checked_sub(1).map(|cursor| start.wrapping_add(cursor)),
+        cursor: (!matches!(shown, UNSEEN | GIVEN_UP | COUNTED)).then(|| start.wrapping_add(shown - 1)),
         end: (end != OPEN).then(|| start.wrapping_add(end)),
     })
 }
@@ -165,10 +243,10 @@ pub(crate) fn anchor(cx: Context<'_>, cell: Cell, key: &HandleKey, note: &[u8]) 
     })
 }
 
-/// What is kept with a handle's entry; `None`: there is no such entry.
-pub(crate) fn note_of(cx: Context<'_>, cell: Cell, key: &HandleKey) -> Result<Option<Vec<u8>>> {
+/// The record of a handle's entry; `None`: there is no such entry.
+pub(crate) fn handle_of(cx: Context<'_>, cell: Cell, key: &HandleKey) -> Result<Option<Record>> {
     let found = cell.trie(cx, Channel::handles).get(key.place, &key.bytes)?;
-    Ok(found.map(|(_, record)| record.value().to_vec()))
+    Ok(found.map(|(_, record)| record))
 }
 
 /// Removes a handle's entry, and gives back what it alone kept.

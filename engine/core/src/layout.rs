@@ -142,6 +142,8 @@ structure! {
         ordinal,
         /// `removals` when it was named: of two lives of one name, the later has more.
         order,
+        /// What turns rounds of the ring into laps: a descriptor's lap is its sequence's round plus this.
+        laps,
     }
 }
 
@@ -309,6 +311,8 @@ pub fn fingerprint() -> u64 {
     }
     // What places entries.
     eat(b"siphash-1-3");
+    // What is kept with handles that were made for a pattern, and with its registration.
+    eat(b"made, pattern, name; messages, cell, generation");
     hash
 }
 

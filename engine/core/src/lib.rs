@@ -27,6 +27,7 @@
 #![cfg_attr(modelled, allow(dead_code))]
 
 pub mod arena;
+mod bound;
 mod chain;
 pub mod error;
 pub mod geometry;
@@ -43,17 +44,17 @@ pub mod view;
 pub mod cells;
 pub mod directory;
 pub mod doorbell;
+mod handles;
 pub mod owned;
 mod pressure;
 pub mod reap;
+mod relief;
 mod whereabouts;
 
 #[cfg(not(modelled))]
 mod attach;
 #[cfg(not(modelled))]
 mod attachment;
-#[cfg(not(modelled))]
-mod bound;
 #[cfg(not(modelled))]
 mod channels;
 #[cfg(not(modelled))]
@@ -66,8 +67,6 @@ mod dedup;
 pub mod events;
 #[cfg(not(modelled))]
 mod examine;
-#[cfg(not(modelled))]
-mod handles;
 #[cfg(not(modelled))]
 mod heartbeat;
 #[cfg(not(modelled))]

@@ -18,13 +18,14 @@ use crate::bound::bound_of;
 use crate::cells::Cell;
 use crate::directory::cell_of;
 use crate::error::{Error, Result};
-use crate::handles::{HandleKey, anchor, note_of, unanchor};
+use crate::handles::{HandleKey, Made, Note, anchor, handle_of, unanchor};
 use crate::ids::Start;
 use crate::layout::{Channel, Header, cell_kind, state};
 use crate::os::lock::{Guard, Lock};
 use crate::points::point;
 use crate::reap::each_cell;
 use crate::receiver::{Received, Receiver};
+use crate::relief::{self, GivenUp};
 use crate::segment::Segment;
 use crate::source::{Cells, Source};
 use crate::space::Context;
@@ -33,46 +34,34 @@ use crate::topics::{Topics, pattern_matches};
 use crate::trie::{Delta, Mirror, Trie};
 use crate::world::{World, check_length};
 
-/// Who a registration is of, as the second half of its pair: client, owner, serial.
-fn tail_of(key: &HandleKey) -> String {
-    let [owner, serial] = key.numbers();
-    format!("{}\0{owner:x}\0{serial:x}", key.client())
-}
+/// A registration: its pattern, and whose it is.
+pub(crate) type Registration = (Arc<str>, Arc<str>);
 
-/// The registration back.
-pub(crate) fn key_of(cx: Context<'_>, tail: &str) -> Option<HandleKey> {
-    let mut parts = tail.rsplitn(3, '\0');
-    let mut number = || u64::from_str_radix(parts.next()?, 16).ok();
-    let (serial, owner) = (number()?, number()?);
-    Some(HandleKey::of(cx, parts.next()?, owner, serial))
-}
-
-/// When a handle was made for a pattern.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Made {
-    /// Before the channel had its name.
-    InTime = 0,
-    /// After that, because the pattern was registered meanwhile.
-    Late = 1,
-}
-
-/// Makes the handles of all matching patterns on a channel that is being created.
-pub(crate) fn anchor_all(cx: Context<'_>, patterns: &Topics, name: &str, cell: Cell, made: Made) -> Result<()> {
-    // For an owner that finds the handle when the channel's name is gone again.
-    let note = [&[made as u8], name.as_bytes()].concat();
-    for tail in patterns.match_topic(name)? {
-        let Some(key) = key_of(cx, &tail) else {
+/// Makes the handles of all matching patterns on a channel that is being created, but for those that are `made` already.
+pub(crate) fn anchor_all(
+    cx: Context<'_>,
+    patterns: &Topics,
+    name: &str,
+    cell: Cell,
+    when: Made,
+    made: &mut Vec<Registration>,
+) -> Result<()> {
+    for registration in patterns.match_pairs(name)? {
+        let (pattern, whose) = (&*registration.0, &*registration.1);
+        let Some(key) = HandleKey::from_text(cx, whose).filter(|_| !made.contains(&registration)) else {
             continue;
         };
-        if anchor(cx, cell, &key, &note)?.is_none() {
+        let note = Note { made: when, pattern: pattern.into(), name: name.into() };
+        if anchor(cx, cell, &key, &note.encode())?.is_none() {
             return Ok(());
         }
         point!("pattern.anchored");
         // SYNC patterns.close (R): the handle before the look at its registration; pairs with (W) in `close`,
         // where the registration goes before the handles are looked for.
-        if !patterns.match_topic(name)?.contains(&tail) {
+        if !patterns.contains(pattern, whose)? {
             unanchor(cx, cell, &key)?;
         }
+        made.push(registration);
     }
     Ok(())
 }
@@ -97,8 +86,10 @@ struct Parts {
     mirror: Mirror<(Arc<str>, Cell)>,
     /// `Header::removals` as last seen.
     removals: u64,
+    /// The root word of the registrations as last seen.
+    registered: u64,
     receivers: Vec<Part>,
-    /// The last life of each cell that was received to its end: its creator may make a late handle on it.
+    /// The last life of each cell that was received to its end, or given up: its creator may make a late handle on it.
     finished: HashMap<u32, u64>,
     /// Which receiver is asked first.
     next: usize,
@@ -111,7 +102,17 @@ struct Parts {
 impl Default for Parts {
     fn default() -> Parts {
         let (mirror, key) = (Mirror::default(), HandleKey::default());
-        Parts { mirror, removals: 0, receivers: Vec::new(), finished: HashMap::new(), next: 0, key, attachment: 0, closed: true }
+        Parts {
+            mirror,
+            removals: 0,
+            registered: 0,
+            receivers: Vec::new(),
+            finished: HashMap::new(),
+            next: 0,
+            key,
+            attachment: 0,
+            closed: true,
+        }
     }
 }
 
@@ -135,6 +136,8 @@ pub struct PatternReceiver {
     received: PrivateU64,
     /// Missed on channels that are gone.
     missed_before: PrivateU64,
+    /// What others gave up in our name, as last seen.
+    given_up: PrivateU64,
 }
 
 impl PatternReceiver {
@@ -148,6 +151,7 @@ impl PatternReceiver {
         let parts = Parts {
             mirror: Mirror::default(),
             removals,
+            registered: 0,
             receivers: Vec::new(),
             finished: HashMap::new(),
             next: 0,
@@ -164,12 +168,13 @@ impl PatternReceiver {
             parts: Lock::new(parts),
             received: PrivateU64::new(0),
             missed_before: PrivateU64::new(0),
+            given_up: PrivateU64::new(0),
         };
         {
             let mut parts = receiver.parts();
             // What is there before the registration is received from now on; everything else from its beginning.
             let there = receiver.discover(cx, &mut parts)?;
-            registrations.subscribe(pattern, &tail_of(&key))?;
+            receiver.register(&key)?;
             point!("pattern.registered");
             receiver.receive_from(cx, &mut parts, there, false)?;
             receiver.refresh(cx, &mut parts)?;
@@ -179,6 +184,10 @@ impl PatternReceiver {
 
     fn parts(&self) -> Guard<'_, Parts> {
         self.parts.lock()
+    }
+
+    fn register(&self, key: &HandleKey) -> Result<()> {
+        self.registrations.add(&self.pattern, &key.text(), &GivenUp::default().encode())
     }
 
     /// Matching channels that were not there at the last look.
@@ -213,8 +222,21 @@ impl PatternReceiver {
             let segment = self.world.segment();
             let before = parts.receivers.iter().rev().find(|part| part.receiver.channel() == &*name);
             let behind = before.map(|part| part.receiver.cell());
-            let receiver = Receiver::open(segment, bound, &name, parts.key.clone(), false, start)?;
-            parts.receivers.extend(receiver.map(|receiver| Part { receiver, behind }));
+            match Receiver::open(segment, bound, &name, parts.key.clone(), false, start)? {
+                Some(receiver) => parts.receivers.push(Part { receiver, behind }),
+                None => self.leave(cx, parts, cell)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves a channel to which somebody came first for want of room: what it kept for us is counted, and it is not
+    /// looked for again.
+    fn leave(&self, cx: Context<'_>, parts: &mut Parts, cell: Cell) -> Result<()> {
+        if let Some(record) = handle_of(cx, cell, &parts.key)? {
+            relief::finish(cx, cell, &parts.key, &record)?;
+            parts.finished.insert(cell.number, cell.generation);
+            unanchor(cx, cell, &parts.key)?;
         }
         Ok(())
     }
@@ -228,7 +250,9 @@ impl PatternReceiver {
             parts.attachment = attachment;
             parts.key = HandleKey::new(cx, &self.client);
             segment.owns_something()?;
-            self.registrations.subscribe(&self.pattern, &tail_of(&parts.key))?;
+            self.register(&parts.key)?;
+            // What was given up in the parent's name before is ours, too.
+            self.missed_before.fetch_add(self.given_up.swap(0, PrivateOrdering::Relaxed), PrivateOrdering::Relaxed);
         }
         let mut found = Vec::new();
         if parts.mirror.word() != cx.word(self.directory).load(Ordering::Acquire) {
@@ -243,7 +267,15 @@ impl PatternReceiver {
         }
         // What was in the directory may be gone since, and what came after it, too.
         found.sort_by_key(|found| found.order);
-        self.receive_from(cx, parts, found, true)
+        self.receive_from(cx, parts, found, true)?;
+        let registered = self.registrations.word(cx);
+        if parts.registered != registered
+            && let Some(record) = self.registrations.record(&self.pattern, &parts.key.text())?
+        {
+            self.given_up.store(GivenUp::decode(record.value()).messages, PrivateOrdering::Relaxed);
+            parts.registered = registered;
+        }
+        Ok(())
     }
 
     /// Adds channels that were created and removed again before they were seen: their creators have made our
@@ -259,13 +291,13 @@ impl PatternReceiver {
                 return Ok(());
             }
             let order = cx.view().get(cell.at + Channel::order);
-            let Some(note) = note_of(cx, cell, &parts.key)? else {
+            let Some(handle) = handle_of(cx, cell, &parts.key)? else {
                 return Ok(());
             };
-            match note.split_first() {
-                Some((&made, name)) if made == Made::InTime as u8 => {
+            match Note::decode(handle.value()) {
+                Some(Note { made: Made::InTime, name, .. }) => {
                     if order <= removals {
-                        found.push(Found { order, name: String::from_utf8_lossy(name).into(), cell });
+                        found.push(Found { order, name: name.into(), cell });
                     }
                     Ok(())
                 }
@@ -345,10 +377,11 @@ impl PatternReceiver {
         self.received.load(PrivateOrdering::Relaxed)
     }
 
-    /// Messages that were overwritten or given up before they were read, on all channels.
+    /// Messages that were overwritten or given up before they were read, on all channels; removed channels that were given
+    /// up whole as of the last `try_recv`.
     pub fn missed(&self) -> u64 {
-        self.missed_before.load(PrivateOrdering::Relaxed)
-            + self.parts.look().receivers.iter().map(|part| part.receiver.missed()).sum::<u64>()
+        let gone = self.missed_before.load(PrivateOrdering::Relaxed) + self.given_up.load(PrivateOrdering::Relaxed);
+        gone + self.parts.look().receivers.iter().map(|part| part.receiver.missed()).sum::<u64>()
     }
 
     /// The most that one look at everything can find.
@@ -373,7 +406,7 @@ impl PatternReceiver {
             return Ok(());
         };
         // SYNC patterns.close (W): the registration before the handles; pairs with (R) in `anchor_all`.
-        self.registrations.unsubscribe(&self.pattern, &tail_of(&parts.key))?;
+        self.registrations.unsubscribe(&self.pattern, &parts.key.text())?;
         point!("pattern.unregistered");
         // Handles that others made for us, too, and that we have not seen.
         let parts = &mut *parts;

@@ -20,9 +20,10 @@ use crate::os::lock::Lock;
 use crate::owned::{leaving, remove_all, replaced, sweep_members};
 use crate::points::point;
 use crate::record::{Owners, Record, begin};
+use crate::relief::relieve_cells;
 use crate::space::{Context, Hash};
 use crate::trie::{Change, GONE, PENDING, Root, Stop, Trie};
-use crate::whereabouts::{Hint, forget_gone};
+use crate::whereabouts::{Hint, NamedGroup, forget_gone};
 use crate::world::{World, check_length};
 
 /// The net change since the last flush.
@@ -132,10 +133,10 @@ impl Presence {
         Ok(name)
     }
 
-    /// The members of a channel, made if need be. When cells run out, empty groups are given back.
+    /// The members of a channel, made if need be. When the arena is full, empty groups are given back.
     fn group<'a>(&self, cx: Context<'a>, channel: &str) -> Result<(Cell, Trie<'a>)> {
         let directory = self.directory(cx);
-        let mut purged = false;
+        let mut relieved = false;
         for _ in 0..1 << 16 {
             if let Some((cell, members)) = self.members(cx, channel)? {
                 if members.root() != Root::Sealed {
@@ -150,35 +151,14 @@ impl Presence {
             match directory.insert(channel, &[], |ident| cx.new_cell(cell_kind::GROUP, root, ident)) {
                 // Whoever watches a channel that had no members yet looks again.
                 Ok(_) => cx.news(self.world.cell_number()),
-                Err(Error::Full { .. }) if !purged => {
-                    purged = true;
-                    self.purge(cx)?;
+                Err(Error::Full { .. }) if !relieved => {
+                    relieved = true;
+                    relieve_cells(cx)?;
                 }
                 Err(error) => return Err(error),
             }
         }
         Err(Error::Corrupt { what: "a channel's members cannot be found after they were made" })
-    }
-
-    /// Gives back the groups in which nobody is and nothing is left to flush.
-    fn purge(&self, cx: Context<'_>) -> Result<()> {
-        let directory = self.directory(cx);
-        let mut empty = Vec::new();
-        directory.each(|found| {
-            let members = found.cell.trie(cx, Group::members);
-            if !matches!(members.root(), Root::Page(_)) {
-                empty.push((found.record.name(), found.cell));
-            }
-        })?;
-        for (channel, cell) in empty {
-            if cell.trie(cx, Group::members).seal_if_empty() {
-                point!("purge.sealed");
-                directory.remove(&channel, Some(cell))?;
-                point!("purge.unnamed");
-                cell.release(cx);
-            }
-        }
-        Ok(())
     }
 
     /// Adds a member, or replaces its metadata, keeping when it joined.
@@ -277,6 +257,8 @@ impl Presence {
     /// Takes a member out, if `whole` says so; otherwise only this process from its owners. True: it is out.
     pub(crate) fn remove(&self, cx: Context<'_>, cell: Cell, client: &str, hash: Hash, whole: impl Fn(&Record) -> bool) -> Result<bool> {
         let members = cell.trie(cx, Group::members);
+        // Now: once nobody is left the cell may become another channel's.
+        let hint = self.hint(cx, hash, cell);
         let left = members.change_record(hash.place(), client.as_bytes(), |found| {
             let Some((entry, record)) = found.filter(|(entry, _)| entry.is_live()) else {
                 return Ok((Change::Keep, false));
@@ -292,7 +274,7 @@ impl Presence {
         if left {
             point!("untrack.left");
             cx.news(cell.number);
-            self.hint(cx, hash, cell).forget()?;
+            hint.forget()?;
         }
         Ok(left)
     }
@@ -420,6 +402,7 @@ impl Presence {
         let mut evicted = Vec::new();
         for (channel, cell) in groups {
             let members = cell.trie(cx, Group::members);
+            let group = NamedGroup::of(cx, cell);
             let stale = |record: &Record| {
                 let seen = cx.hot(record.reference, record.at, Block::hot0).unwrap_or(now);
                 now.saturating_sub(seen) as f64 >= timeout_secs * 1e6
@@ -430,7 +413,7 @@ impl Presence {
             }
             for client in left {
                 point!("stale.left");
-                self.hint(cx, cx.space.hash(client.as_bytes()), cell).forget()?;
+                Hint::in_group(cx, self.world.root(0), cx.space.hash(client.as_bytes()), &group).forget()?;
                 evicted.push((channel.clone(), client));
             }
         }

@@ -8,7 +8,7 @@ use crate::arena::Info;
 use crate::cells::{Cell, is_channel, roots_of};
 use crate::directory::{Directory, cell_of};
 use crate::error::Result;
-use crate::layout::{Block, CELL_WORDS, Channel, Group, Header, Unit, World, cell_kind, kind, reference, state};
+use crate::layout::{Block, Channel, Group, Header, Unit, World, cell_kind, kind, reference, state};
 use crate::owned::{Dead, Departure, settle_members, sweep_owned};
 use crate::points::point;
 use crate::ring::units_of;
@@ -274,10 +274,7 @@ fn group_at(cx: Context<'_>, root: usize) -> Option<Trie<'_>> {
     if root == Header::worlds {
         return Some(Trie::new(cx, root));
     }
-    let first = cx.space.geometry.cells_at;
-    let number = u32::try_from(root.checked_sub(first)? / CELL_WORDS).ok()?;
-    let at = cx.space.geometry.cell(number)?;
-    let cell = Cell { number, at, generation: state::generation(cx.word(at).load(Ordering::Acquire)) };
-    let kind = cx.view().get(at + Channel::back) & 0xff;
-    roots_of(kind).contains(&(root - at)).then(|| cell.trie(cx, root - at))
+    let cell = Cell::around(cx, root)?;
+    let kind = cx.view().get(cell.at + Channel::back) & 0xff;
+    roots_of(kind).contains(&(root - cell.at)).then(|| cell.trie(cx, root - cell.at))
 }

@@ -6,11 +6,11 @@
 
 use std::sync::atomic::AtomicU64 as PrivateU64;
 
-use crate::arena::{HOT_MASK, Info};
+use crate::arena::Info;
 use crate::bound::{Bound, Form};
 use crate::cells::Cell;
 use crate::error::{Error, Result};
-use crate::handles::{HandleKey, OPEN, anchor, register, stride, unanchor};
+use crate::handles::{HandleKey, OPEN, anchor, register, show, stride, take_up, unanchor};
 use crate::ids::{EventId, Start, epoch_of};
 use crate::layout::{Block, Channel, kind};
 use crate::os::lock::{Guard, Lock};
@@ -90,8 +90,8 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Opens a handle under a key, from `start` on. `None`: the channel is gone. `start` was chosen before the
-    /// entry is made: whatever a publisher counts the handle for, it is given.
+    /// Opens a handle under a key, from `start` on. `None`: the channel is gone, or what the handle kept was given up.
+    /// `start` was chosen before the entry is made: whatever a publisher counts the handle for, it is given.
     pub(crate) fn open(
         segment: &Segment,
         bound: Bound,
@@ -105,6 +105,10 @@ impl Receiver {
             return Ok(None);
         };
         point!("subscribe.anchored");
+        let first = cx.view().get(bound.cell.at + Channel::start);
+        if !take_up(cx, bound.cell, (reference, at), start.cursor, first) {
+            return Ok(None);
+        }
         let receiver = Receiver {
             segment: segment.clone(),
             cell: bound.cell,
@@ -112,12 +116,12 @@ impl Receiver {
             channel: channel.to_owned(),
             registered,
             epoch: epoch_of(cx, bound.cell),
-            first: cx.view().get(bound.cell.at + Channel::start),
+            first,
             client: key.client().into(),
             position: Lock::new(Position {
                 anchor: Anchor { reference, at, key, attachment },
                 cursor: start.cursor,
-                noted: u64::MAX,
+                noted: start.cursor,
                 closed: false,
             }),
             received: PrivateU64::new(0),
@@ -125,7 +129,6 @@ impl Receiver {
             unknown: start.unknown,
         };
         receiver.miss(cx, start.missed);
-        receiver.note(cx, &mut receiver.position());
         Ok(Some(receiver))
     }
 
@@ -232,8 +235,7 @@ impl Receiver {
     fn note(&self, cx: Context<'_>, position: &mut Position) {
         if position.noted != position.cursor {
             position.noted = position.cursor;
-            let shown = position.cursor.wrapping_sub(self.first).wrapping_add(1) & HOT_MASK;
-            cx.set_hot(position.anchor.reference, position.anchor.at, Block::hot1, |_| Some(shown));
+            show(cx, (position.anchor.reference, position.anchor.at), position.cursor, self.first);
         }
     }
 

@@ -193,6 +193,12 @@ pub(crate) fn pair_key(first: &str, second: &str) -> Vec<u8> {
     key
 }
 
+/// Where the entry of two texts is, and its key.
+pub(crate) fn pair_of(cx: Context<'_>, first: &str, second: &str) -> (u64, Vec<u8>) {
+    let hash = |text: &str| cx.space.hash(text.as_bytes());
+    (hash(first).pair(hash(second)), pair_key(first, second))
+}
+
 /// The two back.
 pub(crate) fn key_pair(key: &[u8]) -> Option<(String, String)> {
     let (length, rest) = key.split_first_chunk::<4>()?;

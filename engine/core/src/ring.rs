@@ -10,8 +10,9 @@
 //!
 //! - Once `seal` has returned, nothing is published any more, not even by who was on the way.
 //!
-//! A descriptor is `closed:1 | lap:35 | block:28`, where the lap of sequence q is q divided by the ring's
-//! length. Whoever reuses a ring's place goes on above the laps found there.
+//! A descriptor is `closed:1 | lap:35 | block:28`, where the lap of sequence q is its round (q divided by the ring's
+//! length) plus the channel's `laps`, modulo 2^35. So whoever reuses a ring's place goes on after the laps found there,
+//! and whoever reuses a cell goes on above its old head, and the one does not drive the other.
 
 use crate::arena::{Held, Info};
 use crate::error::{Error, Result};
@@ -41,6 +42,8 @@ pub struct Ring {
     pub slots_at: usize,
     /// Binary logarithm of the ring's length.
     pub log2: u32,
+    /// What turns rounds into laps.
+    pub laps: u64,
 }
 
 /// What became of a read.
@@ -65,7 +68,8 @@ impl Ring {
         let geometry = &cx.space.geometry;
         match geometry.cell(cell) {
             Some(cell_at) if log2 <= MAX_RING_LOG2 && unit + units <= u64::from(geometry.units) => {
-                Ok(Ring { cell_at, cell, slots_at: geometry.descriptors_at + unit as usize * UNIT_DESCRIPTORS, log2 })
+                let slots_at = geometry.descriptors_at + unit as usize * UNIT_DESCRIPTORS;
+                Ok(Ring { cell_at, cell, slots_at, log2, laps: cx.view().get(cell_at + Channel::laps) })
             }
             _ => Err(Error::Corrupt { what: "a channel's ring lies outside the segment" }),
         }
@@ -84,7 +88,7 @@ impl Ring {
 
     #[inline(always)]
     const fn lap(&self, sequence: u64) -> u64 {
-        sequence >> self.log2 & LAP_MASK
+        (sequence >> self.log2).wrapping_add(self.laps) & LAP_MASK
     }
 
     /// Is this descriptor of the lap of `sequence`?
@@ -114,10 +118,17 @@ impl Ring {
         }
     }
 
-    /// Publishes a filled, held message. `Some(sequence)`, or `None` when the channel is gone (the
-    /// block is still held then). `ready` sees each sequence before it is tried and may veto it.
+    /// Publishes a filled, held message. `Some(sequence)`, or `None` when the channel is gone (the block is still held
+    /// then): when `is_open`, asked after the head was read, says so. `admit` sees each sequence before it is tried and
+    /// may veto it.
     #[inline(always)]
-    pub fn publish(&self, cx: Context<'_>, message: &Held, mut ready: impl FnMut(u64) -> Result<bool>) -> Result<Option<u64>> {
+    pub fn publish(
+        &self,
+        cx: Context<'_>,
+        message: &Held,
+        is_open: impl Fn() -> bool,
+        mut admit: impl FnMut(u64) -> Result<bool>,
+    ) -> Result<Option<u64>> {
         let head = cx.word(self.cell_at + Channel::head);
         for _ in 0..PATIENCE {
             let h = head.load(Ordering::Acquire);
@@ -132,12 +143,16 @@ impl Ring {
             if !without("head_recheck") && head.load(Ordering::Acquire) != h {
                 continue;
             }
+            // Otherwise the head may be of the cell's next life, and the slot of another cell's ring by now.
+            if !without("life_of_head") && !is_open() {
+                return Ok(None);
+            }
             if self.is_of(seen, h) {
                 // Published by somebody who died or sleeps before moving the head: do it for them.
                 self.advance(cx, h);
                 continue;
             }
-            if !ready(h)? {
+            if !admit(h)? {
                 return Ok(None);
             }
             // The old block's life, read before its descriptor is replaced: a ref to exactly that life.
@@ -320,28 +335,28 @@ impl Ring {
         }
     }
 
-    /// Prepares a ring whose units this process holds: every descriptor becomes empty, above all laps
-    /// found, and the head starts above them and above the cell's old head.
+    /// Prepares a ring whose units this process holds: every descriptor becomes empty, after all laps found, and the
+    /// head starts above the cell's old head. (This `Ring` is of the time before.)
     pub fn prepare(&self, cx: Context<'_>) {
-        let mut top = self.lap(cx.view().get(self.cell_at + Channel::head) & !SEALED);
-        for index in 0..self.len() {
-            top = top.max(self.slot(cx, index).load(Ordering::Acquire) >> reference::BLOCK_BITS & LAP_MASK);
-        }
-        // + 2: a sleeper of the last life may still put one lap above what was found.
-        let lap = (top + 2) & LAP_MASK;
+        let found = |index| self.slot(cx, index).load(Ordering::Acquire) >> reference::BLOCK_BITS & LAP_MASK;
+        let later = |a: u64, b: u64| if b.wrapping_sub(a) & LAP_MASK <= LAP_MASK / 2 { b } else { a };
+        let last = (1..self.len()).map(found).fold(found(0), later);
+        // + 2: a sleeper of the last life may still put one lap after what was found.
+        let empty = (last + 2) & LAP_MASK;
         for index in 0..self.len() {
             // A swap, not a store: the word may just now be won by a sleeper; its block is then
             // unreferenced and the scavenger's.
-            self.slot(cx, index).swap(lap << reference::BLOCK_BITS | reference::NO_BLOCK, Ordering::AcqRel);
+            self.slot(cx, index).swap(empty << reference::BLOCK_BITS | reference::NO_BLOCK, Ordering::AcqRel);
             point!("prepare.slot");
         }
         point!("prepare.swapped");
-        let old_head = cx.view().get(self.cell_at + Channel::head) & !SEALED;
-        let start = (((lap + 1) & LAP_MASK) << self.log2).max((old_head >> self.log2).wrapping_add(2) << self.log2) & !SEALED;
         let view = cx.view();
-        view.set(self.cell_at + Channel::start, start);
-        view.set(self.cell_at + Channel::tail, start);
-        view.set(self.cell_at + Channel::indexed, start);
+        let old_round = (view.get(self.cell_at + Channel::head) & !SEALED) >> self.log2;
+        let round = old_round.wrapping_add(2) & (!SEALED >> self.log2);
+        let (start, laps) = (round << self.log2, (empty + 1).wrapping_sub(round));
+        for (field, value) in [(Channel::start, start), (Channel::tail, start), (Channel::indexed, start), (Channel::laps, laps)] {
+            view.set(self.cell_at + field, value);
+        }
         point!("prepare.started");
         cx.word(self.cell_at + Channel::head).store(start, Ordering::Release);
     }

@@ -11,7 +11,7 @@ use hashbrown::{HashMap, HashSet};
 use crate::error::Result;
 use crate::layout::World as WorldCell;
 use crate::os::lock::Lock;
-use crate::record::{Owners, Record, encode, key_pair, pair_key};
+use crate::record::{Owners, Record, encode, key_pair, pair_of};
 use crate::space::Context;
 use crate::sync::Ordering;
 use crate::trie::{Change, Delta, Mirror, Trie};
@@ -63,6 +63,8 @@ struct Node {
     next: HashMap<String, Node>,
     star: Option<Box<Node>>,
     hash: Option<Box<Node>>,
+    /// The pattern that ends here, and who has it.
+    pattern: Arc<str>,
     clients: Vec<Arc<str>>,
 }
 
@@ -71,12 +73,15 @@ impl Node {
         self.next.is_empty() && self.star.is_none() && self.hash.is_none() && self.clients.is_empty()
     }
 
-    fn add(&mut self, segments: &[&str], client: Arc<str>) {
+    fn add(&mut self, segments: &[&str], pattern: Arc<str>, client: Arc<str>) {
         match segments.split_first() {
-            None => self.clients.push(client),
-            Some((&"*", rest)) => self.star.get_or_insert_default().add(rest, client),
-            Some((&"#", rest)) => self.hash.get_or_insert_default().add(rest, client),
-            Some((&literal, rest)) => self.next.entry_ref(literal).or_default().add(rest, client),
+            None => {
+                self.pattern = pattern;
+                self.clients.push(client);
+            }
+            Some((&"*", rest)) => self.star.get_or_insert_default().add(rest, pattern, client),
+            Some((&"#", rest)) => self.hash.get_or_insert_default().add(rest, pattern, client),
+            Some((&literal, rest)) => self.next.entry_ref(literal).or_default().add(rest, pattern, client),
         }
     }
 
@@ -142,7 +147,7 @@ impl Compiled {
         if segments.len() > DEEPEST {
             self.deep.push((pattern.clone(), client.clone()));
         } else {
-            self.tree.add(&segments, client.clone());
+            self.tree.add(&segments, pattern.clone(), client.clone());
         }
         self.patterns.entry(pattern).or_default().push(client);
     }
@@ -164,11 +169,9 @@ impl Compiled {
         }
     }
 
-    /// The clients with a pattern that matches, each once.
-    fn matches(&self, topic: &str) -> Vec<String> {
+    /// Shows each pattern that matches, and a client of it.
+    fn each_match<'a>(&'a self, topic: &str, mut see: impl FnMut(&'a Arc<str>, &'a Arc<str>)) {
         let segments: Vec<&str> = topic.split(':').collect();
-        let mut clients = Vec::new();
-        let mut known: HashSet<&str> = HashSet::new();
         // (node, segments used): two ways to one place are walked once, so `#` cannot make it explode.
         let mut walked: HashSet<(*const Node, usize)> = HashSet::new();
         let mut open = vec![(&self.tree, 0)];
@@ -181,7 +184,7 @@ impl Compiled {
                 }
             }
             if used == segments.len() {
-                clients.extend(node.clients.iter().filter(|client| known.insert(client)).map(|client| client.to_string()));
+                node.clients.iter().for_each(|client| see(&node.pattern, client));
                 continue;
             }
             if let Some(star) = node.star.as_deref() {
@@ -191,8 +194,18 @@ impl Compiled {
                 open.push((next, used + 1));
             }
         }
-        let deep = self.deep.iter().filter(|(pattern, _)| pattern_matches(pattern, topic));
-        clients.extend(deep.filter(|(_, client)| known.insert(client)).map(|(_, client)| client.to_string()));
+        self.deep.iter().filter(|(pattern, _)| pattern_matches(pattern, topic)).for_each(|(pattern, client)| see(pattern, client));
+    }
+
+    /// The clients with a pattern that matches, each once.
+    fn matches(&self, topic: &str) -> Vec<String> {
+        let mut clients = Vec::new();
+        let mut known: HashSet<&str> = HashSet::new();
+        self.each_match(topic, |_, client| {
+            if known.insert(client) {
+                clients.push(client.to_string());
+            }
+        });
         clients
     }
 }
@@ -246,10 +259,15 @@ impl Topics {
     pub fn subscribe(&self, pattern: &str, client: &str) -> Result<()> {
         check_length("pattern", pattern)?;
         check_length("client_id", client)?;
+        self.add(pattern, client, &[])
+    }
+
+    /// Adds a pair, with what is to be kept with it.
+    pub(crate) fn add(&self, pattern: &str, client: &str, value: &[u8]) -> Result<()> {
         let cx = self.world.cx()?;
         self.world.segment().owns_something()?;
         let trie = self.trie(cx);
-        let (place, key) = entry_of(cx, pattern, client);
+        let (place, key) = pair_of(cx, pattern, client);
         let me = cx.actor.owner;
         trie.change_record(place, &key, |found| {
             let mut owners = found.map_or_else(Owners::new, |(_, record)| record.owners);
@@ -257,22 +275,27 @@ impl Topics {
                 return Ok((Change::Keep, ()));
             }
             owners.push(me);
-            Ok((Change::Put(0, cx.new_record(trie.root, place, &encode(&owners, &key, &[]))?), ()))
+            Ok((Change::Put(0, cx.new_record(trie.root, place, &encode(&owners, &key, value))?), ()))
         })?;
         Ok(())
     }
 
     /// Has a client subscribed to a pattern?
     pub fn contains(&self, pattern: &str, client: &str) -> Result<bool> {
+        Ok(self.record(pattern, client)?.is_some())
+    }
+
+    /// The record of a subscription.
+    pub(crate) fn record(&self, pattern: &str, client: &str) -> Result<Option<Record>> {
         let cx = self.world.cx()?;
-        let (place, key) = entry_of(cx, pattern, client);
-        Ok(self.trie(cx).get(place, &key)?.is_some())
+        let (place, key) = pair_of(cx, pattern, client);
+        Ok(self.trie(cx).get(place, &key)?.map(|(_, record)| record))
     }
 
     /// Ends a subscription. False: there was none.
     pub fn unsubscribe(&self, pattern: &str, client: &str) -> Result<bool> {
         let cx = self.world.cx()?;
-        let (place, key) = entry_of(cx, pattern, client);
+        let (place, key) = pair_of(cx, pattern, client);
         self.trie(cx).remove(place, |value| cx.has_key(value, &key))
     }
 
@@ -295,6 +318,15 @@ impl Topics {
         self.with(|compiled| compiled.matches(topic))
     }
 
+    /// The patterns that match, each with every client that has it.
+    pub(crate) fn match_pairs(&self, topic: &str) -> Result<Vec<(Arc<str>, Arc<str>)>> {
+        self.with(|compiled| {
+            let mut pairs = Vec::new();
+            compiled.each_match(topic, |pattern, client| pairs.push((pattern.clone(), client.clone())));
+            pairs
+        })
+    }
+
     /// All patterns.
     pub fn patterns(&self) -> Result<Vec<String>> {
         self.with(|compiled| compiled.patterns.keys().map(|pattern| pattern.to_string()).collect())
@@ -309,11 +341,6 @@ impl Topics {
     pub fn subscriber_count(&self, pattern: &str) -> Result<u64> {
         self.with(|compiled| compiled.patterns.get(pattern).map_or(0, |clients| clients.len() as u64))
     }
-}
-
-fn entry_of(cx: Context<'_>, pattern: &str, client: &str) -> (u64, Vec<u8>) {
-    let hash = |text: &str| cx.space.hash(text.as_bytes());
-    (hash(pattern).pair(hash(client)), pair_key(pattern, client))
 }
 
 #[cfg(test)]

@@ -37,17 +37,34 @@ pub(crate) struct Hint<'a> {
     value: u64,
 }
 
+/// What hints say of a group.
+pub(crate) struct NamedGroup {
+    number: u32,
+    channel: Hash,
+}
+
+impl NamedGroup {
+    /// Of one that is there now.
+    pub(crate) fn of(cx: Context<'_>, cell: Cell) -> NamedGroup {
+        NamedGroup { number: cell.number, channel: Hash { high: cx.view().get(cell.at + Group::ident), low: 0 } }
+    }
+}
+
 /// The bits of a client's hash that stand in the values of its hints.
 const fn rest_of(client: Hash) -> u64 {
     (client.high & !PAIR_MASK) >> 4 << 19 | client.low >> 45
 }
 
 impl<'a> Hint<'a> {
-    /// The hint that a client is a member in a group's cell of the world at a word.
+    /// The hint that a client is a member in a group's cell of the world at a word. To be made before the member leaves:
+    /// afterwards the cell may be of another channel.
     pub(crate) fn new(cx: Context<'a>, world: usize, client: Hash, cell: Cell) -> Hint<'a> {
-        let channel = Hash { high: cx.view().get(cell.at + Group::ident), low: 0 };
-        let value = VALUE_INLINE | rest_of(client) << CELL_BITS | u64::from(cell.number);
-        Hint::of(cx, world, &Entry { word: client.pair(channel), value })
+        Hint::in_group(cx, world, client, &NamedGroup::of(cx, cell))
+    }
+
+    pub(crate) fn in_group(cx: Context<'a>, world: usize, client: Hash, group: &NamedGroup) -> Hint<'a> {
+        let value = VALUE_INLINE | rest_of(client) << CELL_BITS | u64::from(group.number);
+        Hint::of(cx, world, &Entry { word: client.pair(group.channel), value })
     }
 
     /// An entry of the whereabouts of the world at a word.

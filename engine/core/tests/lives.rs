@@ -5,7 +5,7 @@
 use hypern_shm_core::arena::Info;
 use hypern_shm_core::cells::Cell;
 use hypern_shm_core::geometry::Geometry;
-use hypern_shm_core::layout::{Channel, Header, cell_kind, kind};
+use hypern_shm_core::layout::{Channel, Header, UNIT_DESCRIPTORS, cell_kind, kind, reference};
 use hypern_shm_core::record::encode;
 use hypern_shm_core::ring::{Read, Ring};
 use hypern_shm_core::space::{Actor, Context, Space};
@@ -30,10 +30,15 @@ fn remove(cx: Context<'_>, cell: Cell) {
 
 fn publish(cx: Context<'_>, ring: &Ring, payload: u8, mut meanwhile: impl FnMut()) -> Option<u64> {
     let held = cx.store(Info::new(kind::BYTES, 0, 0, 0), u64::from(ring.cell), 0, &[], &[payload]).expect("room");
-    let published = ring.publish(cx, &held, |_| {
-        meanwhile();
-        Ok(true)
-    });
+    let published = ring.publish(
+        cx,
+        &held,
+        || true,
+        |_| {
+            meanwhile();
+            Ok(true)
+        },
+    );
     let published = published.expect("a sound ring");
     if published.is_none() {
         assert!(cx.free(held.reference()));
@@ -74,6 +79,66 @@ fn a_publisher_on_the_way_is_stopped_by_the_seal() {
     let ring = next.ring(cx).expect("a ring").expect("this life");
     let start = ring.head(cx);
     assert_eq!(publish(cx, &ring, 1, || {}), Some(start), "the seal went over to the next life");
+}
+
+#[test]
+fn a_head_of_the_next_life_is_not_moved_by_who_publishes_in_the_last() {
+    let space = Space::boxed(Geometry::tiny(2, 2, 2, [32, 0, 0]));
+    let actor = Actor::new(0, 1);
+    let cx = Context { space: &space, actor: &actor };
+    let cell = cx.new_channel(cell_kind::CHANNEL, Header::worlds, 0, 0, 0, 0).expect("there is room");
+    cell.make_live(cx);
+    let stale = cell.ring(cx).expect("a ring").expect("this life");
+    let held = cx.store(Info::new(kind::BYTES, 0, 0, 0), u64::from(stale.cell), 0, &[], &[1]).expect("room");
+    // Here the publisher is stopped, and the cell gets another ring. In the slot of the old one somebody else's
+    // sequence is by chance what the new head says.
+    remove(cx, cell);
+    let other = cx.new_cell(cell_kind::GROUP, Header::worlds, 0).expect("there is room");
+    let next = cx.new_channel(cell_kind::CHANNEL, Header::worlds, 0, 0, 0, 0).expect("there is room");
+    next.make_live(cx);
+    let ring = next.ring(cx).expect("a ring").expect("this life");
+    assert_eq!((next.number, stale.slots_at == ring.slots_at), (cell.number, false), "the same cell, another ring");
+    let start = ring.head(cx);
+    cx.view().set(stale.slots_at, start << reference::BLOCK_BITS & !(1 << 63) | reference::NO_BLOCK);
+    let late = stale.publish(cx, &held, || cell.is_open(cx), |_| Ok(true));
+    assert_eq!((late, ring.head(cx)), (Ok(None), start), "a message that nobody published");
+    other.release(cx);
+}
+
+/// Rings of several lengths after each other in the same cells and units, over the ends of what laps can count: each life
+/// begins empty, and everything that is published in it is read.
+#[test]
+fn sequences_and_laps_do_not_drive_each_other() {
+    let space = Space::boxed(Geometry::tiny(1, 2, 4, [32, 0, 0]));
+    let actor = Actor::new(0, 1);
+    let cx = Context { space: &space, actor: &actor };
+    let mut highest = 0;
+    for life in 0..200_u32 {
+        if life % 50 == 49 {
+            for slot in 0..4 * UNIT_DESCRIPTORS {
+                let lap = (1 << 35) - 1 - u64::from(life / 50) + slot as u64 % 2;
+                cx.view().set(space.geometry.descriptors_at + slot, (lap & ((1 << 35) - 1)) << reference::BLOCK_BITS | reference::NO_BLOCK);
+            }
+        }
+        let log2 = [0, 5, 1, 4, 6][life as usize % 5];
+        let cell = cx.new_channel(cell_kind::CHANNEL, Header::worlds, 0, log2, 0, 0).expect("there is room");
+        cell.make_live(cx);
+        let ring = cell.ring(cx).expect("a ring").expect("this life");
+        let start = ring.head(cx);
+        let mut bytes = Vec::new();
+        for index in 0..ring.len() {
+            assert_eq!(ring.read(cx, start + index, &mut bytes), Read::Empty, "life {life}");
+        }
+        for index in 0..3 {
+            assert_eq!(publish(cx, &ring, index, || {}), Some(start + u64::from(index)), "life {life}");
+            bytes.clear();
+            assert!(matches!(ring.read(cx, start + u64::from(index), &mut bytes), Read::Got(_)), "life {life}");
+            assert_eq!(bytes, [index]);
+        }
+        highest = highest.max(ring.head(cx));
+        remove(cx, cell);
+    }
+    assert!(highest < 200 * 3 * 64, "sequences grow with what is published: {highest}");
 }
 
 #[test]

@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use super::{Inspector, Owner, Problems, as_map};
 use crate::error::Result;
+use crate::handles::HandleKey;
 use crate::heartbeat::{Beat, PING, event_id, silence};
 use crate::layout::{Group, World as WorldCell};
 use crate::os::clock;
-use crate::patterns;
 use crate::presence::member_of;
 use crate::record::key_pair;
 
@@ -217,8 +217,11 @@ impl Inspector {
                         return;
                     };
                     // A handle's registration says more than its client.
-                    let client =
-                        if of == "handle" { patterns::key_of(cx, &client).map_or(client, |key| key.client().to_owned()) } else { client };
+                    let client = if of == "handle" {
+                        HandleKey::from_text(cx, &client).map_or(client, |key| key.client().to_owned())
+                    } else {
+                        client
+                    };
                     topics.push(TopicRow { namespace: world.clone(), of, pattern, client, owners: attached.owners(&record.owners) });
                 });
                 problems.keep(&format!("namespace {world:?}, the patterns of a {of}"), listed);

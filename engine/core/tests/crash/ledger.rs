@@ -17,6 +17,11 @@ pub enum Entry {
     Tried(usize),
     /// Messages that a publisher knows to be published.
     Done(usize),
+    /// The same, of channels on which somebody has a handle by pattern and does not look.
+    TriedApart(usize),
+    DoneApart(usize),
+    /// What that somebody has received and missed, as of the last pause.
+    Apart,
 }
 
 /// Most publishers.
@@ -30,6 +35,9 @@ impl Entry {
             Entry::Rounds(index) => 1 + PUBLISHERS + index,
             Entry::Tried(index) => 1 + 2 * PUBLISHERS + index,
             Entry::Done(index) => 1 + 3 * PUBLISHERS + index,
+            Entry::TriedApart(index) => 1 + 4 * PUBLISHERS + index,
+            Entry::DoneApart(index) => 1 + 5 * PUBLISHERS + index,
+            Entry::Apart => 1 + 6 * PUBLISHERS,
         };
         number as u64 * 8
     }
@@ -47,7 +55,7 @@ impl Ledger {
     pub fn create(name: &str) -> Ledger {
         let path = std::env::temp_dir().join(format!("{name}.ledger"));
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).expect("a file");
-        file.set_len((1 + 4 * PUBLISHERS as u64) * 8).expect("room");
+        file.set_len(Entry::Apart.at() + 8).expect("room");
         Ledger { file, path, mine: true }
     }
 

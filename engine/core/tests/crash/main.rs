@@ -142,6 +142,9 @@ impl Scene {
         let (tried, done) = (self.ledger.sum(Entry::Tried), self.ledger.sum(Entry::Done));
         let published = work::published(&self.segment);
         assert!((done..=tried).contains(&published), "{what}: {published} published, {done} known, {tried} begun");
+        let (tried, done) = (self.ledger.sum(Entry::TriedApart), self.ledger.sum(Entry::DoneApart));
+        let apart = self.ledger.get(Entry::Apart);
+        assert!((done..=tried).contains(&apart), "{what}: {apart} accounted for apart, {done} known, {tried} begun");
         self.ledger.set(Entry::Pause, pause + 1);
     }
 
@@ -231,10 +234,11 @@ fn whoever_is_killed_or_stopped_anywhere() {
     }
     let total = POINTS.len();
     println!(
-        "{total} points: {} kills, {} stops; {} messages on one channel accounted for",
+        "{total} points: {} kills, {} stops; {} messages on one channel accounted for, {} on channels that nobody looked at",
         runs[0],
         runs[1],
-        work::published(&scene.segment)
+        work::published(&scene.segment),
+        scene.ledger.get(Entry::Apart)
     );
     assert!(unreached.is_empty(), "never reached: {unreached:?}");
 }

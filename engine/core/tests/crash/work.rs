@@ -19,6 +19,9 @@ const STEADY: &str = "steady";
 const BEDSIDE: &str = "bedside";
 /// Which of the peers sleeps.
 const SLEEPER: usize = 2;
+/// Which of the peers has a handle on a pattern, in a world apart, and looks only when it comes to rest.
+const ABSENT: usize = 1;
+const APART: &str = "apart";
 /// A publisher's entries in the ledger: peers first, then these.
 const PREY: usize = 6;
 const VICTIM: usize = 7;
@@ -245,6 +248,47 @@ impl Worker {
         }
     }
 
+    /// Channels that come and go behind somebody who has a handle on all of them, and does not look.
+    fn apart(&mut self, times: u64) {
+        let channels = Channels::new(&World::new(&self.segment, APART).expect("room"), ChannelKind::Channel);
+        for turn in 0..times {
+            // One that was killed may have left it.
+            let name = format!("gone {}", turn % 4);
+            room(channels.create(&name, &spec(1)));
+            self.elsewhere += 1;
+            let message = self.message(&name, self.elsewhere);
+            self.ledger.add(Entry::TriedApart(self.index));
+            // Without room for its handle there would be none to account for it.
+            if room(channels.publish(&name, &message, Form::Text)).flatten().is_some_and(|heard| heard > 0) {
+                self.ledger.add(Entry::DoneApart(self.index));
+            }
+            channels.remove(&name).expect("attached");
+        }
+    }
+
+    /// The same behind ourselves, who look at the end.
+    fn alone(&mut self, times: u64) {
+        let channels = Channels::new(&World::new(&self.segment, "alone").expect("room"), ChannelKind::Channel);
+        let mine = format!("gone {}", std::process::id());
+        let pattern = room(channels.subscribe_pattern(&mine, "ourselves"));
+        let mut published = 0;
+        for _ in 0..times {
+            room(channels.create(&mine, &spec(1)));
+            self.elsewhere += 1;
+            let message = self.message(&mine, self.elsewhere);
+            published += room(channels.publish(&mine, &message, Form::Text)).flatten().unwrap_or(0);
+            channels.remove(&mine).expect("attached");
+        }
+        if let Some(pattern) = pattern {
+            let mut seen = Seen::default();
+            let mut buffer = Vec::new();
+            while let Some((_, channel)) = room(pattern.try_recv(&mut buffer)).flatten() {
+                seen.check(&channel, &buffer);
+            }
+            assert_eq!(pattern.received() + pattern.missed(), published, "what is given up is counted once");
+        }
+    }
+
     fn broadcasts(&mut self, broadcasts: &Channels) {
         let spec = ChannelSpec { dedup_window: Some(4), ..spec(8) };
         room(broadcasts.create("news", &spec));
@@ -326,6 +370,10 @@ fn peer(index: usize) {
     let mut worker = Worker::new(index);
     let channels = Channels::new(&World::new(&worker.segment, "").expect("room"), ChannelKind::Channel);
     let bedside = channels.open_handle(BEDSIDE, None).expect("room").expect("it is never removed");
+    let mut apart = (index == ABSENT).then(|| {
+        let channels = Channels::new(&World::new(&worker.segment, APART).expect("room"), ChannelKind::Channel);
+        (channels.subscribe_pattern("#", "absent").expect("room"), Seen::default())
+    });
     loop {
         if index == SLEEPER {
             room(park(&bedside, Some(Instant::now() + Duration::from_millis(5))));
@@ -338,6 +386,13 @@ fn peer(index: usize) {
         let pause = worker.ledger.get(Entry::Pause);
         if pause % 2 == 1 {
             worker.drain();
+            if let Some((pattern, seen)) = &mut apart {
+                let mut buffer = Vec::new();
+                while let Some((_, channel)) = room(pattern.try_recv(&mut buffer)).flatten() {
+                    seen.check(&channel, &buffer);
+                }
+                worker.ledger.set(Entry::Apart, pattern.received() + pattern.missed());
+            }
             worker.ledger.set(Entry::Paused(index), pause);
             while worker.ledger.get(Entry::Pause) == pause {
                 std::thread::sleep(Duration::from_micros(300));
@@ -360,7 +415,7 @@ fn prey() {
     // Killed on the way to a member: the hint to it is the scavenger's.
     arm(number("track.hinted"), Fate::Kill, 0);
     room(Presence::new(&world).track("hall 0", "prey's friend", &Metadata::default()));
-    // There was no room for it: while the victim is stopped, its handles on a pattern keep every channel that was removed.
+    // There was no room for it.
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).expect("ourselves");
     drop((pattern, list));
 }
@@ -392,7 +447,10 @@ fn victim() {
             room(channels.publish(BEDSIDE, &message, Form::Text));
         }
         let presence = Presence::new(&World::new(&worker.segment, "").expect("room"));
-        // More than there are cells, once.
+        // More than there are cells, once, in front of others and of ourselves.
+        let more = if round == 0 { 300 } else { 4 };
+        worker.apart(more);
+        worker.alone(more);
         for _ in 0..if round == 0 { 300 } else { 20 } {
             worker.lobby(&presence);
         }
