@@ -14,10 +14,11 @@ macro_rules! point {
 pub(crate) use point;
 
 #[cfg(crash_points)]
-pub use armed::{Fate, POINTS, arm, number, pass};
+pub use armed::{Fate, POINTS, arm, meanwhile, number, pass};
 
 #[cfg(crash_points)]
 mod armed {
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
     use rustix::process::{Signal, getpid, kill_process};
@@ -74,6 +75,18 @@ mod armed {
     static LEFT: AtomicU64 = AtomicU64::new(0);
     static STOPS: AtomicU64 = AtomicU64::new(0);
 
+    static MEANWHILE: AtomicUsize = AtomicUsize::new(usize::MAX);
+    static OTHERS: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
+
+    /// What others do while this process is at a point, the next time that it comes there: what otherwise takes luck.
+    ///
+    /// # Panics
+    /// After a panic in what others do.
+    pub fn meanwhile(point: usize, others: impl FnOnce() + Send + 'static) {
+        *OTHERS.lock().expect("nobody panicked") = Some(Box::new(others));
+        MEANWHILE.store(point, Ordering::Release);
+    }
+
     /// The number of a point.
     ///
     /// # Panics
@@ -107,6 +120,10 @@ mod armed {
     /// Comes by a point.
     #[inline(never)]
     pub fn pass(point: usize) {
+        if MEANWHILE.load(Ordering::Acquire) == point && MEANWHILE.swap(usize::MAX, Ordering::AcqRel) == point {
+            let others = OTHERS.lock().expect("nobody panicked").take();
+            others.into_iter().for_each(|others| others());
+        }
         if ARMED.load(Ordering::Relaxed) != point || LEFT.fetch_sub(1, Ordering::Relaxed) != 0 {
             return;
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hypern_shm_core::points::{Fate, arm, number};
+use hypern_shm_core::points::{Fate, arm, meanwhile, number};
 use hypern_shm_core::{
     Beat, ChannelKind, ChannelSpec, Channels, Error, Form, Heartbeats, Metadata, Options, PatternReceiver, Presence, Receiver, Segment,
     Source, Topics, TopicsKind, Waitlist, World, park,
@@ -197,7 +197,11 @@ impl Worker {
 
     /// Channels that come and go, with handles on them by name and by pattern.
     fn rooms(&mut self, channels: &Channels) {
-        // Everybody at once: somebody finds the name taken after having made a channel for it.
+        // Everybody at once: somebody finds the name taken after having made a channel for it; we do for sure.
+        let others = channels.clone();
+        meanwhile(number("create.made"), move || {
+            room(others.create("contested", &spec(1)));
+        });
         for _ in 0..10 {
             room(channels.create("contested", &spec(1)));
             channels.remove("contested").expect("attached");
