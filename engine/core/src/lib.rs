@@ -137,7 +137,7 @@ pub use patterns::PatternReceiver;
 #[cfg(not(modelled))]
 pub use presence::{Diff, Presence};
 #[cfg(not(modelled))]
-pub use receiver::{Received, Receiver};
+pub use receiver::{Ready, Received, Receiver};
 #[cfg(not(modelled))]
 pub use replay::Replayed;
 #[cfg(not(modelled))]

@@ -59,16 +59,36 @@ pub struct Received {
 }
 
 /// What a message that was read was published as, with its payload alone left behind the first `before` bytes of the
-/// buffer. `None`: its text is no text, which damage alone does.
+/// buffer.
 #[inline]
-pub(crate) fn taken(info: Info, buffer: &mut Vec<u8>, before: usize) -> Option<Form> {
+fn unwrapped(info: Info, buffer: &mut Vec<u8>, before: usize) -> Form {
     let prefix = (info.flags() as usize * 8).min(buffer.len() - before);
     if prefix > 0 {
         buffer.drain(before..before + prefix);
     }
-    match info.kind() {
-        kind::TEXT => std::str::from_utf8(&buffer[before..]).is_ok().then_some(Form::Text),
-        _ => Some(Form::Bytes),
+    if info.kind() == kind::TEXT { Form::Text } else { Form::Bytes }
+}
+
+/// The same. `None`: its text is no text, which damage alone does.
+pub(crate) fn taken(info: Info, buffer: &mut Vec<u8>) -> Option<Form> {
+    let form = unwrapped(info, buffer, 0);
+    (form == Form::Bytes || std::str::from_utf8(buffer).is_ok()).then_some(form)
+}
+
+/// A message's turn to be taken: while it lasts, nobody else takes one from the handle.
+pub struct Ready<'a> {
+    receiver: &'a Receiver,
+    cx: Context<'a>,
+    position: Guard<'a, Position>,
+    end: Option<u64>,
+}
+
+impl Ready<'_> {
+    /// As `try_recv`, but text has not been checked: whoever finds that it is none calls `spoilt`, and takes the next.
+    #[inline(always)]
+    pub fn take(mut self, buffer: &mut Vec<u8>) -> Option<Received> {
+        buffer.clear();
+        self.receiver.next(self.cx, &mut self.position, self.end, buffer)
     }
 }
 
@@ -139,52 +159,88 @@ impl Receiver {
     /// The next message's payload in `buffer`, replacing what it held; `None`: there is none now.
     /// Text has been checked to be UTF-8.
     pub fn try_recv(&self, buffer: &mut Vec<u8>) -> Result<Option<Received>> {
-        buffer.clear();
-        let mut position = self.position();
-        match self.anchored(&mut position)? {
-            Some(cx) => Ok(self.next(cx, &mut position, buffer)),
-            None => Ok(None),
+        loop {
+            match self.take(buffer)? {
+                Some(Received { form: Form::Text, .. }) if std::str::from_utf8(buffer).is_err() => self.spoilt(),
+                other => return Ok(other),
+            }
         }
     }
 
+    fn take(&self, buffer: &mut Vec<u8>) -> Result<Option<Received>> {
+        Ok(self.next_ready()?.and_then(|ready| ready.take(buffer)))
+    }
+
+    /// The next message's turn. `None`: there is none now.
+    #[inline(always)]
+    pub fn next_ready(&self) -> Result<Option<Ready<'_>>> {
+        let mut position = self.position();
+        let Some((cx, end)) = self.anchored(&mut position)? else {
+            return Ok(None);
+        };
+        let cursor = position.cursor;
+        if cursor < self.limit_at(end) && (self.ring.is_there(cx, cursor) || cursor < self.ring.head(cx)) {
+            return Ok(Some(Ready { receiver: self, cx, position, end }));
+        }
+        self.note(cx, &mut position);
+        Ok(None)
+    }
+
+    /// A message that was taken says nothing, which damage alone does: it counts as missed.
+    #[cold]
+    pub fn spoilt(&self) {
+        let _position = self.position();
+        self.received.store(self.received().saturating_sub(1), std::sync::atomic::Ordering::Relaxed);
+        self.missed.store(self.missed() + 1, std::sync::atomic::Ordering::Relaxed);
+    }
+
     /// Takes up to `most` of the messages that are there now, fewer if they are long: their payloads lie one
-    /// behind the other in `buffer`, and `messages` says where each ends. False: there may be more.
+    /// behind the other in `buffer`, and `messages` says where each ends; text is as `Ready::take` leaves it. False: there may be
+    /// more.
     pub fn drain(&self, most: u64, buffer: &mut Vec<u8>, messages: &mut Vec<(usize, Received)>) -> Result<bool> {
         buffer.clear();
         messages.clear();
         let mut position = self.position();
-        let Some(cx) = self.anchored(&mut position)? else {
+        let Some((cx, mut end)) = self.anchored(&mut position)? else {
             return Ok(true);
         };
         while (messages.len() as u64) < most && buffer.len() < AT_ONCE {
-            match self.next(cx, &mut position, buffer) {
+            match self.next(cx, &mut position, end, buffer) {
                 Some(received) => messages.push((buffer.len(), received)),
                 None => return Ok(true),
             }
+            // It may have been ended meanwhile.
+            end = self.end(cx, &position.anchor);
         }
         Ok(false)
     }
 
-    /// Sees to it that the handle's entry is there and this process's. `None`: the channel is gone.
-    #[inline]
-    fn anchored(&self, position: &mut Position) -> Result<Option<Context<'_>>> {
+    /// Sees to it that the handle's entry is there and this process's; gives its `end`. `None`: the channel is gone.
+    #[inline(always)]
+    fn anchored(&self, position: &mut Position) -> Result<Option<(Context<'_>, Option<u64>)>> {
         if position.closed {
             return Err(Error::HandleClosed);
         }
         let (cx, attachment) = self.segment.attached()?;
-        let anchored = position.anchor.attachment == attachment && self.end(cx, &position.anchor).is_some();
-        if anchored || self.reopen(cx, attachment, position)? { Ok(Some(cx)) } else { Ok(None) }
+        if position.anchor.attachment == attachment
+            && let Some(end) = self.end(cx, &position.anchor)
+        {
+            return Ok(Some((cx, Some(end))));
+        }
+        let reopened = self.reopen(cx, attachment, position)?;
+        Ok(reopened.then(|| (cx, self.end(cx, &position.anchor))))
     }
 
-    /// Appends the next message's payload to `buffer`.
-    #[inline]
-    fn next(&self, cx: Context<'_>, position: &mut Position, buffer: &mut Vec<u8>) -> Option<Received> {
+    /// Appends the next message's payload to `buffer`. `end`: as it was just now.
+    #[inline(always)]
+    fn next(&self, cx: Context<'_>, position: &mut Position, end: Option<u64>, buffer: &mut Vec<u8>) -> Option<Received> {
         let ring = &self.ring;
         let before = buffer.len();
+        let mut limit = self.limit_at(end);
         let mut slack = 0;
         // At most every message of the ring may be found given up, and lagging doubles the slack.
         for _ in 0..2 * ring.len() + 64 {
-            if position.cursor >= self.limit(cx, &position.anchor) {
+            if position.cursor >= limit {
                 self.note(cx, position);
                 return None;
             }
@@ -198,12 +254,11 @@ impl Receiver {
                     if position.cursor.wrapping_sub(position.noted) >= stride(ring.len()) {
                         self.note(cx, position);
                     }
-                    if let Some(form) = taken(info, buffer, before) {
-                        self.received.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                        let sequence = position.cursor.wrapping_sub(self.first);
-                        return Some(Received { form, id: EventId { epoch: self.epoch, sequence } });
-                    }
-                    self.miss(cx, 1);
+                    let form = unwrapped(info, buffer, before);
+                    // Under the lock: nobody else counts.
+                    self.received.store(self.received() + 1, std::sync::atomic::Ordering::Relaxed);
+                    let sequence = position.cursor.wrapping_sub(self.first);
+                    return Some(Received { form, id: EventId { epoch: self.epoch, sequence } });
                 }
                 Read::Evicted => {
                     position.cursor += 1;
@@ -225,6 +280,7 @@ impl Receiver {
             }
             // What was read meant nothing.
             buffer.truncate(before);
+            limit = self.limit(cx, &position.anchor);
         }
         None
     }
@@ -248,9 +304,14 @@ impl Receiver {
     /// The sequence at which delivery ends.
     #[inline]
     fn limit(&self, cx: Context<'_>, anchor: &Anchor) -> u64 {
-        match self.end(cx, anchor) {
+        self.limit_at(self.end(cx, anchor))
+    }
+
+    #[inline]
+    fn limit_at(&self, end: Option<u64>) -> u64 {
+        match end {
             Some(OPEN) => u64::MAX,
-            Some(end) => cx.view().get(self.cell.at + Channel::start).wrapping_add(end),
+            Some(end) => self.first.wrapping_add(end),
             None => 0,
         }
     }
@@ -265,6 +326,7 @@ impl Receiver {
 
     /// The same place in the stream under an entry of this process: in a forked child, or when the
     /// entry was reaped although we live. False: the channel is gone.
+    #[cold]
     fn reopen(&self, cx: Context<'_>, attachment: u64, position: &mut Position) -> Result<bool> {
         if !self.cell.is_same_life(cx) {
             return Ok(false);

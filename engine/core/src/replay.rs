@@ -34,7 +34,7 @@ impl Channels {
             let mut payload = Vec::new();
             // What is overwritten meanwhile is gone for this look, too.
             if let Read::Got(info) = bound.ring.read(cx, sequence, &mut payload)
-                && let Some(form) = taken(info, &mut payload, 0)
+                && let Some(form) = taken(info, &mut payload)
             {
                 let id = EventId { epoch, sequence: sequence.wrapping_sub(first).wrapping_add(1) };
                 messages.push((Received { form, id }, payload));

@@ -189,7 +189,7 @@ impl Ring {
 
     /// Copies the message of `sequence` behind what `out` holds. Unless it was got, `out` may end in
     /// bytes that mean nothing.
-    #[inline]
+    #[inline(always)]
     pub fn read(&self, cx: Context<'_>, sequence: u64, out: &mut Vec<u8>) -> Read {
         let slot = self.slot(cx, sequence);
         // SYNC ring.publish (R): pairs with (W) in `publish`.
@@ -205,21 +205,7 @@ impl Ring {
                 return Read::Lagged;
             }
         }
-        let Some((class, at)) = cx.space.geometry.block(reference::block(seen)) else {
-            return Read::Evicted;
-        };
-        let info = cx.load(at, class, out);
-        // SYNC arena.fill (R): pairs with the release fence after a claim: bytes of a later life imply
-        // that the descriptor is seen to have moved on.
-        fence(Ordering::Acquire);
-        if (slot.load(Ordering::Relaxed) ^ seen) & !CLOSED != 0 {
-            return Read::Lagged;
-        }
-        match info {
-            Some(info) if matches!(info.kind(), kind::TEXT | kind::BYTES) => Read::Got(info),
-            // Damage: counted as missed, like every message that cannot be had.
-            _ => Read::Evicted,
-        }
+        copy(cx, slot, seen, out)
     }
 
     /// Is there a message at `sequence`, or was there one?
@@ -359,6 +345,26 @@ impl Ring {
         }
         point!("prepare.started");
         cx.word(self.cell_at + Channel::head).store(start, Ordering::Release);
+    }
+}
+
+/// Copies the message that a descriptor named when it was `seen` in its slot.
+#[inline]
+fn copy(cx: Context<'_>, slot: &AtomicU64, seen: u64, out: &mut Vec<u8>) -> Read {
+    let Some((class, at)) = cx.space.geometry.block(reference::block(seen)) else {
+        return Read::Evicted;
+    };
+    let info = cx.load(at, class, out);
+    // SYNC arena.fill (R): pairs with the release fence after a claim: bytes of a later life imply
+    // that the descriptor is seen to have moved on.
+    fence(Ordering::Acquire);
+    if (slot.load(Ordering::Relaxed) ^ seen) & !CLOSED != 0 {
+        return Read::Lagged;
+    }
+    match info {
+        Some(info) if matches!(info.kind(), kind::TEXT | kind::BYTES) => Read::Got(info),
+        // Damage: counted as missed, like every message that cannot be had.
+        _ => Read::Evicted,
     }
 }
 

@@ -41,12 +41,14 @@ impl Scratch {
     /// take messages, too.
     #[inline]
     pub fn with<R>(with: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-        let mut buffer = SCRATCH.take();
-        let result = with(&mut buffer);
-        if buffer.capacity() <= SCRATCH_KEPT {
-            SCRATCH.set(buffer);
-        }
-        result
+        SCRATCH.with(|place| {
+            let mut buffer = place.take();
+            let result = with(&mut buffer);
+            if buffer.capacity() <= SCRATCH_KEPT {
+                place.set(buffer);
+            }
+            result
+        })
     }
 }
 
@@ -55,7 +57,7 @@ impl Scratch {
 pub fn to_python<'py>(py: Python<'py>, payload: &[u8], form: Form) -> PyResult<Bound<'py, PyAny>> {
     match form {
         Form::Bytes => Ok(PyBytes::new(py, payload).into_any()),
-        // The core has checked that it is text.
+        // Raises where it is no text: the core leaves that to whoever makes an object of it.
         Form::Text => Ok(PyString::from_bytes(py, payload)?.into_any()),
     }
 }

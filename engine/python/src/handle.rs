@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hypern_shm_core as core;
-use pyo3::exceptions::{PyTimeoutError, PyValueError};
+use pyo3::exceptions::{PyTimeoutError, PyUnicodeDecodeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -105,6 +105,12 @@ pub fn timed_out() -> PyErr {
     PyTimeoutError::new_err("no message came in time")
 }
 
+/// Was a message's text no text? Only damage makes it so.
+#[cold]
+fn is_spoilt(error: &PyErr) -> bool {
+    Python::attach(|py| error.is_instance_of::<PyUnicodeDecodeError>(py))
+}
+
 impl Handle {
     pub fn new(receiving: Receiving) -> Handle {
         Handle { receiving: Arc::new(receiving), is_watched: AtomicBool::new(false), watched: Mutex::new(None) }
@@ -121,24 +127,35 @@ impl Handle {
         self.receiving.clone()
     }
 
-    #[inline]
-    fn take<R>(&self, found: impl FnOnce(&[u8], core::Received, &str) -> PyResult<R>) -> PyResult<Option<R>> {
-        Scratch::with(|buffer| {
-            let received = match &*self.receiving {
-                Receiving::One(receiver) => match receiver.try_recv(buffer).map_err(raise)? {
-                    Some(received) => return found(buffer, received, receiver.channel()).map(Some),
-                    None => None,
-                },
-                Receiving::Many(receiver) => receiver.try_recv(buffer).map_err(raise)?,
-            };
-            match received {
-                Some((received, channel)) => found(buffer, received, &channel).map(Some),
-                None => {
-                    self.found_empty();
-                    Ok(None)
+    #[inline(always)]
+    fn take<R>(&self, found: impl Fn(&[u8], core::Received, &str) -> PyResult<R>) -> PyResult<Option<R>> {
+        match &*self.receiving {
+            Receiving::One(receiver) => {
+                while let Some(ready) = receiver.next_ready().map_err(raise)? {
+                    let made = Scratch::with(|buffer| {
+                        let received = ready.take(buffer)?;
+                        Some(found(buffer, received, receiver.channel()))
+                    });
+                    match made {
+                        Some(Err(error)) if is_spoilt(&error) => receiver.spoilt(),
+                        Some(made) => return made.map(Some),
+                        None => break,
+                    }
                 }
             }
-        })
+            Receiving::Many(receiver) => {
+                let made = Scratch::with(|buffer| match receiver.try_recv(buffer) {
+                    Ok(Some((received, channel))) => found(buffer, received, &channel).map(Some),
+                    Ok(None) => Ok(None),
+                    Err(error) => Err(raise(error)),
+                })?;
+                if made.is_some() {
+                    return Ok(made);
+                }
+            }
+        }
+        self.found_empty();
+        Ok(None)
     }
 
     /// Waits for what `take` gives. `None`: nothing will come any more.
@@ -163,11 +180,15 @@ impl Handle {
     }
 
     /// A watched handle has nothing: its descriptor need not be readable on its account.
-    #[inline]
+    #[inline(always)]
     fn found_empty(&self) {
-        if !self.is_watched.load(Ordering::Relaxed) {
-            return;
+        if self.is_watched.load(Ordering::Relaxed) {
+            self.tell_empty();
         }
+    }
+
+    #[cold]
+    fn tell_empty(&self) {
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((list, token)) = &*watched {
             // Fails in a forked child alone, whose descriptor it is not.
@@ -219,7 +240,10 @@ impl Handle {
                 let empty = receiver.drain(most - all.len() as u64, &mut buffer, &mut messages).map_err(raise)?;
                 let mut begin = 0;
                 for (end, received) in messages.drain(..) {
-                    all.push(to_python(py, &buffer[begin..end], received.form)?);
+                    match to_python(py, &buffer[begin..end], received.form) {
+                        Err(error) if is_spoilt(&error) => receiver.spoilt(),
+                        made => all.push(made?),
+                    }
                     begin = end;
                 }
                 if empty {

@@ -61,7 +61,7 @@ impl Inspector {
             let read = bound.ring.read(cx, cursor, &mut payload);
             match read {
                 Read::Empty => break,
-                Read::Got(info) => match taken(info, &mut payload, 0) {
+                Read::Got(info) => match taken(info, &mut payload) {
                     Some(form) => messages.push((received(epoch, cursor.wrapping_sub(first), form), payload)),
                     None => missed += 1,
                 },
