@@ -83,19 +83,6 @@ class PresenceTracker(_engine.PresenceTracker):
         """Watches who is in a channel, on whatever worker: the whole list first, then every change."""
         return PresenceWatch(self, channel)
 
-    def list_as_dicts(self, channel: str) -> list[dict[str, Any]]:
-        """The members as dicts, ready for JSON: client_id, channel, metadata, joined_at, last_seen."""
-        return [
-            {
-                "client_id": info.client_id,
-                "channel": info.channel,
-                "metadata": info.metadata,
-                "joined_at": info.joined_at,
-                "last_seen": info.last_seen,
-            }
-            for info in self.list(channel)
-        ]
-
     def diff_as_dict(self, channel: str) -> dict[str, Any]:
         """Takes the net change as a dict, ready for JSON: joins (client_id, metadata) and leaves."""
         diff = self.flush_diff(channel)

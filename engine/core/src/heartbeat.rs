@@ -17,6 +17,7 @@ use crate::points::point;
 use crate::process::TAKEN;
 use crate::record::{Owners, Record, begin};
 use crate::space::{Context, owner_slot};
+use crate::spare::Spare;
 use crate::sync::Ordering;
 use crate::trie::{Change, Stop, Trie};
 use crate::world::{World, check_length};
@@ -131,7 +132,7 @@ pub(crate) fn event_id(record: &Record) -> Option<String> {
 }
 
 /// A client's record.
-fn content_of(owners: &[u64], client: &str, event_id: Option<&str>) -> Vec<u8> {
+fn content_of(owners: &[u64], client: &str, event_id: Option<&str>) -> Spare {
     let id = event_id.unwrap_or("");
     let mut content = begin(owners, client.as_bytes(), 1 + id.len());
     content.push(u8::from(event_id.is_some()));

@@ -14,7 +14,7 @@ use crate::cells::Cell;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::layout::{Block, Group, Header, World as WorldCell, cell_kind, state};
-use crate::member::{JOINED, Member, Metadata, joined_of};
+use crate::member::{JOINED, Member, Members, Metadata, joined_of};
 use crate::os::clock;
 use crate::os::lock::Lock;
 use crate::owned::{leaving, remove_all, replaced, sweep_members};
@@ -69,10 +69,20 @@ pub(crate) fn unix_seconds(cx: Context<'_>, micros: u64) -> f64 {
     cx.view().get(Header::clock_offset).wrapping_add(micros) as f64 / 1e6
 }
 
-pub(crate) fn member_of(cx: Context<'_>, channel: &Arc<str>, record: Record) -> Member {
-    let joined = joined_of(&record).unwrap_or(0);
+/// When a member joined, and was seen last, in Unix seconds.
+fn times_of(cx: Context<'_>, record: &Record) -> (f64, f64) {
+    let joined = joined_of(record).unwrap_or(0);
     let seen = cx.hot(record.reference, record.at, Block::hot0).unwrap_or(joined);
-    Member::of(channel.clone(), record, unix_seconds(cx, joined), unix_seconds(cx, seen))
+    (unix_seconds(cx, joined), unix_seconds(cx, seen))
+}
+
+fn metadata_of(record: &Record) -> &[u8] {
+    record.value().get(JOINED..).unwrap_or(&[])
+}
+
+pub(crate) fn member_of(cx: Context<'_>, channel: &Arc<str>, record: &Record) -> Member {
+    let (joined, seen) = times_of(cx, record);
+    Member::of(channel.clone(), record.key(), metadata_of(record), joined, seen)
 }
 
 /// A member of a group, if it is there.
@@ -205,7 +215,6 @@ impl Presence {
         let me = cx.actor.owner;
         let members = cell.trie(cx, Group::members);
         let now = clock::monotonic_micros() & HOT_MASK;
-        let mut content = Vec::new();
         let joined = members.change_record(hash.place(), client.as_bytes(), |found| {
             let mut owners = Owners::new();
             let mut joined = now;
@@ -221,7 +230,7 @@ impl Presence {
             if !owners.contains(&me) {
                 owners.push(me);
             }
-            content = begin(&owners, client.as_bytes(), JOINED + metadata.encoded().len());
+            let mut content = begin(&owners, client.as_bytes(), JOINED + metadata.encoded().len());
             content.extend_from_slice(&joined.to_le_bytes());
             content.extend_from_slice(metadata.encoded());
             let held = cx.new_record(members.root, hash.place(), &content)?;
@@ -230,7 +239,7 @@ impl Presence {
         })?;
         Ok(joined.map(|joined| {
             cx.news(cell.number);
-            Member::of(channel.into(), Record::of(content), unix_seconds(cx, joined), unix_seconds(cx, now))
+            Member::of(channel.into(), client.as_bytes(), metadata.encoded(), unix_seconds(cx, joined), unix_seconds(cx, now))
         }))
     }
 
@@ -334,20 +343,20 @@ impl Presence {
         let Some((_, members)) = self.members(cx, channel)? else {
             return Ok(Vec::new());
         };
-        let channel: Arc<str> = channel.into();
-        let mut list = Vec::with_capacity(members.live()?.min(1 << 20) as usize);
+        let mut list = Members::new(channel.into(), members.live()?.min(1 << 20) as usize);
         members.records(|entry, record| {
             if entry.is_live() {
-                list.push(member_of(cx, &channel, record.clone()));
+                let (joined, seen) = times_of(cx, record);
+                list.push(record.key(), metadata_of(record), joined, seen);
             }
         })?;
-        Ok(list)
+        Ok(list.all())
     }
 
     /// One member.
     pub fn get(&self, channel: &str, client: &str) -> Result<Option<Member>> {
         let cx = self.world.cx()?;
-        Ok(self.find(cx, channel, client)?.map(|record| member_of(cx, &channel.into(), record)))
+        Ok(self.find(cx, channel, client)?.map(|record| member_of(cx, &channel.into(), &record)))
     }
 
     /// How many members a channel has.
@@ -380,7 +389,7 @@ impl Presence {
             })?;
             for (live, record) in taken {
                 if live {
-                    diff.joins.push(member_of(cx, &channel, record));
+                    diff.joins.push(member_of(cx, &channel, &record));
                 } else {
                     diff.leaves.push(record.name());
                 }

@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::geometry::Geometry;
 use crate::layout::{BLOCK_HEADER_WORDS, Block, kind};
 use crate::space::Context;
+use crate::spare::Spare;
 
 /// Owners of an entry: almost always one.
 pub type Owners = SmallVec<[u64; 2]>;
@@ -23,7 +24,7 @@ pub struct Record {
     pub at: usize,
     /// Who owns the entry; nobody: it stays until somebody removes it.
     pub owners: Owners,
-    bytes: Vec<u8>,
+    bytes: Spare,
     key: usize,
     value: usize,
 }
@@ -39,31 +40,30 @@ impl Record {
         &self.bytes[self.value..]
     }
 
-    /// A record that was just encoded, and is in no segment.
-    pub(crate) fn of(content: Vec<u8>) -> Record {
-        let mut record = Record { bytes: content, ..Record::default() };
-        if decode(&mut record).is_none() {
-            record = Record::default();
-        }
-        record
-    }
-
     /// The key as text; damaged text is shown with replacement characters.
     pub fn name(&self) -> String {
-        String::from_utf8_lossy(self.key()).into_owned()
+        text_of(self.key()).into_owned()
     }
 }
 
+/// Bytes as text; what is damaged is shown with replacement characters.
+#[inline]
+pub(crate) fn text_of(bytes: &[u8]) -> Cow<'_, str> {
+    // Far faster than `from_utf8_lossy` where it is text.
+    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
+}
+
 /// Encodes owners, key and value as one record's content.
-pub fn encode(owners: &[u64], key: &[u8], value: &[u8]) -> Vec<u8> {
+pub fn encode(owners: &[u64], key: &[u8], value: &[u8]) -> Spare {
     let mut bytes = begin(owners, key, value.len());
     bytes.extend_from_slice(value);
     bytes
 }
 
 /// Encodes owners and key; the value, of about so many bytes, is to be added behind.
-pub fn begin(owners: &[u64], key: &[u8], value: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(8 + owners.len() * 8 + key.len() + value);
+pub fn begin(owners: &[u64], key: &[u8], value: usize) -> Spare {
+    let mut bytes = Spare::new();
+    bytes.reserve(8 + owners.len() * 8 + key.len() + value);
     bytes.extend_from_slice(&(key.len() as u64 | (owners.len() as u64) << 32).to_le_bytes());
     for owner in owners {
         bytes.extend_from_slice(&owner.to_le_bytes());
@@ -92,7 +92,7 @@ fn decode(record: &mut Record) -> Option<()> {
 impl Context<'_> {
     /// Reads the record that `reference` names. `None`: it has moved on; start again at the root.
     pub fn record(self, reference: u64) -> Option<Record> {
-        let mut record = Record::default();
+        let mut record = Record { bytes: Spare::new(), ..Record::default() };
         self.record_into(reference, &mut record)?;
         Some(record)
     }
@@ -203,7 +203,7 @@ pub(crate) fn pair_of(cx: Context<'_>, first: &str, second: &str) -> (u64, Vec<u
 pub(crate) fn key_pair(key: &[u8]) -> Option<(String, String)> {
     let (length, rest) = key.split_first_chunk::<4>()?;
     let (first, second) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-    Some((String::from_utf8_lossy(first).into_owned(), String::from_utf8_lossy(second).into_owned()))
+    Some((text_of(first).into_owned(), text_of(second).into_owned()))
 }
 
 /// A text pair as bytes: `length:32 key length:32 value`.
@@ -226,7 +226,7 @@ pub fn pairs_of(mut bytes: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_,
         let length = u32::from_le_bytes(*length) as usize;
         let text = rest.get(..length)?;
         *bytes = &rest[length..];
-        Some(String::from_utf8_lossy(text))
+        Some(text_of(text))
     }
     std::iter::from_fn(move || Some((text(&mut bytes)?, text(&mut bytes)?)))
 }
@@ -251,7 +251,8 @@ mod tests {
 
         #[test]
         fn any_bytes_are_a_record_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let mut record = Record { bytes, ..Record::default() };
+            let mut record = Record::default();
+            record.bytes.extend_from_slice(&bytes);
             if decode(&mut record).is_some() {
                 let _ = (record.key().len(), record.value().len());
                 decode_pairs(record.value());

@@ -76,7 +76,7 @@ impl Watch {
         let cx = self.presence.world().cx()?;
         let deltas = match self.members(cx)? {
             Some((_, members)) => {
-                state.mirror.update(&members, &mut |entry, record| entry.is_live().then(|| member_of(cx, &self.channel, record.clone())))?
+                state.mirror.update(&members, &mut |entry, record| entry.is_live().then(|| member_of(cx, &self.channel, record)))?
             }
             None => state.mirror.clear(),
         };

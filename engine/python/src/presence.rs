@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hypern_shm_core as core;
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
 use crate::convert::{dict, metadata_of, show};
 use crate::errors::{raise, shown};
@@ -63,6 +64,23 @@ impl PresenceTracker {
     fn list(&self, channel: &str) -> PyResult<Vec<PresenceInfo>> {
         let members = self.presence.list(channel).map_err(raise)?;
         Ok(members.into_iter().map(|member| PresenceInfo { member }).collect())
+    }
+
+    /// The members as dicts, ready for JSON: client_id, channel, metadata, joined_at, last_seen.
+    fn list_as_dicts<'py>(&self, py: Python<'py>, channel: &str) -> PyResult<Bound<'py, PyList>> {
+        let members = self.presence.list(channel).map_err(raise)?;
+        let name = PyString::new(py, channel);
+        let all = PyList::empty(py);
+        for member in members {
+            let row = PyDict::new(py);
+            row.set_item(intern!(py, "client_id"), member.client())?;
+            row.set_item(intern!(py, "channel"), &name)?;
+            row.set_item(intern!(py, "metadata"), dict(py, member.metadata())?)?;
+            row.set_item(intern!(py, "joined_at"), member.joined_at)?;
+            row.set_item(intern!(py, "last_seen"), member.last_seen)?;
+            all.append(row)?;
+        }
+        Ok(all)
     }
 
     /// One member, or None.

@@ -138,7 +138,7 @@ impl Inspector {
                 let listed = if (members.len() as u64) < limit {
                     trie.records(|entry, record| {
                         if entry.is_live() && (members.len() as u64) < limit {
-                            let member = member_of(cx, &name, record.clone());
+                            let member = member_of(cx, &name, record);
                             members.push(MemberRow {
                                 namespace: group.namespace.clone(),
                                 channel: group.name.clone(),

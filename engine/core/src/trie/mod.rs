@@ -32,7 +32,7 @@ use crate::record::Record;
 use crate::space::Context;
 use crate::sync::{Ordering, fence};
 
-use page::{DEPTH_MAX, leaf_entry, nibble};
+use page::{DEPTH_MAX, PAGE_WORDS, nibble};
 
 /// One group: a root word and what hangs from it.
 #[derive(Clone, Copy)]
@@ -175,10 +175,11 @@ impl<'a> Trie<'a> {
         let cx = self.cx;
         for depth in 0..=DEPTH_MAX {
             let (_, at) = cx.life(reference).ok_or(Stop::Moved)?;
-            let info = crate::arena::Info(cx.view().get(at + Block::info));
+            let page = cx.view().array::<PAGE_WORDS>(at).ok_or(Stop::Moved)?;
+            let info = crate::arena::Info(page[Block::info].load(Ordering::Relaxed));
             match info.kind() {
                 kind::INNER if depth < DEPTH_MAX => {
-                    let child = cx.view().get(at + Block::WORDS + nibble(place, depth));
+                    let child = page[Block::WORDS + nibble(place, depth)].load(Ordering::Relaxed);
                     if !cx.still(reference, at) {
                         return Err(Stop::Moved);
                     }
@@ -188,22 +189,19 @@ impl<'a> Trie<'a> {
                     reference = child;
                 }
                 kind::LEAF => {
-                    let mut candidates = smallvec::SmallVec::<[Entry; 2]>::new();
-                    for index in 0..info.entries() as usize {
-                        let entry = leaf_entry(cx, at, index);
-                        if entry.place() == place {
-                            candidates.push(entry);
+                    for pair in page[Block::WORDS..].chunks_exact(2).take(info.entries() as usize) {
+                        let entry = Entry { word: pair[0].load(Ordering::Relaxed), value: pair[1].load(Ordering::Relaxed) };
+                        if entry.place() != place {
+                            continue;
                         }
-                    }
-                    if !cx.still(reference, at) {
-                        return Err(Stop::Moved);
-                    }
-                    for entry in candidates {
+                        if !cx.still(reference, at) {
+                            return Err(Stop::Moved);
+                        }
                         if same(entry.value).ok_or(Stop::Moved)? {
                             return Ok(Some(entry));
                         }
                     }
-                    return Ok(None);
+                    return if cx.still(reference, at) { Ok(None) } else { Err(Stop::Moved) };
                 }
                 _ => return Err(Stop::Moved),
             }

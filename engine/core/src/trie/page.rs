@@ -299,4 +299,7 @@ pub(super) fn collision() -> Error {
     Error::Corrupt { what: "too many keys of one hash" }
 }
 
-const _: () = assert!(LEAF_MAX * 2 + Block::WORDS == 256 / 8);
+/// Words of the block that a page is in, its header included.
+pub(super) const PAGE_WORDS: usize = Block::WORDS + LEAF_MAX * 2;
+
+const _: () = assert!(PAGE_WORDS == 256 / 8);
