@@ -229,12 +229,16 @@ impl Channels {
     /// Publishes to every open handle, in every process. Gives how many there are; `None`: no such channel.
     pub fn publish(&self, name: &str, payload: &[u8], form: Form) -> Result<Option<u64>> {
         let cx = self.0.world.cx()?;
-        if let Some((bound, heard)) = names::recall(self.0.facade, name, |known| (known.bound, known.heard))
-            && put(cx, &bound, payload, form, None)? == Put::Done
-        {
-            return self.heard(cx, name, &bound, heard).map(Some);
+        // In place: most publishing is to channels that the thread knows, and nothing in it looks for names.
+        let done = names::recall(self.0.facade, name, |known| -> Result<_> {
+            let put = put(cx, &known.bound, payload, form, None)?;
+            Ok((put == Put::Done).then(|| known.heard_now(cx).ok_or(known.bound)))
+        });
+        match done.transpose()?.flatten() {
+            Some(Ok(heard)) => Ok(Some(heard)),
+            Some(Err(bound)) => self.count_handles(cx, name, &bound).map(Some),
+            None => self.publish_unknown(cx, name, payload, form),
         }
-        self.publish_unknown(cx, name, payload, form)
     }
 
     /// To a channel that this thread does not remember, or remembers wrongly.
@@ -245,21 +249,14 @@ impl Channels {
                 return Ok(None);
             };
             if put(cx, &bound, payload, form, None)? == Put::Done {
-                return self.heard(cx, name, &bound, (0, 0)).map(Some);
+                return self.count_handles(cx, name, &bound).map(Some);
             }
             must_be_over(cx, bound.cell)?;
         }
         Err(GOING)
     }
 
-    /// How many handles are open: counted again only when their root word is not the one under which so many were
-    /// `known`.
-    #[inline(always)]
-    fn heard(&self, cx: Context<'_>, name: &str, bound: &Bound, known: (u64, u64)) -> Result<u64> {
-        let root = cx.word(bound.cell.at + Channel::handles).load(Ordering::Acquire);
-        if root == known.0 { Ok(known.1) } else { self.count_handles(cx, name, bound) }
-    }
-
+    /// How many handles are open, which is remembered with their root word.
     #[inline(never)]
     fn count_handles(&self, cx: Context<'_>, name: &str, bound: &Bound) -> Result<u64> {
         let handles = bound.cell.trie(cx, Channel::handles);
@@ -280,50 +277,43 @@ impl Channels {
     /// Publishes under the channel's policy and, with an id, once within its dedup window.
     pub fn send(&self, name: &str, payload: &[u8], form: Form, id: Option<&str>) -> Result<Sent> {
         let cx = self.0.world.cx()?;
-        if let Some((bound, heard)) = names::recall(self.0.facade, name, |known| (known.bound, known.heard))
-            && let Some(sent) = self.send_to(cx, (name, &bound, heard), payload, form, id)?
-        {
-            return Ok(sent);
+        let tried = names::recall(self.0.facade, name, |known| -> Result<_> {
+            let tried = try_send(cx, &known.bound, payload, form, id)?;
+            let heard = (tried == Ok(Put::Done)).then(|| known.heard_now(cx).ok_or(known.bound));
+            Ok((tried, heard))
+        });
+        match tried.transpose()? {
+            Some((_, Some(Ok(heard)))) if heard > 0 => return Ok(Sent::Delivered(heard)),
+            Some((_, Some(heard))) => return self.delivered(cx, name, heard),
+            Some((Err(sent), _)) => return Ok(sent),
+            _ => {}
         }
         for _ in 0..PATIENCE {
             let Some(bound) = self.bind(cx, name)? else {
                 return Ok(Sent::Unknown);
             };
-            if let Some(sent) = self.send_to(cx, (name, &bound, (0, 0)), payload, form, id)? {
-                return Ok(sent);
+            match try_send(cx, &bound, payload, form, id)? {
+                Ok(Put::Done) => return self.delivered(cx, name, Err(bound)),
+                Ok(_) => {}
+                Err(sent) => return Ok(sent),
             }
         }
         Err(GOING)
     }
 
-    /// `None`: this life of the channel is over.
-    #[inline]
-    fn send_to(
-        &self,
-        cx: Context<'_>,
-        (name, bound, known): (&str, &Bound, (u64, u64)),
-        payload: &[u8],
-        form: Form,
-        id: Option<&str>,
-    ) -> Result<Option<Sent>> {
-        if bound.flags & FAIL_WHEN_UNHEARD != 0 && bound.cell.is_open(cx) && bound.cell.trie(cx, Channel::handles).live()? == 0 {
-            cx.word(bound.cell.at + Channel::refused).fetch_add(1, Ordering::Relaxed);
-            return Ok(Some(Sent::Unheard));
+    /// What was sent and is not known to be heard: how many handles there are, or where to count them.
+    #[inline(never)]
+    fn delivered(&self, cx: Context<'_>, name: &str, heard: std::result::Result<u64, Bound>) -> Result<Sent> {
+        let heard = match heard {
+            Ok(heard) => heard,
+            Err(bound) => self.count_handles(cx, name, &bound)?,
+        };
+        if heard == 0
+            && let Some(bound) = self.bind(cx, name)?
+        {
+            cx.word(bound.cell.at + Channel::dropped).fetch_add(1, Ordering::Relaxed);
         }
-        Ok(match put(cx, bound, payload, form, id)? {
-            Put::Gone => None,
-            Put::Duplicate => {
-                cx.word(bound.cell.at + Channel::deduped).fetch_add(1, Ordering::Relaxed);
-                Some(Sent::Duplicate)
-            }
-            Put::Done => {
-                let heard = self.heard(cx, name, bound, known)?;
-                if heard == 0 {
-                    cx.word(bound.cell.at + Channel::dropped).fetch_add(1, Ordering::Relaxed);
-                }
-                Some(Sent::Delivered(heard))
-            }
-        })
+        Ok(Sent::Delivered(heard))
     }
 
     /// Publishes once to every channel whose name matches. Gives the sum of the open handles.
@@ -447,11 +437,30 @@ impl Channels {
     }
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Put {
     Done,
     Duplicate,
     Gone,
+}
+
+/// Sends under the channel's policy. `Err`: what became of it instead.
+#[inline]
+fn try_send(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&str>) -> Result<std::result::Result<Put, Sent>> {
+    let counted = |field| {
+        cx.word(bound.cell.at + field).fetch_add(1, Ordering::Relaxed);
+    };
+    if bound.flags & FAIL_WHEN_UNHEARD != 0 && bound.cell.is_open(cx) && bound.cell.trie(cx, Channel::handles).live()? == 0 {
+        counted(Channel::refused);
+        return Ok(Err(Sent::Unheard));
+    }
+    Ok(match put(cx, bound, payload, form, id)? {
+        Put::Duplicate => {
+            counted(Channel::deduped);
+            Err(Sent::Duplicate)
+        }
+        put => Ok(put),
+    })
 }
 
 /// Something of a channel is sealed: its life is over, which is said before anything is sealed. Whoever found it

@@ -9,6 +9,9 @@ use std::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::bound::Bound;
+use crate::layout::Channel;
+use crate::space::Context;
+use crate::sync::Ordering;
 
 /// Names remembered before everything is forgotten.
 const REMEMBERED: usize = 16 << 10;
@@ -22,6 +25,15 @@ pub(crate) struct Known {
     pub bound: Bound,
     /// The root word of its handles when they were counted, and the count.
     pub heard: (u64, u64),
+}
+
+impl Known {
+    /// How many handles the channel has, unless their root word is not any more the one under which they were counted.
+    #[inline(always)]
+    pub fn heard_now(&self, cx: Context<'_>) -> Option<u64> {
+        let root = cx.word(self.bound.cell.at + Channel::handles).load(Ordering::Acquire);
+        (root == self.heard.0).then_some(self.heard.1)
+    }
 }
 
 #[derive(Default)]

@@ -140,12 +140,9 @@ impl Context<'_> {
                 same &= view.get(index) == u64::from_le_bytes(word);
                 index += 1;
             }
-            let rest = chunks.remainder();
-            if !rest.is_empty() {
-                let mut word = [0; 8];
-                word[..rest.len()].copy_from_slice(rest);
-                let mask = !0 >> (64 - rest.len() * 8);
-                same &= view.get(index) & mask == u64::from_le_bytes(word);
+            if let rest @ 1.. = key.len() % 8 {
+                let mask = !0 >> (64 - rest * 8);
+                same &= view.get(index) & mask == last_word(key, rest);
             }
         }
         self.still(reference, at).then_some(same)
@@ -182,6 +179,15 @@ impl Context<'_> {
             self.view().write(held.at + BLOCK_HEADER_WORDS, content);
             Ok(held)
         })
+    }
+}
+
+/// The last `rest` bytes of a key, fewer than 8, as a word.
+#[inline(always)]
+fn last_word(key: &[u8], rest: usize) -> u64 {
+    match key.last_chunk::<8>() {
+        Some(last) => u64::from_le_bytes(*last) >> (64 - rest * 8),
+        None => key.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
     }
 }
 
