@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import threading
 import weakref
 from collections.abc import AsyncGenerator
@@ -144,9 +143,7 @@ def deadline_of(timeout: float | None) -> float | None:
     """
     if timeout is None:
         return None
-    if math.isnan(timeout):
-        raise ValueError("timeout is nan; it must be a number of seconds or None")
-    return asyncio.get_running_loop().time() + timeout
+    return asyncio.get_running_loop().time() + _engine.seconds("timeout", timeout)
 
 
 async def wait_for_news(handle: Any, deadline: float | None) -> bool:

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from . import _engine
+from ._arguments import wrong_type
 from ._seen import (
     BlockRow,
     Capacity,
@@ -188,6 +189,7 @@ class Inspector:
         Raises:
             UnknownChannel: there is none of this name when it begins. Where it is removed later, it is waited for.
         """
+        pause = max(_engine.seconds("interval", interval), 0.0)
         cursors: dict[str, str] = {}
         exact = self._is_exact(pattern)
         first = True
@@ -210,7 +212,7 @@ class Inspector:
                         raise
             first = False
             yield None
-            time.sleep(interval)
+            time.sleep(pause)
 
     def _rest(
         self, found: Tail, name: str, namespace: str, kind: Kind, cursors: dict[str, str]
@@ -227,6 +229,8 @@ class Inspector:
 
     @staticmethod
     def _is_exact(pattern: str) -> bool:
+        if not isinstance(pattern, str):
+            raise wrong_type("pattern", pattern, "a str")
         return not {"*", "#"} & set(pattern.split(":"))
 
     def _matching(self, pattern: str, namespace: str, kind: Kind) -> list[str]:

@@ -1,5 +1,6 @@
 //! Core errors → Python exceptions: one `match`. The classes live in `hypern_realtime_shm.errors`.
 
+use hypern_shm_core::error::shortened;
 use hypern_shm_core::{Error, events};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -52,7 +53,7 @@ pub fn shown(class: &str, text: Result<String, Error>) -> PyResult<String> {
 
 /// No channel of this name. The text is the original's.
 pub fn unknown_channel(py: Python<'_>, kind: &str, name: &str) -> PyErr {
-    own(py, "UnknownChannel", (format!("{kind} '{name}' does not exist"),))
+    own(py, "UnknownChannel", (format!("{kind} '{}' does not exist", shortened(name)),))
 }
 
 /// Nobody listens and the policy is `Error`. The text is the original's.

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hypern_shm_core as core;
-use pyo3::exceptions::{PyTimeoutError, PyUnicodeDecodeError, PyValueError};
+use pyo3::exceptions::{PyTimeoutError, PyUnicodeDecodeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::convert::{Scratch, to_python};
+use crate::argument::{Arg, Timeout};
+use crate::convert::{Data, Scratch, to_python};
 use crate::errors::{channel_closed, raise};
 use crate::lists::own_list;
 
@@ -63,11 +64,17 @@ impl PartialEq for Message {
     }
 }
 
+impl Message {
+    pub fn made(channel: String, data: Py<PyAny>, id: String) -> Message {
+        Message { channel, data, id }
+    }
+}
+
 #[pymethods]
 impl Message {
     #[new]
-    pub fn new(channel: String, data: Py<PyAny>, id: String) -> Message {
-        Message { channel, data, id }
+    fn new(channel: Arg<&str>, data: Arg<Data>, id: Arg<&str>) -> Message {
+        Message::made(channel.to_string(), data.into_inner().0, id.to_string())
     }
 
     fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
@@ -89,16 +96,11 @@ pub struct Handle {
 }
 
 /// When a wait ends.
-pub fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
-    let Some(seconds) = timeout else {
-        return Ok(None);
-    };
-    if seconds.is_nan() {
-        return Err(PyValueError::new_err("timeout is nan; it must be a number of seconds or None"));
-    }
+pub fn deadline(timeout: Option<Arg<Timeout>>) -> Option<Instant> {
+    let Timeout(seconds) = timeout?.into_inner();
     // What is too long for a clock is for ever.
-    let duration = Duration::try_from_secs_f64(seconds.max(0.0)).ok();
-    Ok(duration.and_then(|duration| Instant::now().checked_add(duration)))
+    let duration = Duration::try_from_secs_f64(seconds.max(0.0)).ok()?;
+    Instant::now().checked_add(duration)
 }
 
 pub fn timed_out() -> PyErr {
@@ -159,12 +161,12 @@ impl Handle {
     }
 
     /// Waits for what `take` gives. `None`: nothing will come any more.
-    fn wait<R>(slf: &Bound<'_, Self>, timeout: Option<f64>, take: impl Fn(&Handle) -> PyResult<Option<R>>) -> PyResult<Option<R>> {
+    fn wait<R>(slf: &Bound<'_, Self>, timeout: Option<Arg<Timeout>>, take: impl Fn(&Handle) -> PyResult<Option<R>>) -> PyResult<Option<R>> {
         let this = slf.get();
         if let Some(message) = take(this)? {
             return Ok(Some(message));
         }
-        let deadline = deadline(timeout)?;
+        let deadline = deadline(timeout);
         loop {
             if this.ended()? {
                 // What was published before the end is there by now.
@@ -222,7 +224,7 @@ impl Handle {
     fn try_recv_message(&self, py: Python<'_>) -> PyResult<Option<Message>> {
         self.take(|payload, received, channel| {
             let data = to_python(py, payload, received.form)?.unbind();
-            Ok(Message { channel: channel.to_owned(), data, id: received.id.to_string() })
+            Ok(Message::made(channel.to_owned(), data, received.id.to_string()))
         })
     }
 
@@ -264,14 +266,14 @@ impl Handle {
 
     /// The next message; waits for it without holding the interpreter.
     #[pyo3(signature = (timeout=None))]
-    fn recv<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+    fn recv<'py>(slf: &Bound<'py, Self>, timeout: Option<Arg<Timeout>>) -> PyResult<Bound<'py, PyAny>> {
         let message = Handle::wait(slf, timeout, |handle| handle.try_recv(slf.py()))?;
         message.ok_or_else(|| channel_closed(slf.py(), slf.get().channel_name()))
     }
 
     /// As `recv`, with the channel's name and the id.
     #[pyo3(signature = (timeout=None))]
-    fn recv_message(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<Message> {
+    fn recv_message(slf: &Bound<'_, Self>, timeout: Option<Arg<Timeout>>) -> PyResult<Message> {
         let message = Handle::wait(slf, timeout, |handle| handle.try_recv_message(slf.py()))?;
         message.ok_or_else(|| channel_closed(slf.py(), slf.get().channel_name()))
     }

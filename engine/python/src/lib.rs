@@ -5,6 +5,7 @@
 //! wait, as none of these does; what may wait (attach, detach, reap) releases it.
 #![forbid(unsafe_code)]
 
+mod argument;
 mod broadcast;
 mod channels;
 mod config;
@@ -27,6 +28,7 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    argument::register(m)?;
     segment::register(m)?;
     handle::register(m)?;
     channels::register(m)?;

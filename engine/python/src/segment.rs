@@ -6,6 +6,7 @@ use hypern_shm_core as core;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::argument::{Arg, arg};
 use crate::errors::raise;
 use crate::logging::hand_over_all;
 
@@ -23,20 +24,29 @@ impl Segment {
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
-        name: Option<String>,
-        create: bool,
-        size: u64,
-        max_processes: u32,
-        unlink_when_unused: bool,
-        channels: Option<u32>,
-        ring_slots: Option<u32>,
-        members: Option<u32>,
-        clients: Option<u32>,
-        waiters: Option<u32>,
+        name: Option<Arg<&str>>,
+        create: Arg<bool>,
+        size: Arg<u64>,
+        max_processes: Arg<u32>,
+        #[pyo3(from_py_with = arg)] unlink_when_unused: bool,
+        channels: Option<Arg<u32>>,
+        ring_slots: Option<Arg<u32>>,
+        members: Option<Arg<u32>>,
+        clients: Option<Arg<u32>>,
+        waiters: Option<Arg<u32>>,
     ) -> PyResult<Segment> {
-        let options = core::Options { size, max_processes, unlink_when_unused, channels, ring_slots, members, clients, waiters };
+        let options = core::Options {
+            size: *size,
+            max_processes: *max_processes,
+            unlink_when_unused,
+            channels: channels.map(Arg::into_inner),
+            ring_slots: ring_slots.map(Arg::into_inner),
+            members: members.map(Arg::into_inner),
+            clients: clients.map(Arg::into_inner),
+            waiters: waiters.map(Arg::into_inner),
+        };
         // May wait for another process that is just attaching.
-        let opened = py.detach(|| match (&name, create) {
+        let opened = py.detach(|| match (name.as_deref(), *create) {
             (None, _) => core::Segment::private(&options),
             (Some(name), true) => core::Segment::open(name, &options),
             (Some(name), false) => core::Segment::attach(name),
@@ -129,8 +139,8 @@ impl Segment {
 
 /// Removes a segment's name. False: there was none.
 #[pyfunction]
-fn unlink_segment(name: &str) -> PyResult<bool> {
-    core::Segment::unlink_name(name).map_err(raise)
+fn unlink_segment(name: Arg<&str>) -> PyResult<bool> {
+    core::Segment::unlink_name(&name).map_err(raise)
 }
 
 /// Is the program over, and this process only about to end?
