@@ -22,7 +22,6 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from . import _engine
-from ._arguments import wrong_type
 from ._seen import (
     BlockRow,
     Capacity,
@@ -189,6 +188,10 @@ class Inspector:
         Raises:
             UnknownChannel: there is none of this name when it begins. Where it is removed later, it is waited for.
         """
+        _engine.text("pattern", pattern)
+        _engine.whole("last", last)
+        if after is not None:
+            _engine.text("after", after)
         pause = max(_engine.seconds("interval", interval), 0.0)
         cursors: dict[str, str] = {}
         exact = self._is_exact(pattern)
@@ -229,8 +232,6 @@ class Inspector:
 
     @staticmethod
     def _is_exact(pattern: str) -> bool:
-        if not isinstance(pattern, str):
-            raise wrong_type("pattern", pattern, "a str")
         return not {"*", "#"} & set(pattern.split(":"))
 
     def _matching(self, pattern: str, namespace: str, kind: Kind) -> list[str]:

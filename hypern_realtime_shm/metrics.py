@@ -105,7 +105,7 @@ class Collector(_Collector):
             raise wrong_type("segment", segment, "a str or a Segment")
         name = segment if isinstance(segment, str) else segment.name
         if not name:
-            raise ValueError("segment must have a name to be looked at: this one is private")
+            raise ValueError(f"segment is {segment!r}; it must be one with a name: only those can be looked at")
         self._sight = Sight(name)
         self._top = top_channels
 

@@ -31,12 +31,6 @@ _SETTINGS: dict[str, tuple[str, Callable[[str], Any], Any]] = {
 }
 
 
-def _need_name(name: str) -> None:
-    # None means a private segment to the engine, which nobody asks for by a name.
-    if not isinstance(name, str):
-        raise wrong_type("name", name, "a str")
-
-
 class Segment(_engine.Segment):
     """A named shared-memory segment that this process is attached to.
 
@@ -87,7 +81,7 @@ class Segment(_engine.Segment):
             SegmentVersionMismatch: another version made it.
             SegmentFull: all process slots are taken.
         """
-        _need_name(name)
+        _engine.text("name", name)  # None means a private segment to the engine: nobody asks for that by a name
         settings: dict[str, Any] = {
             "size": None if size is None else parse_size(size),
             "max_processes": max_processes,
@@ -118,7 +112,7 @@ class Segment(_engine.Segment):
         Raises:
             SegmentNotFound: there is none.
         """
-        _need_name(name)
+        _engine.text("name", name)
         _lifecycle.install()
         return cls(name, False, size=0, max_processes=1)
 

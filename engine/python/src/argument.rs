@@ -224,23 +224,32 @@ impl<'a, 'py, T: PyTypeCheck> Argument<'a, 'py> for Borrowed<'a, 'py, T> {
     }
 }
 
-/// A time-out that Python itself waits for.
-#[pyfunction]
-fn seconds(name: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
-    match Timeout::take(value.as_borrowed()) {
-        Ok(Timeout(seconds)) => Ok(seconds),
-        Err(error) => Err(named(value.py(), error, name)),
-    }
+/// Takes what goes by this name and is no argument of the engine's own.
+fn taken<'a, 'py, T: Argument<'a, 'py>>(name: &str, value: &'a Bound<'py, PyAny>) -> PyResult<T> {
+    T::take(value.as_borrowed()).map_err(|error| named(value.py(), error, name))
 }
 
-/// A whole number that stays in Python.
+/// A text that stays in Python.
+#[pyfunction]
+fn text<'a>(name: &str, value: &'a Bound<'_, PyAny>) -> PyResult<&'a str> {
+    taken(name, value)
+}
+
+/// A whole number that stays in Python: 0 or more.
 #[pyfunction]
 #[pyo3(name = "whole")]
 fn whole_number(name: &str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
-    u64::take(value.as_borrowed()).map_err(|error| named(value.py(), error, name))
+    taken(name, value)
+}
+
+/// A time-out that Python itself waits for.
+#[pyfunction]
+fn seconds(name: &str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
+    taken(name, value).map(|Timeout(seconds)| seconds)
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add_function(wrap_pyfunction!(seconds, m)?)?;
-    m.add_function(wrap_pyfunction!(whole_number, m)?)
+    m.add_function(wrap_pyfunction!(text, m)?)?;
+    m.add_function(wrap_pyfunction!(whole_number, m)?)?;
+    m.add_function(wrap_pyfunction!(seconds, m)?)
 }

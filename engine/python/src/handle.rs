@@ -13,6 +13,7 @@ use crate::argument::{Arg, Timeout};
 use crate::convert::{Data, Scratch, to_python};
 use crate::errors::{channel_closed, raise};
 use crate::lists::own_list;
+use crate::segment::is_left_over;
 
 /// A receiver of one channel or of a pattern's.
 pub enum Receiving {
@@ -162,6 +163,14 @@ impl Handle {
 
     /// Waits for what `take` gives. `None`: nothing will come any more.
     fn wait<R>(slf: &Bound<'_, Self>, timeout: Option<Arg<Timeout>>, take: impl Fn(&Handle) -> PyResult<Option<R>>) -> PyResult<Option<R>> {
+        waited(slf.py(), Handle::wait_for(slf, timeout, take))
+    }
+
+    fn wait_for<R>(
+        slf: &Bound<'_, Self>,
+        timeout: Option<Arg<Timeout>>,
+        take: impl Fn(&Handle) -> PyResult<Option<R>>,
+    ) -> PyResult<Option<R>> {
         let this = slf.get();
         if let Some(message) = take(this)? {
             return Ok(Some(message));
@@ -384,6 +393,19 @@ impl Drop for Handle {
     }
 }
 
+/// What a wait gives to who waits. A daemon thread whose program has ended goes with the process, and has nobody to
+/// complain to that its segment was closed.
+pub fn waited<R>(py: Python<'_>, result: PyResult<R>) -> PyResult<R> {
+    if result.is_err() && is_left_over() {
+        py.detach(|| {
+            loop {
+                std::thread::park();
+            }
+        });
+    }
+    result
+}
+
 /// Waits until there may be news of what `owner` is the handle of; False: the time is over. Where gevent has
 /// patched the interpreter, only this greenlet waits.
 pub fn wait_for_news(owner: &Bound<'_, PyAny>, source: &Arc<dyn core::Source>, deadline: Option<Instant>) -> PyResult<bool> {
@@ -394,14 +416,6 @@ pub fn wait_for_news(owner: &Bound<'_, PyAny>, source: &Arc<dyn core::Source>, d
     }
     loop {
         let parked = py.detach(|| core::park(source.as_ref(), deadline));
-        if parked.is_err() && crate::segment::is_exiting() {
-            // A daemon thread whose program has ended: it goes with the process, and has nobody to complain to.
-            py.detach(|| {
-                loop {
-                    std::thread::park();
-                }
-            });
-        }
         match parked.map_err(raise)? {
             core::Parked::News => return Ok(true),
             core::Parked::TimedOut => return Ok(false),

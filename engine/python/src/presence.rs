@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use hypern_shm_core as core;
 use pyo3::prelude::*;
@@ -11,7 +11,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 use crate::argument::{Arg, Of, Seconds, Timeout};
 use crate::convert::{dict, show};
 use crate::errors::{raise, shown};
-use crate::handle::{deadline, timed_out, wait_for_news};
+use crate::handle::{deadline, timed_out, wait_for_news, waited};
 use crate::segment::{Segment, world};
 
 /// Who is present in the channels of one namespace of a segment.
@@ -239,6 +239,18 @@ impl PresenceWatch {
     pub fn source(&self) -> Arc<dyn core::Source> {
         self.watch.clone()
     }
+
+    fn wait_for(slf: &Bound<'_, Self>, deadline: Option<Instant>) -> PyResult<PresenceDiff> {
+        let this = slf.get();
+        loop {
+            if let Some(diff) = this.try_next()? {
+                return Ok(diff);
+            }
+            if !wait_for_news(slf.as_any(), &this.source(), deadline)? {
+                return this.try_next()?.ok_or_else(timed_out);
+            }
+        }
+    }
 }
 
 #[pymethods]
@@ -257,16 +269,7 @@ impl PresenceWatch {
     /// The next change; waits for it without holding the interpreter.
     #[pyo3(signature = (timeout=None))]
     fn next(slf: &Bound<'_, Self>, timeout: Option<Arg<Timeout>>) -> PyResult<PresenceDiff> {
-        let deadline = deadline(timeout);
-        let this = slf.get();
-        loop {
-            if let Some(diff) = this.try_next()? {
-                return Ok(diff);
-            }
-            if !wait_for_news(slf.as_any(), &this.source(), deadline)? {
-                return this.try_next()?.ok_or_else(timed_out);
-            }
-        }
+        waited(slf.py(), PresenceWatch::wait_for(slf, deadline(timeout)))
     }
 
     fn __iter__(slf: Py<Self>) -> Py<Self> {

@@ -1,6 +1,7 @@
 //! `Segment`: one named shared-memory segment, or a private one.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
+use std::thread::{self, ThreadId};
 
 use hypern_shm_core as core;
 use pyo3::prelude::*;
@@ -143,17 +144,18 @@ fn unlink_segment(name: Arg<&str>) -> PyResult<bool> {
     core::Segment::unlink_name(&name).map_err(raise)
 }
 
-/// Is the program over, and this process only about to end?
-static EXITING: AtomicBool = AtomicBool::new(false);
+/// The thread that ends this process, once the program is over.
+static EXITING: OnceLock<ThreadId> = OnceLock::new();
 
-pub fn is_exiting() -> bool {
-    EXITING.load(Ordering::Acquire)
+/// Is the program over, and this a daemon thread, which goes with the process?
+pub fn is_left_over() -> bool {
+    EXITING.get().is_some_and(|ending| *ending != thread::current().id())
 }
 
 /// Detaches this process from every segment in order: for a clean exit, and for nothing else.
 #[pyfunction]
 fn detach_all(py: Python<'_>) {
-    EXITING.store(true, Ordering::Release);
+    EXITING.get_or_init(|| thread::current().id());
     py.detach(core::detach_all);
     hand_over_all();
 }
