@@ -3,6 +3,8 @@ the end of the interpreter."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
 import os
 import subprocess
@@ -17,6 +19,7 @@ import pytest
 
 import hypern_realtime_shm as rt
 from hypern_realtime_shm import RealtimeHub, Segment, _engine
+from hypern_realtime_shm import inspect as looking
 
 LONE = "a \ud800 alone"
 Use = Callable[[RealtimeHub], Any]
@@ -139,7 +142,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
-def test_no_call_leaks(hub: RealtimeHub) -> None:
+def test_no_call_leaks(hub: RealtimeHub, name: str) -> None:
     """Every call again and again: neither memory nor the count of any object that was passed or got grows."""
     times = int(os.environ.get("LEAKS", "10000"))
     sub, rx, watch = hub.channels.subscribe("c", "s"), hub.broadcast.subscribe("b"), hub.presence.watch("c")
@@ -168,7 +171,56 @@ def test_no_call_leaks(hub: RealtimeHub) -> None:
         with pytest.raises(ValueError, match="buffer_size"):
             hub.channels.create_channel(text, 0)
 
+    loop = asyncio.new_event_loop()
+
+    async def receive() -> None:
+        task = asyncio.ensure_future(sub.recv_async())
+        async with hub.channels.subscribe_pattern("#", "s") as every:
+            cancelled = asyncio.ensure_future(every.recv_async())
+            await asyncio.sleep(0)
+            cancelled.cancel()
+            hub.publish("c", text)
+            assert await task == text
+        with pytest.raises(TimeoutError):
+            await sub.recv_message_async(timeout=0)
+
+    def stream() -> None:
+        with contextlib.closing(hub.sse_stream_sync("c", text, metadata)) as chunks:
+            next(chunks)
+            hub.publish("c", text)
+            next(chunks)
+
+    def watch_and_look() -> None:
+        with hub.presence.watch("c") as opened:
+            opened.next(timeout=1)
+        looker = looking.Inspector(name)
+        looker.overview()
+        looker.tail("c", last=2)
+
+    def descriptor() -> None:
+        with hub.channels.subscribe("c", text) as opened:
+            opened.fileno()
+        hub.channels.unsubscribe("c", text)
+
     calls: dict[str, Callable[[], Any]] = {
+        "asyncio": lambda: loop.run_until_complete(receive()),
+        "a stream": stream,
+        "watch and inspect": watch_and_look,
+        "fileno": descriptor,
+        "json and dicts": lambda: (
+            hub.presence.track_json("c", text, {"n": 1}),
+            hub.presence.list_as_dicts("c"),
+            hub.presence.diff_as_dict("c"),
+            hub.presence.untrack("c", text),
+            hub.broadcast.send_json("b", {"n": [1, text]}),
+        ),
+        "objects": lambda: (
+            rt.Message("c", text, "1-1"),
+            rt.PresenceInfo(text, "c", metadata).metadata,
+            rt.HeartbeatConfig(max_retries=3),
+            rt.BroadcastConfig(),
+            repr(hub),
+        ),
         "publish, try_recv": lambda: (hub.publish("c", text), sub.try_recv()),
         "bytes, try_recv_message": lambda: (hub.publish("c", b"bytes"), sub.try_recv_message()),
         "publish_json, drain, replay": lambda: (
@@ -213,9 +265,10 @@ def test_no_call_leaks(hub: RealtimeHub) -> None:
         "refused": refused,
     }
     passed = [text, metadata, *metadata, *metadata.values(), None, KeyError]
+    slow = ("managers", "refused", "recv nothing", "asyncio", "a stream", "watch and inspect", "fileno")
     total = 0
     for what, call in calls.items():
-        few = max(1, times // 20) if what in ("managers", "refused", "recv nothing") else times
+        few = max(1, times // 20) if what in slow else times
         for _ in range(few // 4 + 1):
             call()
         gc.collect()
@@ -229,6 +282,8 @@ def test_no_call_leaks(hub: RealtimeHub) -> None:
         assert len(gc.get_objects()) - objects < 100, what
         grown = resident() - memory
         assert grown < 4 << 20, f"{what}: {grown} bytes more after {few} calls"
+        print(f"{what}: {few} times, {max(more)} references and {grown >> 10} KiB more", flush=True)
+    loop.close()
     print(f"{len(calls)} groups of calls, {total} times in all, resident {resident() >> 20} MiB")
 
 
