@@ -70,8 +70,13 @@ class _Desk:
         try:
             tokens = self.waits.take()
         except SegmentError:
+            loop = asyncio.get_running_loop()
+            if _engine.is_left_over():
+                # The program is over: who waits in a daemon thread goes with the process.
+                loop.remove_reader(self.waits.fileno())
+                return
             # The segment was closed: whoever waits looks once more and meets that.
-            self.close(asyncio.get_running_loop())
+            self.close(loop)
             return
         for token in tokens:
             self._resolve(token, True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import gc
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -20,6 +22,7 @@ import pytest
 import hypern_realtime_shm as rt
 from hypern_realtime_shm import RealtimeHub, Segment, _engine
 from hypern_realtime_shm import inspect as looking
+from tests.public import PUBLIC, World
 
 LONE = "a \ud800 alone"
 Use = Callable[[RealtimeHub], Any]
@@ -92,50 +95,56 @@ def test_use_after_close(name: str) -> None:
         gone.try_next()
     segment.close()
     segment.close()
-    uses: list[Callable[[], Any]] = [
-        lambda: hub.create_channel("d"),
-        lambda: hub.publish("c", "x"),
-        lambda: hub.join("c", "w"),
-        lambda: hub.leave("c", "u"),
-        lambda: hub.disconnect("u"),
-        lambda: hub.get_presence("c"),
-        lambda: hub.get_presence_diff("c"),
-        lambda: hub.channels.list_channels(),
-        lambda: hub.channels.replay("c"),
-        lambda: hub.channels.publish_to_topic("*", "x"),
-        lambda: hub.channels.clear(),
-        lambda: hub.presence.track("c", "w"),
-        lambda: hub.presence.evict_stale(1),
-        lambda: hub.presence.flush_diff("c"),
-        lambda: hub.broadcast.send("b", "x"),
-        lambda: hub.broadcast.send_many(["b"], "x"),
-        lambda: hub.broadcast.global_stats(),
-        lambda: hub.heartbeat.register("w"),
-        lambda: hub.heartbeat.check_timeouts(),
-        lambda: hub.heartbeat.stats(),
-        lambda: matcher.subscribe("*", "w"),
-        lambda: matcher.match_topic("x"),
-        lambda: waits.park(sub),
-        lambda: waits.take(),
-        sub.try_recv,
-        sub.drain,
-        lambda: sub.recv(timeout=1),
-        pattern.try_recv,
-        rx.try_recv,
-        watch.try_next,
-        segment.stats,
-        segment.reap,
-        segment.check,
-        segment.start_keeper,
-        lambda: rt.ChannelManager(segment=segment),
-    ]
-    for number, use in enumerate(uses):
-        with pytest.raises(rt.SegmentClosed, match="closed"):
-            print(number, use())
+    for use in (partial(waits.park, sub), waits.take, partial(matcher.match_topic, "c"), pattern.try_recv):
+        with pytest.raises(rt.SegmentClosed):
+            use()
     for handle in (sub, pattern, rx, watch):
         handle.close()
     for tell in (sub.channel_name, sub.client_id, sub.missed_count, repr(sub), repr(segment), segment.name):
         assert tell is not None, "what is known without the segment is still told"
+
+
+# What needs no segment, or opens one.
+STILL_GOOD = {
+    *("BroadcastConfig", "HeartbeatConfig", "Message", "PresenceDiff", "PresenceInfo", "SSEEvent"),
+    *("Segment", "Segment.attach", "Segment.open", "Segment.private", "Segment.unlink", "unlink_segment"),
+    *("Segment.close", "Subscriber.close", "BroadcastSubscriber.close", "PresenceWatch.close"),
+    *("Subscriber.messages", "BroadcastSubscriber.messages", "end_streams", "unique_name", "segments"),
+    *(f"HeartbeatMonitor.sse_{field}" for field in ("heartbeat_event", "keepalive_comment", "retry_field")),
+    *("HeartbeatMonitor.make_sse_event", "TopicMatcher.pattern_matches"),
+    # A thread that finds its segment closed ends.
+    *("HeartbeatMonitor.start_heartbeat_thread", "HeartbeatThread", "HeartbeatThread.stop"),
+    *("Collector", "Collector.collect", "asgi_app", "wsgi_app", "registry"),
+}
+
+
+def test_everything_after_its_segment_was_closed(world: World) -> None:
+    inspectors = {public.name for public in PUBLIC if public.name.startswith("Inspector")}
+    world.segment.close()
+    good = set()
+    for public in sorted(PUBLIC, key=lambda public: public.name.endswith(("close", "unlink", "unlink_segment"))):
+        arguments = {"segment": world.segment} if "segment" in public.signature.parameters else {}
+        try:
+            public.use(world, **arguments)
+        except rt.SegmentClosed:
+            continue
+        good.add(public.name)
+    assert good == STILL_GOOD | inspectors
+
+
+@pytest.mark.parametrize("name_of_class", ["Subscriber", "BroadcastSubscriber", "PresenceWatch"])
+def test_everything_of_a_handle_that_was_closed(world: World, name_of_class: str) -> None:
+    methods = [public for public in PUBLIC if public.name.startswith(f"{name_of_class}.")]
+    (close,) = (public for public in methods if public.name.endswith(".close"))
+    close.use(world)
+    good = set()
+    for public in methods:
+        try:
+            public.use(world)
+        except rt.SubscriberClosed:
+            continue
+        good.add(public.name.partition(".")[2])
+    assert good == ({"close"} if name_of_class == "PresenceWatch" else {"close", "messages"})
 
 
 def resident() -> int:
@@ -312,6 +321,36 @@ async def main():
     await asyncio.sleep(0.05)
 asyncio.run(main())
 """,
+    "a stream in a thread": "in_a_thread(lambda: list(hub.sse_stream_sync('c', 'v')))",
+    "a stream in a loop": """
+async def serve():
+    async for _ in hub.sse_stream('c', 'v'):
+        pass
+in_a_thread(lambda: asyncio.run(serve()))
+""",
+    "finalizers that call": """
+class Last:
+    def __init__(self, call, *arguments):
+        self.call, self.arguments, self.me = call, arguments, self
+    def __del__(self):
+        try:
+            self.call(*self.arguments)
+        except (rt.SegmentClosed, rt.SubscriberClosed):
+            pass
+last = [Last(hub.publish, 'c', 'x'), Last(sub.try_recv), Last(sub.recv, 60), Last(sub.close), Last(segment.close),
+        Last(hub.join, 'c', 'w'), Last(segment.stats), Last(hub.sse_stream_sync, 'c', 'w')]
+""",
+    "a recv when all is over": """
+def over():
+    try:
+        sub.recv()
+    except rt.SegmentClosed:
+        pass
+import atexit
+from hypern_realtime_shm import _engine
+atexit.register(over)
+atexit.register(_engine.detach_all)
+""",
     "a heartbeat thread": "hub.heartbeat.start_heartbeat_thread()",
     "a segment closed under a thread": "in_a_thread(lambda: until_error(sub)); time.sleep(0.05); segment.close()",
     "everything left open": "subs = [hub.channels.subscribe('c', str(i)) for i in range(100)]; subs[0].fileno()",
@@ -367,3 +406,65 @@ print("ending", flush=True)
         assert again.reap() == 0, "it has left in order"
         assert RealtimeHub(segment=again).channels.has_channel("c")
     print(f"{end}, {how}: {took:.2f} s")
+
+
+def test_another_interpreter_of_the_process_is_refused() -> None:
+    """Before it could use what is the first one's; and the first one goes on."""
+    source = """
+import sys
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+import hypern_realtime_shm as rt
+hub = rt.RealtimeHub()
+hub.create_channel("c")
+sub = hub.join("c", "u")
+refused = '''
+try:
+    import hypern_realtime_shm
+except ImportError:
+    print("refused", flush=True)
+else:
+    print("taken", flush=True)
+'''
+kinds = [{}]
+if sys.version_info[:2] == (3, 12):
+    kinds.append({"isolated": False})
+for kind in kinds:
+    other = interpreters.create(**kind)
+    interpreters.run_string(other, refused)
+    interpreters.destroy(other)
+if sys.version_info >= (3, 13):
+    other = interpreters.create("legacy")
+    interpreters.run_string(other, refused)
+    interpreters.destroy(other)
+hub.publish("c", "goes on")
+print(sub.recv(timeout=1))
+"""
+    run = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=False)
+    lines = run.stdout.splitlines()
+    assert (run.returncode, lines[-1:], {*lines[:-1]}) == (0, ["goes on"], {"refused"}), run
+
+
+def test_handles_are_neither_copied_nor_pickled(world: World) -> None:
+    """A copy would be a second owner of one stay or cursor."""
+    hub = world.hub
+    handles = [world.segment, hub.channels, hub.presence, hub.broadcast, hub.heartbeat, hub.channels.topic_matcher]
+    handles += [world.sub, world.rx, world.watch, hub.sse_stream("c", "s"), hub.sse_stream_sync("c", "s")]
+    for handle in handles:
+        for use in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match=f"cannot pickle.*{type(handle).__name__}"):
+                use(handle)
+    del handles, handle
+    gc.collect()
+    assert hub.presence.get("c", "s") is None
+    assert hub.publish("c", "x") == 1
+
+
+@pytest.mark.parametrize("make", [lambda: rt.SSEStream(), lambda: rt.SSEStream.__new__(rt.SSEStream)])
+def test_a_stream_that_was_never_made_says_nothing(make: Callable[[], Any], capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(TypeError):
+        make()
+    gc.collect()
+    assert capsys.readouterr().err == ""

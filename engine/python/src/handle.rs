@@ -304,6 +304,9 @@ impl Handle {
 
     /// A descriptor that is readable when there may be news, for any event loop: this thread's.
     fn fileno(&self) -> PyResult<i32> {
+        if self.closed() {
+            return Err(raise(core::Error::HandleClosed));
+        }
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let list = own_list(self.receiving.as_ref())?;
         if let Some((watching, _)) = &*watched

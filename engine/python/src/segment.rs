@@ -148,6 +148,7 @@ fn unlink_segment(name: Arg<&str>) -> PyResult<bool> {
 static EXITING: OnceLock<ThreadId> = OnceLock::new();
 
 /// Is the program over, and this a daemon thread, which goes with the process?
+#[pyfunction]
 pub fn is_left_over() -> bool {
     EXITING.get().is_some_and(|ending| *ending != thread::current().id())
 }
@@ -168,5 +169,6 @@ pub fn world(segment: &Bound<'_, Segment>, namespace: &str) -> PyResult<core::Wo
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Segment>()?;
     m.add_function(wrap_pyfunction!(unlink_segment, m)?)?;
+    m.add_function(wrap_pyfunction!(is_left_over, m)?)?;
     m.add_function(wrap_pyfunction!(detach_all, m)?)
 }
