@@ -127,5 +127,5 @@ def test_what_callers_own_methods_raise_is_passed_on(world: World) -> None:
         lambda: rt.HeartbeatConfig(interval_secs=Mine()),  # type: ignore[arg-type]
         lambda: world.hub.channels.create_channel("n", Mine()),  # type: ignore[arg-type]
     ):
-        with pytest.raises(LookupError, match=r"^mine$"):
+        with pytest.raises(LookupError, match="mine"):
             call()

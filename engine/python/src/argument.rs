@@ -60,30 +60,38 @@ pub fn arg<'a, 'py, T: Argument<'a, 'py>>(value: &'a Bound<'py, PyAny>) -> PyRes
 /// A refused argument's error with its name. Made by hand where PyO3 knows no name, or only that of the whole.
 #[cold]
 pub fn named(py: Python<'_>, error: PyErr, name: &str) -> PyErr {
+    if !has_place(py, &error) {
+        return error;
+    }
     match put_name(error.value(py), name) {
         Ok(()) => error,
         Err(failure) => failure,
     }
 }
 
-/// Puts the name where the error's text has a place for it.
+/// Is the error of a kind whose text has a place for a name? What else a caller's own methods raise is passed on.
+fn has_place(py: Python<'_>, error: &PyErr) -> bool {
+    let class = error.get_type(py);
+    class.is(py.get_type::<PyTypeError>()) || class.is(py.get_type::<PyValueError>()) || class.is(py.get_type::<PyUnicodeEncodeError>())
+}
+
+/// Puts the name there.
 fn put_name(error: &Bound<'_, PyAny>, name: &str) -> PyResult<()> {
     if error.is_instance_of::<PyUnicodeEncodeError>() {
         let reason = error.getattr("reason")?;
         return error.setattr("reason", format!("{reason} in {name}"));
     }
-    let class = error.get_type();
-    if class.is(error.py().get_type::<PyTypeError>()) || class.is(error.py().get_type::<PyValueError>()) {
-        let text = error.str()?;
-        error.setattr("args", (format!("{name} {text}"),))?;
-    }
-    Ok(())
+    let text = error.str()?;
+    error.setattr("args", (format!("{name} {text}"),))
 }
 
 /// PyO3 tells the name of an argument that could not be taken to nobody but the exception, as a note: which no
 /// exception has before Python 3.11, and which is no part of its text. So the exception listens in its place.
 #[cold]
 fn listening(py: Python<'_>, error: PyErr) -> PyErr {
+    if !has_place(py, &error) {
+        return error;
+    }
     let value = error.value(py).clone().unbind();
     let listen = move |args: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| -> PyResult<()> {
         let (note,): (String,) = args.extract()?;
