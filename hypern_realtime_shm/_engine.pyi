@@ -31,12 +31,17 @@ __all__ = [
     "TopicMatcher",
     "Waitlist",
     "__version__",
+    "check_manager",
     "detach_all",
     "divide",
     "end_logging",
+    "is_left_over",
     "list_segments",
+    "seconds",
+    "text",
     "unlink_segment",
     "warn_of_lag_above",
+    "whole",
 ]
 
 __version__: Final[str]
@@ -44,9 +49,14 @@ LAYOUT_VERSION: Final[int]
 
 def unlink_segment(name: str) -> bool: ...
 def detach_all() -> None: ...
+def is_left_over() -> bool: ...
 def list_segments() -> str: ...
 def end_logging() -> None: ...
 def warn_of_lag_above(share: float) -> None: ...
+def seconds(name: str, value: float) -> float: ...
+def text(name: str, value: str) -> str: ...
+def whole(name: str, value: int) -> int: ...
+def check_manager(*, namespace: str, default_buffer_size: int = 256, config: HeartbeatConfig | None = None) -> None: ...
 def divide(
     *,
     size: int,
@@ -68,7 +78,7 @@ class Inspector:
     def overview(self) -> str: ...
     def processes(self) -> str: ...
     def channels(self, namespace: str | None = None) -> str: ...
-    def channel(self, name: str, namespace: str = "", kind: str = "channel") -> str: ...
+    def channel(self, name: str, namespace: str, kind: str) -> str: ...
     def names(self, namespace: str, kind: str) -> list[str]: ...
     def members(self, channel: str | None = None, namespace: str | None = None, limit: int | None = None) -> str: ...
     def clients(self, namespace: str | None, interval_secs: float, timeout_secs: float, max_retries: int) -> str: ...
@@ -77,12 +87,12 @@ class Inspector:
     def tail(
         self,
         name: str,
-        namespace: str = "",
-        kind: str = "channel",
+        namespace: str,
+        kind: str,
         *,
-        after: str | None = None,
-        last: int = 0,
-        limit: int = 1000,
+        after: str | None,
+        last: int,
+        limit: int,
     ) -> tuple[list[tuple[str, str | bytes]], str, int, bool, int]: ...
 
 @disjoint_base
@@ -180,11 +190,11 @@ class Subscriber(Handle):
     def __new__(
         cls,
         manager: ChannelManager,
-        name: str,
+        channel_name: str | None,
         client_id: str,
         last_event_id: str | None = None,
         *,
-        pattern: bool = False,
+        pattern: str | None = None,
     ) -> Self: ...
     @property
     def client_id(self) -> str: ...
@@ -209,7 +219,7 @@ class ChannelStats:
 @disjoint_base
 class TopicMatcher:
     def __new__(
-        cls, segment: Segment | None = None, namespace: str = "", *, of: TopicMatcher | None = None
+        cls, segment: Segment | None = None, namespace: str | None = None, *, of: TopicMatcher | None = None
     ) -> Self: ...
     def subscribe(self, pattern: str, client_id: str) -> None: ...
     def unsubscribe(self, pattern: str, client_id: str) -> bool: ...

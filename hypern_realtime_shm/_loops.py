@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import threading
 import weakref
 from collections.abc import AsyncGenerator
@@ -71,8 +70,13 @@ class _Desk:
         try:
             tokens = self.waits.take()
         except SegmentError:
+            loop = asyncio.get_running_loop()
+            if _engine.is_left_over():
+                # The program is over: who waits in a daemon thread goes with the process.
+                loop.remove_reader(self.waits.fileno())
+                return
             # The segment was closed: whoever waits looks once more and meets that.
-            self.close(asyncio.get_running_loop())
+            self.close(loop)
             return
         for token in tokens:
             self._resolve(token, True)
@@ -144,9 +148,7 @@ def deadline_of(timeout: float | None) -> float | None:
     """
     if timeout is None:
         return None
-    if math.isnan(timeout):
-        raise ValueError("timeout is nan; it must be a number of seconds or None")
-    return asyncio.get_running_loop().time() + timeout
+    return asyncio.get_running_loop().time() + _engine.seconds("timeout", timeout)
 
 
 async def wait_for_news(handle: Any, deadline: float | None) -> bool:

@@ -75,13 +75,15 @@ class Receiving:
             ChannelClosed: the channel was removed or the client unsubscribed, and nothing is left.
             SubscriberClosed: the handle was closed.
         """
+        deadline = deadline_of(timeout)
         message = self.try_recv()
-        return message if message is not None else await _receive(self, self.try_recv, timeout)
+        return message if message is not None else await _receive(self, self.try_recv, deadline)
 
     async def recv_message_async(self, timeout: float | None = None) -> Message:
         """As :meth:`recv_async`, with the channel's name and the id."""
+        deadline = deadline_of(timeout)
         message = self.try_recv_message()
-        return message if message is not None else await _receive(self, self.try_recv_message, timeout)
+        return message if message is not None else await _receive(self, self.try_recv_message, deadline)
 
     def messages(self) -> Messages:
         """The messages with their channels and ids, for ``for`` and ``async for``."""
@@ -100,8 +102,7 @@ class Receiving:
         self.close()
 
 
-async def _receive(subscriber: Any, take: Callable[[], T | None], timeout: float | None) -> T:
-    deadline = deadline_of(timeout)
+async def _receive(subscriber: Any, take: Callable[[], T | None], deadline: float | None) -> T:
     while True:
         if subscriber.ended:
             # What was published before the end is there by now.

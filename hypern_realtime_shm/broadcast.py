@@ -8,6 +8,7 @@ from typing import Any
 from typing_extensions import Self
 
 from . import _engine
+from ._arguments import need_callable
 from ._engine import BackpressurePolicy, BroadcastConfig, BroadcastStats
 from ._receiving import Receiving
 from .channels import deliver_all
@@ -28,7 +29,7 @@ class RealtimeBroadcast(_engine.RealtimeBroadcast):
     """
 
     def __new__(cls, *, segment: str | _engine.Segment | None = None, namespace: str = "") -> Self:
-        return super().__new__(cls, resolve(segment), namespace)
+        return super().__new__(cls, resolve(segment, namespace), namespace)
 
     def subscribe(self, name: str) -> BroadcastSubscriber:
         """Opens a handle that receives what is sent from now on.
@@ -53,6 +54,7 @@ class RealtimeBroadcast(_engine.RealtimeBroadcast):
         Raises:
             KeyError: there is no such channel.
         """
+        need_callable("callback", callback)
         rx = self.subscribe(name)
         try:
             await deliver_all(rx, callback)

@@ -9,6 +9,7 @@ from typing import Any
 from typing_extensions import Self
 
 from . import _engine
+from ._arguments import need_callable
 from ._engine import ChannelStats, Message
 from ._receiving import Messages, Receiving
 from .errors import ChannelClosed
@@ -59,7 +60,8 @@ class ChannelManager(_engine.ChannelManager):
         segment: str | _engine.Segment | None = None,
         namespace: str = "",
     ) -> Self:
-        return super().__new__(cls, default_buffer_size, resolve(segment), namespace)
+        used = resolve(segment, namespace, default_buffer_size=default_buffer_size)
+        return super().__new__(cls, default_buffer_size, used, namespace)
 
     def subscribe(self, channel_name: str, client_id: str, *, last_event_id: str | None = None) -> Subscriber:
         """Registers a client and opens a handle.
@@ -84,7 +86,7 @@ class ChannelManager(_engine.ChannelManager):
         Args:
             pattern: segments between ``:``; ``*`` is exactly one, ``#`` zero or more.
         """
-        return Subscriber(self, pattern, client_id, pattern=True)
+        return Subscriber(self, None, client_id, pattern=pattern)
 
     async def subscribe_async(
         self,
@@ -102,6 +104,7 @@ class ChannelManager(_engine.ChannelManager):
         Raises:
             KeyError: there is no such channel.
         """
+        need_callable("callback", callback)
         sub = self.subscribe(channel_name, client_id)
         try:
             await deliver_all(sub, callback)

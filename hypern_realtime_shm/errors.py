@@ -18,7 +18,8 @@
 
     PrivateSegmentWarning          (RuntimeWarning)     a multi-worker server without a shared segment
 
-Arguments out of their bounds are ``ValueError``, of the wrong type ``TypeError``.
+Arguments out of their bounds are ``ValueError``, of the wrong type ``TypeError``: the text names the argument, its
+value or type, and what it must be, and nothing was done. A ``bool`` is an ``int``, as everywhere in Python.
 """
 
 from __future__ import annotations

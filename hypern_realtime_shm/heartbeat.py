@@ -14,6 +14,7 @@ from typing import Any
 from typing_extensions import Self
 
 from . import _engine
+from ._arguments import need_callable
 from ._engine import HeartbeatConfig, HeartbeatStats, SSEEvent
 from .errors import SegmentClosed
 from .segment import resolve
@@ -41,7 +42,7 @@ class HeartbeatMonitor(_engine.HeartbeatMonitor):
         segment: str | _engine.Segment | None = None,
         namespace: str = "",
     ) -> Self:
-        return super().__new__(cls, config, resolve(segment), namespace)
+        return super().__new__(cls, config, resolve(segment, namespace, config=config), namespace)
 
     async def run_heartbeat_loop(
         self,
@@ -55,6 +56,7 @@ class HeartbeatMonitor(_engine.HeartbeatMonitor):
         Run one in each worker. A callback (plain or async) gets a client id; one that raises is logged,
         and the loop goes on.
         """
+        _need_callbacks(on_ping, on_timeout, on_dead)
         while True:
             for client_id in self.own_clients_needing_ping():
                 self.ping(client_id)
@@ -76,7 +78,7 @@ class HeartbeatMonitor(_engine.HeartbeatMonitor):
         not in a process that will fork its workers.
 
         Raises:
-            TypeError: a callback is a coroutine function.
+            TypeError: a callback is no plain function.
         """
         return HeartbeatThread(self, on_ping, on_timeout, on_dead)
 
@@ -109,9 +111,7 @@ class HeartbeatThread:
         on_timeout: Callable[[str], Any] | None,
         on_dead: Callable[[str], Any] | None,
     ) -> None:
-        for name, callback in (("on_ping", on_ping), ("on_timeout", on_timeout), ("on_dead", on_dead)):
-            if inspect.iscoroutinefunction(callback):
-                raise TypeError(f"{name} is a coroutine function; a thread needs a plain function")
+        _need_callbacks(on_ping, on_timeout, on_dead, plain=True)
         self._monitor = monitor
         self._callbacks = (on_ping, on_timeout, on_dead)
         self._stopping = threading.Event()
@@ -125,9 +125,10 @@ class HeartbeatThread:
 
     def stop(self, timeout: float | None = None) -> None:
         """Ends the thread and waits for it, at most ``timeout`` seconds. Again is harmless."""
+        patience = None if timeout is None else min(_engine.seconds("timeout", timeout), threading.TIMEOUT_MAX)
         self._stopping.set()
         if self._thread is not threading.current_thread():
-            self._thread.join(timeout)
+            self._thread.join(patience)
 
     def __enter__(self) -> Self:
         return self
@@ -150,6 +151,12 @@ class HeartbeatThread:
             except SegmentClosed:
                 return
             self._stopping.wait(min(monitor.config.interval_secs, threading.TIMEOUT_MAX))
+
+
+def _need_callbacks(on_ping: object, on_timeout: object, on_dead: object, *, plain: bool = False) -> None:
+    for name, callback in (("on_ping", on_ping), ("on_timeout", on_timeout), ("on_dead", on_dead)):
+        if callback is not None:
+            need_callable(name, callback, plain=plain)
 
 
 def _call(callback: Callable[[str], Any] | None, client_id: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import _engine
+from ._arguments import known_as, wrong_type
 from ._engine import BroadcastConfig, HeartbeatConfig, PresenceInfo
 from .broadcast import RealtimeBroadcast
 from .channels import ChannelManager, Subscriber
@@ -36,7 +37,8 @@ class RealtimeHub:
         segment: str | _engine.Segment | None = None,
         namespace: str = "",
     ) -> None:
-        shared = resolve(segment)
+        with known_as({"default_buffer_size": "channel_buffer_size", "config": "heartbeat_config"}):
+            shared = resolve(segment, namespace, default_buffer_size=channel_buffer_size, config=heartbeat_config)
         self.channels = ChannelManager(channel_buffer_size, segment=shared, namespace=namespace)
         self.presence = PresenceTracker(segment=shared, namespace=namespace)
         self.broadcast = RealtimeBroadcast(segment=shared, namespace=namespace)
@@ -49,10 +51,21 @@ class RealtimeHub:
         broadcast_config: BroadcastConfig | None = None,
     ) -> None:
         """Creates a channel and, with a configuration, a broadcast channel of the same name; what
-        exists is kept as it is."""
-        self.channels.create_channel(name, buffer_size)
-        if broadcast_config is not None:
-            self.broadcast.create(name, broadcast_config)
+        exists is kept as it is.
+
+        Raises:
+            SegmentFull: there is no room. Neither of the two is made then.
+        """
+        if broadcast_config is not None and not isinstance(broadcast_config, BroadcastConfig):
+            raise wrong_type("broadcast_config", broadcast_config, "a BroadcastConfig")
+        made = self.channels.create_channel(name, buffer_size)
+        try:
+            if broadcast_config is not None:
+                self.broadcast.create(name, broadcast_config)
+        except BaseException:
+            if made:
+                self.channels.remove_channel(name)
+            raise
 
     def join(
         self,

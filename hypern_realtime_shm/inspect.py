@@ -188,6 +188,11 @@ class Inspector:
         Raises:
             UnknownChannel: there is none of this name when it begins. Where it is removed later, it is waited for.
         """
+        _engine.text("pattern", pattern)
+        _engine.whole("last", last)
+        if after is not None:
+            _engine.text("after", after)
+        pause = max(_engine.seconds("interval", interval), 0.0)
         cursors: dict[str, str] = {}
         exact = self._is_exact(pattern)
         first = True
@@ -210,7 +215,7 @@ class Inspector:
                         raise
             first = False
             yield None
-            time.sleep(interval)
+            time.sleep(pause)
 
     def _rest(
         self, found: Tail, name: str, namespace: str, kind: Kind, cursors: dict[str, str]

@@ -16,20 +16,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prometheus_client import CollectorRegistry, make_asgi_app, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector as _Collector
 
-from . import __version__
+from . import __version__, _engine
+from ._arguments import wrong_type
 from ._sight import Sight
 from .errors import SegmentError
 from .inspect import ChannelRow, Overview, Processes
-
-if TYPE_CHECKING:
-    from .segment import Segment
+from .segment import Segment
 
 PREFIX = "hypern_realtime_"
 KINDS = ("channel", "broadcast")
@@ -101,11 +100,12 @@ class Collector(_Collector):
     """
 
     def __init__(self, segment: str | Segment, *, top_channels: int = 0) -> None:
-        if top_channels < 0:
-            raise ValueError(f"top_channels must be 0 or more, not {top_channels}")
+        top_channels = _engine.whole("top_channels", top_channels)
+        if not isinstance(segment, (str, Segment)):
+            raise wrong_type("segment", segment, "a str or a Segment")
         name = segment if isinstance(segment, str) else segment.name
         if not name:
-            raise ValueError("segment must have a name to be looked at: this one is private")
+            raise ValueError(f"segment is {segment!r}; it must be one with a name: only those can be looked at")
         self._sight = Sight(name)
         self._top = top_channels
 

@@ -8,6 +8,7 @@ from typing import Any
 from typing_extensions import Self
 
 from . import _engine
+from ._arguments import need_items
 from ._engine import PresenceDiff, PresenceInfo
 from ._loops import deadline_of, wait_for_news
 from .segment import resolve
@@ -72,10 +73,12 @@ class PresenceTracker(_engine.PresenceTracker):
     """
 
     def __new__(cls, *, segment: str | _engine.Segment | None = None, namespace: str = "") -> Self:
-        return super().__new__(cls, resolve(segment), namespace)
+        return super().__new__(cls, resolve(segment, namespace), namespace)
 
     def track_json(self, channel: str, client_id: str, metadata: Any) -> PresenceInfo:
         """Tracks with metadata of any values: keys and values become ``str``."""
+        if metadata:
+            need_items("metadata", metadata)
         texts = {str(key): str(value) for key, value in metadata.items()} if metadata else None
         return self.track(channel, client_id, texts)
 

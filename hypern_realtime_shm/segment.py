@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from types import TracebackType
-from typing import TypeVar
+from typing import Any
 
 from typing_extensions import Self
 
 from . import _engine, _lifecycle, _servers
+from ._arguments import known_as, wrong_type
 from ._settings import parse_size, variable_bool, variable_int, variable_size
 
 DEFAULT_SIZE = "32MiB"
@@ -17,21 +18,17 @@ DEFAULT_MAX_PROCESSES = 128
 PRIVATE_SIZE = "4MiB"
 
 
-def _checked(name: str) -> None:
-    # None means a private segment to the engine, which nobody asks for by a name.
-    if not isinstance(name, str):
-        raise TypeError(f"name must be a str, not {type(name).__name__!r}")
-
-
-T = TypeVar("T")
-
-
-def _given(argument: T | None, read: Callable[[str], T | None], variable: str, default: T) -> T:
-    """The argument, else its variable, else the default; 0 and False are given, too."""
-    if argument is not None:
-        return argument
-    value = read(variable)
-    return default if value is None else value
+# The settings of a new segment: what each is read from where it is not given, how, and what it is by default.
+_SETTINGS: dict[str, tuple[str, Callable[[str], Any], Any]] = {
+    "size": ("HYPERN_SHM_SIZE", variable_size, parse_size(DEFAULT_SIZE)),
+    "max_processes": ("HYPERN_SHM_MAX_PROCESSES", variable_int, DEFAULT_MAX_PROCESSES),
+    "unlink_when_unused": ("HYPERN_SHM_UNLINK_WHEN_UNUSED", variable_bool, False),
+    "channels": ("HYPERN_SHM_CHANNELS", variable_int, None),
+    "ring_slots": ("HYPERN_SHM_RING_SLOTS", variable_int, None),
+    "members": ("HYPERN_SHM_MEMBERS", variable_int, None),
+    "clients": ("HYPERN_SHM_CLIENTS", variable_int, None),
+    "waiters": ("HYPERN_SHM_WAITERS", variable_int, None),
+}
 
 
 class Segment(_engine.Segment):
@@ -77,29 +74,36 @@ class Segment(_engine.Segment):
                 size: 512 of 32 MiB). A thread beyond them looks for news every 5 ms, a loop raises SegmentFull.
 
         Raises:
-            TypeError: ``name`` is no str.
+            TypeError: an argument is of the wrong type.
             ValueError: an argument or variable is out of its bounds, or the capacities do not fit the size.
             SegmentNoSpace: /dev/shm has no room.
             SegmentRefused: something else is in its place.
             SegmentVersionMismatch: another version made it.
             SegmentFull: all process slots are taken.
         """
-        _checked(name)
-        default = parse_size(DEFAULT_SIZE)
-        wanted = None if size is None else parse_size(size)
+        _engine.text("name", name)  # None means a private segment to the engine: nobody asks for that by a name
+        settings: dict[str, Any] = {
+            "size": None if size is None else parse_size(size),
+            "max_processes": max_processes,
+            "unlink_when_unused": unlink_when_unused,
+            "channels": channels,
+            "ring_slots": ring_slots,
+            "members": members,
+            "clients": clients,
+            "waiters": waiters,
+        }
+        # 0 and False are given, too.
+        from_variables = {}
+        for argument in [argument for argument, given in settings.items() if given is None]:
+            variable, read, default = _SETTINGS[argument]
+            settings[argument] = read(variable)
+            if settings[argument] is None:
+                settings[argument] = default
+            else:
+                from_variables[argument] = variable
         _lifecycle.install()
-        return cls(
-            name,
-            True,
-            size=_given(wanted, variable_size, "HYPERN_SHM_SIZE", default),
-            max_processes=_given(max_processes, variable_int, "HYPERN_SHM_MAX_PROCESSES", DEFAULT_MAX_PROCESSES),
-            unlink_when_unused=_given(unlink_when_unused, variable_bool, "HYPERN_SHM_UNLINK_WHEN_UNUSED", False),
-            channels=_given(channels, variable_int, "HYPERN_SHM_CHANNELS", None),
-            ring_slots=_given(ring_slots, variable_int, "HYPERN_SHM_RING_SLOTS", None),
-            members=_given(members, variable_int, "HYPERN_SHM_MEMBERS", None),
-            clients=_given(clients, variable_int, "HYPERN_SHM_CLIENTS", None),
-            waiters=_given(waiters, variable_int, "HYPERN_SHM_WAITERS", None),
-        )
+        with known_as(from_variables):
+            return cls(name, True, **settings)
 
     @classmethod
     def attach(cls, name: str) -> Self:
@@ -108,7 +112,7 @@ class Segment(_engine.Segment):
         Raises:
             SegmentNotFound: there is none.
         """
-        _checked(name)
+        _engine.text("name", name)
         _lifecycle.install()
         return cls(name, False, size=0, max_processes=1)
 
@@ -131,21 +135,28 @@ class Segment(_engine.Segment):
         return f"Segment(name={self.name!r}, size={self.size}{state})"
 
 
-def resolve(segment: str | _engine.Segment | None) -> _engine.Segment:
+def resolve(segment: str | _engine.Segment | None, namespace: str, **others: Any) -> _engine.Segment:
     """The segment that a manager is to use: the argument, else HYPERN_SHM_NAME, else a private one.
 
+    Args:
+        namespace: the manager's; it and
+        others: its other arguments are looked at first, so that no segment is made for a manager that cannot be.
+
     Raises:
-        TypeError: it is none of these.
+        TypeError, ValueError: one of them is not what it must be.
     """
+    _engine.check_manager(namespace=namespace, **others)
     if isinstance(segment, _engine.Segment):
         return segment
     if isinstance(segment, str):
-        return Segment.open(segment)
+        with known_as({"name": "segment"}):
+            return Segment.open(segment)
     if segment is not None:
-        raise TypeError(f"segment must be a str, a Segment or None, not {type(segment).__name__!r}")
+        raise wrong_type("segment", segment, "a str, a Segment or None")
     name = os.environ.get("HYPERN_SHM_NAME")
     if name:
-        return Segment.open(name)
+        with known_as({"name": "HYPERN_SHM_NAME"}):
+            return Segment.open(name)
     _servers.warn_if_alone(stacklevel=4)
     return Segment.private()
 

@@ -22,7 +22,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NoReturn, Protocol
 
 from typing_extensions import Self
 
@@ -115,6 +115,10 @@ def event_of(message: Message) -> bytes:
 class _Stream:
     """A client's stay in a channel, told as events."""
 
+    # Of one whose making failed, too.
+    _closed = True
+    _joined = False
+
     def __init__(
         self,
         hub: Hub,
@@ -128,8 +132,6 @@ class _Stream:
         self._client = client_id
         self._metadata = metadata
         self._token = next(_serial)
-        self._closed = True
-        self._joined = False
         self._waiting = False
         config = hub.heartbeat.config
         for prepare in before_each:
@@ -234,6 +236,10 @@ class _Stream:
             self._let_go()
         except SegmentClosed:
             return  # everything of this process ended with it
+
+    def __reduce__(self) -> NoReturn:
+        # Copies included: whichever went first would end the stay of both.
+        raise TypeError(f"cannot pickle or copy {type(self).__name__!r} object")
 
     def __del__(self, _finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # A server that drops a stream without closing it. A process that ends has detached already.

@@ -17,7 +17,7 @@ class TopicMatcher(_engine.TopicMatcher):
     """
 
     def __new__(cls, *, segment: str | _engine.Segment | None = None, namespace: str = "") -> Self:
-        return super().__new__(cls, resolve(segment), namespace)
+        return super().__new__(cls, resolve(segment, namespace), namespace)
 
     @classmethod
     def _of_manager(cls, matcher: _engine.TopicMatcher) -> Self:

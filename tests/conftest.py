@@ -9,7 +9,7 @@ import pytest
 from hypern_realtime_shm import Segment
 from hypern_realtime_shm.testing import unique_name, unlink_segment
 
-pytest_plugins = ["tests.house"]
+pytest_plugins = ["tests.house", "tests.public"]
 
 
 @pytest.fixture

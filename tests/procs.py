@@ -14,7 +14,8 @@ from typing import Any
 PRELUDE = """
 import os, signal, sys, time
 import hypern_realtime_shm as rt
-def say(*words): print(*words, flush=True)
+# One write: what another thread says, such as a logger's, must not come between a line and its end.
+def say(*words): sys.stdout.write(" ".join(map(str, words)) + "\\n"); sys.stdout.flush()
 def hear(): return sys.stdin.readline().strip()
 """
 

@@ -152,7 +152,8 @@ STEPS: list[str | tuple[str, str, str]] = [
     "h.clients_needing_ping()", "h.client_info()", "h.stats()", "h.config", "h.check_timeouts()", "h.evict_dead()",
     "h.get_dead_clients()", "h.sse_keepalive_comment()", "h.sse_retry_field()", "h.sse_heartbeat_event()",
     "h.make_sse_event('d', 'e', 'i').format()", "h.make_sse_event('d').retry", "h.unregister('a')", "h.clear()",
-    "h.foo", "HeartbeatConfig(max_retries=-1)", "HeartbeatConfig(interval_secs=1.5)",
+    "h.foo", ("HeartbeatConfig(max_retries=-1)", "ValueError", "what is out of its bounds is a ValueError"),
+    "HeartbeatConfig(interval_secs=1.5)",
     ("HeartbeatConfig(interval_secs=-1)", "ValueError", "a duration below zero makes no sense"),
     ("HeartbeatConfig(timeout_secs=float('nan'))", "ValueError", "a duration that is no number makes no sense"),
     # SSE

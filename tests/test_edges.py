@@ -1,9 +1,14 @@
-"""The edges of the Python face: nonsense as arguments, use after close, references, and the end of the interpreter."""
+"""The edges of the Python face: what there is no room for, use after close, references, and
+the end of the interpreter."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import copy
 import gc
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -16,43 +21,11 @@ import pytest
 
 import hypern_realtime_shm as rt
 from hypern_realtime_shm import RealtimeHub, Segment, _engine
+from hypern_realtime_shm import inspect as looking
+from tests.public import PUBLIC, World
 
 LONE = "a \ud800 alone"
 Use = Callable[[RealtimeHub], Any]
-
-# Where text goes in: what takes it, and the argument's name.
-TEXTS: list[tuple[str, Callable[[RealtimeHub, Any], Any]]] = [
-    ("channel_name", lambda hub, text: hub.channels.publish(text, "x")),
-    ("name", lambda hub, text: hub.channels.create_channel(text)),
-    ("name", lambda hub, text: hub.channels.remove_channel(text)),
-    ("name", lambda hub, text: hub.channels.subscribe(text, "u")),
-    ("client_id", lambda hub, text: hub.channels.subscribe("c", text)),
-    ("name", lambda hub, text: hub.channels.subscribe_pattern(text, "u")),
-    ("channel_name", lambda hub, text: hub.channels.get_stats(text)),
-    ("channel_name", lambda hub, text: hub.channels.get_subscribers(text)),
-    ("client_id", lambda hub, text: hub.channels.unsubscribe("c", text)),
-    ("topic", lambda hub, text: hub.channels.publish_to_topic(text, "x")),
-    ("channel", lambda hub, text: hub.presence.track(text, "u")),
-    ("client_id", lambda hub, text: hub.presence.track("c", text)),
-    ("channel", lambda hub, text: hub.presence.list(text)),
-    ("client_id", lambda hub, text: hub.presence.untrack("c", text)),
-    ("client_id", lambda hub, text: hub.presence.untrack_all(text)),
-    ("channel", lambda hub, text: hub.presence.watch(text)),
-    ("name", lambda hub, text: hub.broadcast.create(text)),
-    ("name", lambda hub, text: hub.broadcast.send(text, "x")),
-    ("name", lambda hub, text: hub.broadcast.subscribe(text)),
-    ("client_id", lambda hub, text: hub.heartbeat.register(text)),
-    ("client_id", lambda hub, text: hub.heartbeat.pong(text)),
-    ("event_id", lambda hub, text: hub.heartbeat.set_last_event_id("u", text)),
-    ("pattern", lambda hub, text: hub.channels.topic_matcher.subscribe(text, "u")),
-    ("topic", lambda hub, text: hub.channels.topic_matcher.match_topic(text)),
-    ("namespace", lambda hub, text: rt.ChannelManager(segment=hub.channels_segment, namespace=text)),  # type: ignore[attr-defined]
-]
-
-
-def named(error: BaseException) -> str:
-    """All that the error tells: its text, and the notes that a traceback shows (from Python 3.11 on)."""
-    return "\n".join([str(error), *getattr(error, "__notes__", ())])
 
 
 def state(hub: RealtimeHub) -> object:
@@ -81,91 +54,21 @@ def hub(segment: Segment) -> RealtimeHub:
     return made
 
 
-@pytest.mark.parametrize("number", range(len(TEXTS)))
-def test_what_is_no_text(hub: RealtimeHub, number: int) -> None:
-    argument, use = TEXTS[number]
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda hub: hub.presence.track("c", "n", {"x": "x" * 50_000_000}),
+        lambda hub: hub.join("c", "n", {"x": "x" * 50_000_000}),
+        lambda hub: hub.publish("c", "x" * 50_000_000),
+        lambda hub: hub.channels.create_channel("n", metadata={"x": "x" * 50_000_000}),
+        lambda hub: hub.create_channel("n", 2**10, rt.BroadcastConfig(buffer_size=2**20)),
+    ],
+)
+def test_what_there_is_no_room_for(hub: RealtimeHub, use: Use) -> None:
     before = state(hub)
-    for wrong in (None, 5, True, b"bytes", 1.5, ["c"], object()):
-        with pytest.raises(TypeError, match="str") as error:
-            use(hub, wrong)
-        if sys.version_info >= (3, 11):
-            assert argument in named(error.value)
-    with pytest.raises(UnicodeEncodeError, match="surrogates not allowed") as surrogate:
-        use(hub, LONE)
-    assert isinstance(surrogate.value, ValueError)
-    if sys.version_info >= (3, 11):
-        assert argument in named(surrogate.value)
-    assert state(hub) == before
-
-
-NUMBERS: list[tuple[str, tuple[type[Exception], ...], Use]] = [
-    ("buffer_size", (ValueError,), lambda hub: hub.channels.create_channel("n", 0)),
-    ("buffer_size", (ValueError,), lambda hub: hub.channels.create_channel("n", -1)),
-    ("buffer_size", (ValueError,), lambda hub: hub.channels.create_channel("n", 2**20 + 1)),
-    ("buffer_size", (OverflowError,), lambda hub: hub.channels.create_channel("n", 10**30)),
-    ("buffer_size", (TypeError,), lambda hub: hub.channels.create_channel("n", 1.5)),  # type: ignore[arg-type]
-    ("buffer_size", (TypeError,), lambda hub: hub.channels.create_channel("n", "5")),  # type: ignore[arg-type]
-    ("limit", (ValueError,), lambda hub: hub.channels.replay("c", limit=-1)),
-    ("limit", (OverflowError,), lambda hub: hub.channels.replay("c", limit=10**30)),
-    ("timeout", (ValueError,), lambda hub: hub.channels.subscribe("c", "u").recv(float("nan"))),
-    ("timeout", (TypeError,), lambda hub: hub.channels.subscribe("c", "u").recv("1")),  # type: ignore[arg-type]
-    ("timeout", (ValueError,), lambda hub: rest(hub).next(timeout=float("nan"))),
-    ("timeout_secs", (ValueError,), lambda hub: hub.presence.evict_stale(float("nan"))),
-    ("timeout_secs", (ValueError,), lambda hub: hub.presence.evict_stale(-1)),
-    ("timeout_secs", (TypeError,), lambda hub: hub.presence.evict_stale("1")),  # type: ignore[arg-type]
-    ("interval_secs", (ValueError,), lambda _: rt.HeartbeatConfig(interval_secs=-1)),
-    ("interval_secs", (ValueError,), lambda _: rt.HeartbeatConfig(interval_secs=float("nan"))),
-    ("max_retries", (OverflowError,), lambda _: rt.HeartbeatConfig(max_retries=-1)),
-    ("sse_retry_ms", (OverflowError,), lambda _: rt.HeartbeatConfig(sse_retry_ms=-1)),
-    ("send_keepalive", (TypeError,), lambda _: rt.HeartbeatConfig(send_keepalive=1)),  # type: ignore[arg-type]
-    ("dedup_window", (OverflowError,), lambda _: rt.BroadcastConfig(dedup_window=-1)),
-    ("policy", (TypeError,), lambda _: rt.BroadcastConfig(policy=1)),  # type: ignore[arg-type]
-    ("max_processes", (OverflowError,), lambda _: Segment.open("edges", max_processes=-1)),
-    ("max_processes", (ValueError,), lambda _: Segment.open("edges", max_processes=5000)),
-    ("waiters", (OverflowError,), lambda _: Segment.open("edges", waiters=-5)),
-    ("size", (TypeError,), lambda _: Segment.open("edges", size=1.5)),  # type: ignore[arg-type]
-    ("size", (TypeError,), lambda _: Segment.open("edges", size=True)),
-    ("size", (ValueError,), lambda _: Segment.open("edges", size=-1)),
-    ("size", (ValueError,), lambda _: Segment.open("edges", size="nonsense")),
-    ("name", (TypeError,), lambda _: Segment.open(None)),  # type: ignore[arg-type]
-    ("name", (TypeError,), lambda _: Segment.attach(None)),  # type: ignore[arg-type]
-    ("name", (TypeError,), lambda _: Segment.open(5)),  # type: ignore[arg-type]
-    ("message", (TypeError,), lambda hub: hub.publish("c", None)),  # type: ignore[arg-type]
-    ("message", (TypeError,), lambda hub: hub.publish("c", bytearray(b"x"))),  # type: ignore[arg-type]
-    ("metadata", (TypeError,), lambda hub: hub.presence.track("c", "n", {1: "x"})),  # type: ignore[dict-item]
-    ("metadata", (TypeError,), lambda hub: hub.presence.track("c", "n", {"x": None})),  # type: ignore[dict-item]
-    ("metadata", (TypeError,), lambda hub: hub.presence.track("c", "n", ["x"])),  # type: ignore[arg-type]
-    ("names", (TypeError,), lambda hub: hub.broadcast.send_many("b", "x")),  # type: ignore[arg-type]
-    ("names", (TypeError,), lambda hub: hub.broadcast.send_many(["b", None], "x")),  # type: ignore[list-item]
-    ("names", (UnicodeEncodeError,), lambda hub: hub.broadcast.send_many(["b", LONE], "x")),
-    ("client_id", (ValueError,), lambda hub: hub.presence.track("c", "x" * 5000)),
-    ("client_id", (ValueError,), lambda hub: hub.heartbeat.register("x" * 10**6)),
-    ("pattern", (ValueError,), lambda hub: hub.channels.topic_matcher.subscribe("x" * 10**6, "u")),
-    ("event_id", (ValueError,), lambda hub: hub.heartbeat.set_last_event_id("u", "x" * 10**6)),
-    ("size", (rt.SegmentFull,), lambda hub: hub.presence.track("c", "n", {"x": "x" * 50_000_000})),
-    ("size", (rt.SegmentFull,), lambda hub: hub.publish("c", "x" * 50_000_000)),
-    ("surrogates", (UnicodeEncodeError,), lambda hub: hub.publish("c", LONE)),
-    ("surrogates", (UnicodeEncodeError,), lambda hub: hub.presence.track("c", "n", {"k": LONE})),
-    ("surrogates", (UnicodeEncodeError,), lambda hub: hub.presence.track("c", "n", {LONE: "v"})),
-]
-
-
-def rest(hub: RealtimeHub) -> rt.PresenceWatch:
-    """A watch that has told what there is."""
-    watch = hub.presence.watch("c")
-    watch.try_next()
-    return watch
-
-
-@pytest.mark.parametrize("number", range(len(NUMBERS)))
-def test_what_is_out_of_bounds(hub: RealtimeHub, number: int) -> None:
-    argument, errors, use = NUMBERS[number]
-    before = state(hub)
-    with pytest.raises(errors) as error:
+    with pytest.raises(rt.SegmentFull, match="raise") as error:
         use(hub)
-    if sys.version_info >= (3, 11) or errors == (ValueError,):
-        assert argument in named(error.value), named(error.value)
-    assert len(str(error.value)) < 500, "what was given is told in short"
+    assert error.value.setting in ("size", "ring_slots")
     assert state(hub) == before, "half done"
 
 
@@ -192,57 +95,63 @@ def test_use_after_close(name: str) -> None:
         gone.try_next()
     segment.close()
     segment.close()
-    uses: list[Callable[[], Any]] = [
-        lambda: hub.create_channel("d"),
-        lambda: hub.publish("c", "x"),
-        lambda: hub.join("c", "w"),
-        lambda: hub.leave("c", "u"),
-        lambda: hub.disconnect("u"),
-        lambda: hub.get_presence("c"),
-        lambda: hub.get_presence_diff("c"),
-        lambda: hub.channels.list_channels(),
-        lambda: hub.channels.replay("c"),
-        lambda: hub.channels.publish_to_topic("*", "x"),
-        lambda: hub.channels.clear(),
-        lambda: hub.presence.track("c", "w"),
-        lambda: hub.presence.evict_stale(1),
-        lambda: hub.presence.flush_diff("c"),
-        lambda: hub.broadcast.send("b", "x"),
-        lambda: hub.broadcast.send_many(["b"], "x"),
-        lambda: hub.broadcast.global_stats(),
-        lambda: hub.heartbeat.register("w"),
-        lambda: hub.heartbeat.check_timeouts(),
-        lambda: hub.heartbeat.stats(),
-        lambda: matcher.subscribe("*", "w"),
-        lambda: matcher.match_topic("x"),
-        lambda: waits.park(sub),
-        lambda: waits.take(),
-        sub.try_recv,
-        sub.drain,
-        lambda: sub.recv(timeout=1),
-        pattern.try_recv,
-        rx.try_recv,
-        watch.try_next,
-        segment.stats,
-        segment.reap,
-        segment.check,
-        segment.start_keeper,
-        lambda: rt.ChannelManager(segment=segment),
-    ]
-    for number, use in enumerate(uses):
-        with pytest.raises(rt.SegmentClosed, match="closed"):
-            print(number, use())
+    for use in (partial(waits.park, sub), waits.take, partial(matcher.match_topic, "c"), pattern.try_recv):
+        with pytest.raises(rt.SegmentClosed):
+            use()
     for handle in (sub, pattern, rx, watch):
         handle.close()
     for tell in (sub.channel_name, sub.client_id, sub.missed_count, repr(sub), repr(segment), segment.name):
         assert tell is not None, "what is known without the segment is still told"
 
 
+# What needs no segment, or opens one.
+STILL_GOOD = {
+    *("BroadcastConfig", "HeartbeatConfig", "Message", "PresenceDiff", "PresenceInfo", "SSEEvent"),
+    *("Segment", "Segment.attach", "Segment.open", "Segment.private", "Segment.unlink", "unlink_segment"),
+    *("Segment.close", "Subscriber.close", "BroadcastSubscriber.close", "PresenceWatch.close"),
+    *("Subscriber.messages", "BroadcastSubscriber.messages", "end_streams", "unique_name", "segments"),
+    *(f"HeartbeatMonitor.sse_{field}" for field in ("heartbeat_event", "keepalive_comment", "retry_field")),
+    *("HeartbeatMonitor.make_sse_event", "TopicMatcher.pattern_matches"),
+    # A thread that finds its segment closed ends.
+    *("HeartbeatMonitor.start_heartbeat_thread", "HeartbeatThread", "HeartbeatThread.stop"),
+    *("Collector", "Collector.collect", "asgi_app", "wsgi_app", "registry"),
+}
+
+
+def test_everything_after_its_segment_was_closed(world: World) -> None:
+    inspectors = {public.name for public in PUBLIC if public.name.startswith("Inspector")}
+    world.segment.close()
+    good = set()
+    for public in sorted(PUBLIC, key=lambda public: public.name.endswith(("close", "unlink", "unlink_segment"))):
+        arguments = {"segment": world.segment} if "segment" in public.signature.parameters else {}
+        try:
+            public.use(world, **arguments)
+        except rt.SegmentClosed:
+            continue
+        good.add(public.name)
+    assert good == STILL_GOOD | inspectors
+
+
+@pytest.mark.parametrize("name_of_class", ["Subscriber", "BroadcastSubscriber", "PresenceWatch"])
+def test_everything_of_a_handle_that_was_closed(world: World, name_of_class: str) -> None:
+    methods = [public for public in PUBLIC if public.name.startswith(f"{name_of_class}.")]
+    (close,) = (public for public in methods if public.name.endswith(".close"))
+    close.use(world)
+    good = set()
+    for public in methods:
+        try:
+            public.use(world)
+        except rt.SubscriberClosed:
+            continue
+        good.add(public.name.partition(".")[2])
+    assert good == ({"close"} if name_of_class == "PresenceWatch" else {"close", "messages"})
+
+
 def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
-def test_no_call_leaks(hub: RealtimeHub) -> None:
+def test_no_call_leaks(hub: RealtimeHub, name: str) -> None:
     """Every call again and again: neither memory nor the count of any object that was passed or got grows."""
     times = int(os.environ.get("LEAKS", "10000"))
     sub, rx, watch = hub.channels.subscribe("c", "s"), hub.broadcast.subscribe("b"), hub.presence.watch("c")
@@ -260,10 +169,67 @@ def test_no_call_leaks(hub: RealtimeHub) -> None:
             hub.publish("c", None)  # type: ignore[arg-type]
         with pytest.raises(UnicodeEncodeError):
             hub.publish("c", LONE)
+        with pytest.raises(TypeError, match="client_id"):
+            hub.presence.touch("c", metadata)  # type: ignore[arg-type]
+        with pytest.raises(UnicodeEncodeError, match="client_id"):
+            hub.heartbeat.ping(LONE)
+        with pytest.raises(TypeError, match="metadata"):
+            hub.presence.track("c", text, {text: None})  # type: ignore[dict-item]
+        with pytest.raises(ValueError, match="timeout"):
+            sub.recv(timeout=float("nan"))
         with pytest.raises(ValueError, match="buffer_size"):
             hub.channels.create_channel(text, 0)
 
+    loop = asyncio.new_event_loop()
+
+    async def receive() -> None:
+        task = asyncio.ensure_future(sub.recv_async())
+        async with hub.channels.subscribe_pattern("#", "s") as every:
+            cancelled = asyncio.ensure_future(every.recv_async())
+            await asyncio.sleep(0)
+            cancelled.cancel()
+            hub.publish("c", text)
+            assert await task == text
+        with pytest.raises(TimeoutError):
+            await sub.recv_message_async(timeout=0)
+
+    def stream() -> None:
+        with contextlib.closing(hub.sse_stream_sync("c", text, metadata)) as chunks:
+            next(chunks)
+            hub.publish("c", text)
+            next(chunks)
+
+    def watch_and_look() -> None:
+        with hub.presence.watch("c") as opened:
+            opened.next(timeout=1)
+        looker = looking.Inspector(name)
+        looker.overview()
+        looker.tail("c", last=2)
+
+    def descriptor() -> None:
+        with hub.channels.subscribe("c", text) as opened:
+            opened.fileno()
+        hub.channels.unsubscribe("c", text)
+
     calls: dict[str, Callable[[], Any]] = {
+        "asyncio": lambda: loop.run_until_complete(receive()),
+        "a stream": stream,
+        "watch and inspect": watch_and_look,
+        "fileno": descriptor,
+        "json and dicts": lambda: (
+            hub.presence.track_json("c", text, {"n": 1}),
+            hub.presence.list_as_dicts("c"),
+            hub.presence.diff_as_dict("c"),
+            hub.presence.untrack("c", text),
+            hub.broadcast.send_json("b", {"n": [1, text]}),
+        ),
+        "objects": lambda: (
+            rt.Message("c", text, "1-1"),
+            rt.PresenceInfo(text, "c", metadata).metadata,
+            rt.HeartbeatConfig(max_retries=3),
+            rt.BroadcastConfig(),
+            repr(hub),
+        ),
         "publish, try_recv": lambda: (hub.publish("c", text), sub.try_recv()),
         "bytes, try_recv_message": lambda: (hub.publish("c", b"bytes"), sub.try_recv_message()),
         "publish_json, drain, replay": lambda: (
@@ -308,9 +274,10 @@ def test_no_call_leaks(hub: RealtimeHub) -> None:
         "refused": refused,
     }
     passed = [text, metadata, *metadata, *metadata.values(), None, KeyError]
+    slow = ("managers", "refused", "recv nothing", "asyncio", "a stream", "watch and inspect", "fileno")
     total = 0
     for what, call in calls.items():
-        few = max(1, times // 20) if what in ("managers", "refused", "recv nothing") else times
+        few = max(1, times // 20) if what in slow else times
         for _ in range(few // 4 + 1):
             call()
         gc.collect()
@@ -324,6 +291,8 @@ def test_no_call_leaks(hub: RealtimeHub) -> None:
         assert len(gc.get_objects()) - objects < 100, what
         grown = resident() - memory
         assert grown < 4 << 20, f"{what}: {grown} bytes more after {few} calls"
+        print(f"{what}: {few} times, {max(more)} references and {grown >> 10} KiB more", flush=True)
+    loop.close()
     print(f"{len(calls)} groups of calls, {total} times in all, resident {resident() >> 20} MiB")
 
 
@@ -351,6 +320,36 @@ async def main():
     task = asyncio.create_task(sub.recv_async())
     await asyncio.sleep(0.05)
 asyncio.run(main())
+""",
+    "a stream in a thread": "in_a_thread(lambda: list(hub.sse_stream_sync('c', 'v')))",
+    "a stream in a loop": """
+async def serve():
+    async for _ in hub.sse_stream('c', 'v'):
+        pass
+in_a_thread(lambda: asyncio.run(serve()))
+""",
+    "finalizers that call": """
+class Last:
+    def __init__(self, call, *arguments):
+        self.call, self.arguments, self.me = call, arguments, self
+    def __del__(self):
+        try:
+            self.call(*self.arguments)
+        except (rt.SegmentClosed, rt.SubscriberClosed):
+            pass
+last = [Last(hub.publish, 'c', 'x'), Last(sub.try_recv), Last(sub.recv, 60), Last(sub.close), Last(segment.close),
+        Last(hub.join, 'c', 'w'), Last(segment.stats), Last(hub.sse_stream_sync, 'c', 'w')]
+""",
+    "a recv when all is over": """
+def over():
+    try:
+        sub.recv()
+    except rt.SegmentClosed:
+        pass
+import atexit
+from hypern_realtime_shm import _engine
+atexit.register(over)
+atexit.register(_engine.detach_all)
 """,
     "a heartbeat thread": "hub.heartbeat.start_heartbeat_thread()",
     "a segment closed under a thread": "in_a_thread(lambda: until_error(sub)); time.sleep(0.05); segment.close()",
@@ -407,3 +406,65 @@ print("ending", flush=True)
         assert again.reap() == 0, "it has left in order"
         assert RealtimeHub(segment=again).channels.has_channel("c")
     print(f"{end}, {how}: {took:.2f} s")
+
+
+def test_another_interpreter_of_the_process_is_refused() -> None:
+    """Before it could use what is the first one's; and the first one goes on."""
+    source = """
+import sys
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+import hypern_realtime_shm as rt
+hub = rt.RealtimeHub()
+hub.create_channel("c")
+sub = hub.join("c", "u")
+refused = '''
+try:
+    import hypern_realtime_shm
+except ImportError:
+    print("refused", flush=True)
+else:
+    print("taken", flush=True)
+'''
+kinds = [{}]
+if sys.version_info[:2] == (3, 12):
+    kinds.append({"isolated": False})
+for kind in kinds:
+    other = interpreters.create(**kind)
+    interpreters.run_string(other, refused)
+    interpreters.destroy(other)
+if sys.version_info >= (3, 13):
+    other = interpreters.create("legacy")
+    interpreters.run_string(other, refused)
+    interpreters.destroy(other)
+hub.publish("c", "goes on")
+print(sub.recv(timeout=1))
+"""
+    run = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=False)
+    lines = run.stdout.splitlines()
+    assert (run.returncode, lines[-1:], {*lines[:-1]}) == (0, ["goes on"], {"refused"}), run
+
+
+def test_handles_are_neither_copied_nor_pickled(world: World) -> None:
+    """A copy would be a second owner of one stay or cursor."""
+    hub = world.hub
+    handles = [world.segment, hub.channels, hub.presence, hub.broadcast, hub.heartbeat, hub.channels.topic_matcher]
+    handles += [world.sub, world.rx, world.watch, hub.sse_stream("c", "s"), hub.sse_stream_sync("c", "s")]
+    for handle in handles:
+        for use in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match=f"cannot pickle.*{type(handle).__name__}"):
+                use(handle)
+    del handles, handle
+    gc.collect()
+    assert hub.presence.get("c", "s") is None
+    assert hub.publish("c", "x") == 1
+
+
+@pytest.mark.parametrize("make", [lambda: rt.SSEStream(), lambda: rt.SSEStream.__new__(rt.SSEStream)])
+def test_a_stream_that_was_never_made_says_nothing(make: Callable[[], Any], capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(TypeError):
+        make()
+    gc.collect()
+    assert capsys.readouterr().err == ""

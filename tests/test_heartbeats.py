@@ -39,7 +39,7 @@ def test_a_thread_pings_reports_and_evicts() -> None:
 def test_a_thread_takes_plain_functions_only() -> None:
     async def told(client: str) -> None: ...
 
-    with pytest.raises(TypeError, match="on_dead is a coroutine function"):
+    with pytest.raises(TypeError, match="on_dead must be a plain function, not a coroutine function"):
         HeartbeatMonitor(FAST).start_heartbeat_thread(on_dead=told)
 
 

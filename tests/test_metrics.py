@@ -127,9 +127,9 @@ def test_a_collector_outlives_segments(name: str) -> None:
 
 
 def test_bad_arguments_are_named(name: str) -> None:
-    with pytest.raises(ValueError, match="top_channels must be 0 or more, not -1"):
+    with pytest.raises(ValueError, match="top_channels is -1; it must be between 0 and"):
         Collector(name, top_channels=-1)
-    with Segment.private() as private, pytest.raises(ValueError, match="segment must have a name"):
+    with Segment.private() as private, pytest.raises(ValueError, match=r"segment is .*; it must be one with a name"):
         Collector(private)
 
 

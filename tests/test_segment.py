@@ -129,11 +129,11 @@ def test_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         RealtimeHub()
     Segment.open(f"{name}-2", size="1MiB").unlink()  # an argument comes first, whatever the variable is
     monkeypatch.setenv("HYPERN_SHM_SIZE", "0")
-    with pytest.raises(ValueError, match="size is 0"):
+    with pytest.raises(ValueError, match="HYPERN_SHM_SIZE is 0"):
         RealtimeHub()
     monkeypatch.delenv("HYPERN_SHM_SIZE")
     monkeypatch.setenv("HYPERN_SHM_MAX_PROCESSES", "0")
-    with pytest.raises(ValueError, match="max_processes is 0"):
+    with pytest.raises(ValueError, match="HYPERN_SHM_MAX_PROCESSES is 0"):
         RealtimeHub()
 
 

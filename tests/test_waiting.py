@@ -256,22 +256,39 @@ def test_closing_the_segment_ends_waits(name: str) -> None:
         "signal.pthread_kill(threading.get_ident(), signal.SIGINT)",
     ],
 )
-def test_control_c_ends_a_wait(kill: str) -> None:
+@pytest.mark.parametrize(
+    "wait",
+    [
+        "sub.recv()",
+        "sub.recv(timeout=20)",
+        "sub.recv_message()",
+        "next(sub)",
+        "list(sub.messages())",
+        "manager.subscribe_pattern('#', 'u').recv()",
+        "hub.broadcast.subscribe('b').recv()",
+        "[watch.next(timeout=20) for _ in range(2)]",
+        "list(watch)",
+        "list(hub.sse_stream_sync('c', 'v'))",
+    ],
+)
+def test_control_c_ends_a_wait(kill: str, wait: str) -> None:
     source = """
     import os, signal, threading
-    from hypern_realtime_shm import ChannelManager
+    from hypern_realtime_shm import RealtimeHub
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored
-    manager = ChannelManager()
+    hub = RealtimeHub()
+    manager = hub.channels
     manager.create_channel("c")
-    sub = manager.subscribe("c", "u")
+    hub.broadcast.create("b")
+    sub, watch = manager.subscribe("c", "u"), hub.presence.watch("c")
     threading.Timer(0.1, lambda: KILL).start()
     try:
-        sub.recv()
+        WAIT
     except KeyboardInterrupt:
         print("interrupted")
     """
     run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(source).replace("KILL", kill)],
+        [sys.executable, "-c", textwrap.dedent(source).replace("KILL", kill).replace("WAIT", wait)],
         capture_output=True,
         text=True,
         timeout=30,

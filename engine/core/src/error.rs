@@ -6,6 +6,20 @@ use std::path::PathBuf;
 /// The engine's result.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// Longest value that is told whole, in characters.
+const TOLD: usize = 60;
+
+/// A value's text as errors tell it: cut in the middle where it is long.
+pub fn shortened(text: &str) -> String {
+    let length = text.chars().count();
+    if length <= TOLD {
+        return text.to_owned();
+    }
+    let begin: String = text.chars().take(TOLD / 2).collect();
+    let end: String = text.chars().skip(length - TOLD / 4).collect();
+    format!("{begin}…{end}")
+}
+
 /// Everything the engine reports. Nothing was changed in the segment when one of these is returned.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -108,6 +122,6 @@ pub enum Error {
 impl Error {
     /// An argument out of its bound.
     pub fn invalid(argument: &'static str, value: impl std::fmt::Display, bound: impl Into<String>) -> Error {
-        Error::Invalid { argument, value: value.to_string(), bound: bound.into() }
+        Error::Invalid { argument, value: shortened(&value.to_string()), bound: bound.into() }
     }
 }

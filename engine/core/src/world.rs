@@ -26,11 +26,17 @@ pub struct World {
 }
 
 impl World {
-    /// The world of this namespace, made if need be. Worlds are never removed.
-    pub fn new(segment: &Segment, namespace: &str) -> Result<World> {
+    /// Refuses what cannot be a namespace's name.
+    pub fn check_name(namespace: &str) -> Result<()> {
         if namespace.len() > 255 {
             return Err(Error::invalid("namespace", format!("{} bytes long", namespace.len()), "at most 255 bytes"));
         }
+        Ok(())
+    }
+
+    /// The world of this namespace, made if need be. Worlds are never removed.
+    pub fn new(segment: &Segment, namespace: &str) -> Result<World> {
+        World::check_name(namespace)?;
         let cx = segment.cx()?;
         let directory = Directory::new(cx, Header::worlds);
         for _ in 0..64 {

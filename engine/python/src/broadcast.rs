@@ -4,8 +4,9 @@ use hypern_shm_core as core;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::argument::{Arg, Of};
 use crate::config::{BackpressurePolicy, BroadcastConfig};
-use crate::convert::{buffer_size, with_payload};
+use crate::convert::with_payload;
 use crate::errors::{no_subscribers, raise, shown, unknown_channel};
 use crate::handle::{Handle, Receiving};
 use crate::json::with_compact;
@@ -34,46 +35,46 @@ impl RealtimeBroadcast {
 #[pymethods]
 impl RealtimeBroadcast {
     #[new]
-    fn new(segment: &Bound<'_, Segment>, namespace: &str) -> PyResult<RealtimeBroadcast> {
-        Ok(RealtimeBroadcast { channels: core::Channels::new(&world(segment, namespace)?, core::ChannelKind::Broadcast) })
+    fn new(segment: Of<'_, '_, Segment>, namespace: Arg<&str>) -> PyResult<RealtimeBroadcast> {
+        Ok(RealtimeBroadcast { channels: core::Channels::new(&world(&segment, &namespace)?, core::ChannelKind::Broadcast) })
     }
 
     /// Creates a broadcast channel. False: there is one of this name, and it is kept as it is.
     #[pyo3(signature = (name, config=None))]
-    fn create(&self, name: &str, config: Option<BroadcastConfig>) -> PyResult<bool> {
-        let config = config.unwrap_or_else(BroadcastConfig::standard);
+    fn create(&self, name: Arg<&str>, config: Option<Of<'_, '_, BroadcastConfig>>) -> PyResult<bool> {
+        let config = config.map_or_else(BroadcastConfig::standard, |config| config.get().clone());
         let spec = core::ChannelSpec {
-            buffer_size: buffer_size("buffer_size", config.buffer_size)?,
+            buffer_size: config.buffer_size.next_power_of_two(),
             metadata: Vec::new(),
             fail_when_unheard: config.policy == BackpressurePolicy::Error,
             dedup_window: config.dedup_enabled.then_some(config.dedup_window),
         };
-        self.channels.create(name, &spec).map_err(raise)
+        self.channels.create(&name, &spec).map_err(raise)
     }
 
     /// Removes a broadcast channel; open subscribers drain what is left. False: there is none.
-    fn remove(&self, name: &str) -> PyResult<bool> {
-        self.channels.remove(name).map_err(raise)
+    fn remove(&self, name: Arg<&str>) -> PyResult<bool> {
+        self.channels.remove(&name).map_err(raise)
     }
 
     /// Sends under the channel's policy and, with an id, once within its dedup window; returns how
     /// many handles are open, 0 for a duplicate.
     #[pyo3(signature = (name, message, message_id=None))]
-    fn send(&self, name: &str, message: &Bound<'_, PyAny>, message_id: Option<&str>) -> PyResult<u64> {
-        with_payload(message, |payload, form| self.put(message.py(), name, payload, form, message_id))
+    fn send(&self, name: Arg<&str>, message: &Bound<'_, PyAny>, message_id: Option<Arg<&str>>) -> PyResult<u64> {
+        with_payload(message, |payload, form| self.put(message.py(), &name, payload, form, message_id.map(Arg::into_inner)))
     }
 
     /// Sends data as compact JSON, as `send` does.
     #[pyo3(signature = (name, data, message_id=None))]
-    fn send_json(&self, name: &str, data: &Bound<'_, PyAny>, message_id: Option<&str>) -> PyResult<u64> {
-        with_compact(data, |payload| self.put(data.py(), name, payload, core::Form::Text, message_id))
+    fn send_json(&self, name: Arg<&str>, data: &Bound<'_, PyAny>, message_id: Option<Arg<&str>>) -> PyResult<u64> {
+        with_compact(data, |payload| self.put(data.py(), &name, payload, core::Form::Text, message_id.map(Arg::into_inner)))
     }
 
     /// Sends to several channels; unknown ones are left out of the result.
-    fn send_many<'py>(&self, names: Vec<String>, message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
+    fn send_many<'py>(&self, names: Arg<Vec<String>>, message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
         let results = PyDict::new(message.py());
         with_payload(message, |payload, form| {
-            for name in names {
+            for name in names.into_inner() {
                 match self.channels.send(&name, payload, form, None).map_err(raise)? {
                     core::Sent::Delivered(heard) => results.set_item(name, heard)?,
                     core::Sent::Duplicate | core::Sent::Unheard => results.set_item(name, 0)?,
@@ -86,10 +87,10 @@ impl RealtimeBroadcast {
     }
 
     /// What is known of a broadcast channel.
-    fn stats(&self, py: Python<'_>, name: &str) -> PyResult<BroadcastStats> {
-        match self.channels.stats(name).map_err(raise)? {
+    fn stats(&self, py: Python<'_>, name: Arg<&str>) -> PyResult<BroadcastStats> {
+        match self.channels.stats(&name).map_err(raise)? {
             Some(stats) => Ok(BroadcastStats { channels: 1, stats }),
-            None => Err(unknown_channel(py, KIND, name)),
+            None => Err(unknown_channel(py, KIND, &name)),
         }
     }
 
@@ -105,8 +106,8 @@ impl RealtimeBroadcast {
     }
 
     /// Is there a broadcast channel of this name?
-    fn has_channel(&self, name: &str) -> PyResult<bool> {
-        self.channels.contains(name).map_err(raise)
+    fn has_channel(&self, name: Arg<&str>) -> PyResult<bool> {
+        self.channels.contains(&name).map_err(raise)
     }
 
     /// Removes all broadcast channels.
@@ -127,10 +128,10 @@ pub struct BroadcastSubscriber;
 impl BroadcastSubscriber {
     /// Opens a handle that receives what is sent from now on.
     #[new]
-    fn new(broadcast: &Bound<'_, RealtimeBroadcast>, name: &str) -> PyResult<PyClassInitializer<BroadcastSubscriber>> {
-        match broadcast.get().channels.open_handle(name, None).map_err(raise)? {
+    fn new(broadcast: Of<'_, '_, RealtimeBroadcast>, name: Arg<&str>) -> PyResult<PyClassInitializer<BroadcastSubscriber>> {
+        match broadcast.get().channels.open_handle(&name, None).map_err(raise)? {
             Some(receiver) => Ok(PyClassInitializer::from(Handle::new(Receiving::One(receiver))).add_subclass(BroadcastSubscriber)),
-            None => Err(unknown_channel(broadcast.py(), KIND, name)),
+            None => Err(unknown_channel(broadcast.py(), KIND, &name)),
         }
     }
 

@@ -1,11 +1,12 @@
 //! `ChannelManager`, `Subscriber`, `ChannelStats`.
 
 use hypern_shm_core as core;
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::PyDict;
 
-use crate::convert::{buffer_size, dict, event_id, pairs, show, to_python, with_payload};
+use crate::argument::{Arg, Of};
+use crate::convert::{BufferSize, EventId, dict, show, to_python, with_payload};
 use crate::errors::{raise, shown, unknown_channel};
 use crate::handle::{Handle, Message, Receiving};
 use crate::json::with_compact;
@@ -36,35 +37,40 @@ impl ChannelManager {
 #[pymethods]
 impl ChannelManager {
     #[new]
-    fn new(default_buffer_size: i64, segment: &Bound<'_, Segment>, namespace: &str) -> PyResult<ChannelManager> {
-        let size = buffer_size("default_buffer_size", default_buffer_size)?;
-        let world = world(segment, namespace)?;
+    fn new(default_buffer_size: Arg<BufferSize>, segment: Of<'_, '_, Segment>, namespace: Arg<&str>) -> PyResult<ChannelManager> {
+        let world = world(&segment, &namespace)?;
         Ok(ChannelManager {
             channels: core::Channels::new(&world, core::ChannelKind::Channel),
             topics: core::Topics::new(&world, core::TopicsKind::OfManager),
-            default_buffer_size: size,
+            default_buffer_size: default_buffer_size.rounded(),
         })
     }
 
     /// Creates a channel. False: there is one of this name, and it is kept as it is.
     #[pyo3(signature = (name, buffer_size=None, metadata=None))]
-    fn create_channel(&self, name: &str, buffer_size: Option<i64>, metadata: Option<&Bound<'_, PyDict>>) -> PyResult<bool> {
-        let size = match buffer_size {
-            Some(size) => crate::convert::buffer_size("buffer_size", size)?,
-            None => self.default_buffer_size,
+    fn create_channel(
+        &self,
+        name: Arg<&str>,
+        buffer_size: Option<Arg<BufferSize>>,
+        metadata: Option<Arg<Vec<(String, String)>>>,
+    ) -> PyResult<bool> {
+        let spec = core::ChannelSpec {
+            buffer_size: buffer_size.map_or(self.default_buffer_size, |size| size.rounded()),
+            metadata: metadata.map(Arg::into_inner).unwrap_or_default(),
+            fail_when_unheard: false,
+            dedup_window: None,
         };
-        let spec = core::ChannelSpec { buffer_size: size, metadata: pairs(metadata)?, fail_when_unheard: false, dedup_window: None };
-        self.channels.create(name, &spec).map_err(raise)
+        self.channels.create(&name, &spec).map_err(raise)
     }
 
     /// Removes a channel; open subscribers drain what is left. False: there is none.
-    fn remove_channel(&self, name: &str) -> PyResult<bool> {
-        self.channels.remove(name).map_err(raise)
+    fn remove_channel(&self, name: Arg<&str>) -> PyResult<bool> {
+        self.channels.remove(&name).map_err(raise)
     }
 
     /// Is there a channel of this name?
-    fn has_channel(&self, name: &str) -> PyResult<bool> {
-        self.channels.contains(name).map_err(raise)
+    fn has_channel(&self, name: Arg<&str>) -> PyResult<bool> {
+        self.channels.contains(&name).map_err(raise)
     }
 
     /// Messages that are still there: with an id the first `limit` after it, without one the last `limit`.
@@ -72,54 +78,51 @@ impl ChannelManager {
     fn replay(
         &self,
         py: Python<'_>,
-        channel_name: &str,
-        last_event_id: Option<&Bound<'_, PyString>>,
-        limit: Option<i64>,
+        channel_name: Arg<&str>,
+        last_event_id: Option<Arg<EventId<'_>>>,
+        limit: Option<Arg<u64>>,
     ) -> PyResult<Vec<Message>> {
-        let limit = limit.map(|limit| {
-            u64::try_from(limit).map_err(|_| PyValueError::new_err(format!("limit is {limit}; it must be 0 or more, or None")))
-        });
-        let Some(messages) = self.channels.replay(channel_name, event_id(last_event_id).as_deref(), limit.transpose()?).map_err(raise)?
-        else {
-            return Err(unknown_channel(py, KIND, channel_name));
+        let after = last_event_id.as_deref().map(EventId::text);
+        let Some(messages) = self.channels.replay(&channel_name, after, limit.map(Arg::into_inner)).map_err(raise)? else {
+            return Err(unknown_channel(py, KIND, &channel_name));
         };
         let message = |(received, payload): (core::Received, Vec<u8>)| {
             let data = to_python(py, &payload, received.form)?.unbind();
-            Ok(Message::new(channel_name.to_owned(), data, received.id.to_string()))
+            Ok(Message::made(channel_name.to_string(), data, received.id.to_string()))
         };
         messages.into_iter().map(message).collect()
     }
 
     /// Ends this process's part in a client's registration, which ends with its last. The handles stay.
-    fn release(&self, channel_name: &str, client_id: &str) -> PyResult<()> {
-        self.channels.release(channel_name, client_id).map_err(raise)
+    fn release(&self, channel_name: Arg<&str>, client_id: Arg<&str>) -> PyResult<()> {
+        self.channels.release(&channel_name, &client_id).map_err(raise)
     }
 
     /// Ends a client's registration and the delivery to its handles. False: it had none.
-    fn unsubscribe(&self, channel_name: &str, client_id: &str) -> PyResult<bool> {
-        self.channels.unsubscribe(channel_name, client_id).map_err(raise)
+    fn unsubscribe(&self, channel_name: Arg<&str>, client_id: Arg<&str>) -> PyResult<bool> {
+        self.channels.unsubscribe(&channel_name, &client_id).map_err(raise)
     }
 
     /// Publishes to every open handle in every process; returns how many there are.
-    fn publish(&self, channel_name: &str, message: &Bound<'_, PyAny>) -> PyResult<u64> {
-        with_payload(message, |payload, form| self.put(message.py(), channel_name, payload, form))
+    fn publish(&self, channel_name: Arg<&str>, message: &Bound<'_, PyAny>) -> PyResult<u64> {
+        with_payload(message, |payload, form| self.put(message.py(), &channel_name, payload, form))
     }
 
     /// Publishes data as compact JSON; returns how many handles are open.
-    fn publish_json(&self, channel_name: &str, data: &Bound<'_, PyAny>) -> PyResult<u64> {
-        with_compact(data, |payload| self.put(data.py(), channel_name, payload, core::Form::Text))
+    fn publish_json(&self, channel_name: Arg<&str>, data: &Bound<'_, PyAny>) -> PyResult<u64> {
+        with_compact(data, |payload| self.put(data.py(), &channel_name, payload, core::Form::Text))
     }
 
     /// Publishes once to every channel whose name matches; returns the sum of open handles.
-    fn publish_to_topic(&self, topic: &str, message: &Bound<'_, PyAny>) -> PyResult<u64> {
-        with_payload(message, |payload, form| self.channels.publish_matching(topic, payload, form).map_err(raise))
+    fn publish_to_topic(&self, topic: Arg<&str>, message: &Bound<'_, PyAny>) -> PyResult<u64> {
+        with_payload(message, |payload, form| self.channels.publish_matching(&topic, payload, form).map_err(raise))
     }
 
     /// What is known of a channel.
-    fn get_stats(&self, py: Python<'_>, channel_name: &str) -> PyResult<ChannelStats> {
-        match self.channels.stats(channel_name).map_err(raise)? {
+    fn get_stats(&self, py: Python<'_>, channel_name: Arg<&str>) -> PyResult<ChannelStats> {
+        match self.channels.stats(&channel_name).map_err(raise)? {
             Some(stats) => Ok(ChannelStats { stats }),
-            None => Err(unknown_channel(py, KIND, channel_name)),
+            None => Err(unknown_channel(py, KIND, &channel_name)),
         }
     }
 
@@ -129,10 +132,10 @@ impl ChannelManager {
     }
 
     /// The registered clients of a channel.
-    fn get_subscribers(&self, py: Python<'_>, channel_name: &str) -> PyResult<Vec<String>> {
-        match self.channels.subscribers(channel_name).map_err(raise)? {
+    fn get_subscribers(&self, py: Python<'_>, channel_name: Arg<&str>) -> PyResult<Vec<String>> {
+        match self.channels.subscribers(&channel_name).map_err(raise)? {
             Some(clients) => Ok(clients),
-            None => Err(unknown_channel(py, KIND, channel_name)),
+            None => Err(unknown_channel(py, KIND, &channel_name)),
         }
     }
 
@@ -171,23 +174,25 @@ pub struct Subscriber;
 impl Subscriber {
     /// Opens a handle: from now on, or from an event id on; or on all channels that match a pattern.
     #[new]
-    #[pyo3(signature = (manager, name, client_id, last_event_id=None, *, pattern=false))]
+    #[pyo3(signature = (manager, channel_name, client_id, last_event_id=None, *, pattern=None))]
     fn new(
-        manager: &Bound<'_, ChannelManager>,
-        name: &str,
-        client_id: &str,
-        last_event_id: Option<&Bound<'_, PyString>>,
-        pattern: bool,
+        manager: Of<'_, '_, ChannelManager>,
+        channel_name: Option<Arg<&str>>,
+        client_id: Arg<&str>,
+        last_event_id: Option<Arg<EventId<'_>>>,
+        pattern: Option<Arg<&str>>,
     ) -> PyResult<PyClassInitializer<Subscriber>> {
-        let channels = &manager.get().channels;
-        if pattern {
-            let receiver = channels.subscribe_pattern(name, client_id).map_err(raise)?;
-            return Ok(PyClassInitializer::from(Handle::new(Receiving::Many(receiver))).add_subclass(Subscriber));
-        }
-        match channels.subscribe(name, client_id, event_id(last_event_id).as_deref()).map_err(raise)? {
-            Some(receiver) => Ok(PyClassInitializer::from(Handle::new(Receiving::One(receiver))).add_subclass(Subscriber)),
-            None => Err(unknown_channel(manager.py(), KIND, name)),
-        }
+        let (channels, py) = (&manager.get().channels, manager.py());
+        let receiving = match (channel_name, pattern) {
+            (None, Some(pattern)) => Receiving::Many(channels.subscribe_pattern(&pattern, &client_id).map_err(raise)?),
+            (Some(name), None) => {
+                let after = last_event_id.as_deref().map(EventId::text);
+                let receiver = channels.subscribe(&name, &client_id, after).map_err(raise)?;
+                Receiving::One(receiver.ok_or_else(|| unknown_channel(py, KIND, &name))?)
+            }
+            _ => return Err(PyTypeError::new_err("channel_name must be a str, or None with a pattern")),
+        };
+        Ok(PyClassInitializer::from(Handle::new(receiving)).add_subclass(Subscriber))
     }
 
     /// The client's id.

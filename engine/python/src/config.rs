@@ -1,12 +1,14 @@
 //! `BackpressurePolicy`, `BroadcastConfig`, `HeartbeatConfig`: what belongs to a handle, not to the segment.
 
-use pyo3::exceptions::PyValueError;
+use hypern_shm_core as core;
 use pyo3::prelude::*;
 
-use crate::convert::buffer_size;
+use crate::argument::{Arg, Argument, Of, Seconds, arg};
+use crate::convert::BufferSize;
+use crate::errors::raise;
 
 /// What `send` does when nobody listens.
-#[pyclass(frozen, eq, eq_int, hash, from_py_object, module = "hypern_realtime_shm._engine")]
+#[pyclass(frozen, eq, eq_int, hash, module = "hypern_realtime_shm._engine")]
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BackpressurePolicy {
     /// The message goes nowhere and is counted as dropped.
@@ -15,13 +17,19 @@ pub enum BackpressurePolicy {
     Error,
 }
 
+impl Argument<'_, '_> for BackpressurePolicy {
+    fn take(value: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        Borrowed::<BackpressurePolicy>::take(value).map(|policy| *policy.get())
+    }
+}
+
 /// How a broadcast channel is made.
-#[pyclass(frozen, from_py_object, module = "hypern_realtime_shm._engine")]
+#[pyclass(frozen, module = "hypern_realtime_shm._engine")]
 #[derive(Clone)]
 pub struct BroadcastConfig {
     /// Messages retained, as given.
     #[pyo3(get)]
-    pub buffer_size: i64,
+    pub buffer_size: u64,
     /// What `send` does when nobody listens.
     #[pyo3(get)]
     pub policy: BackpressurePolicy,
@@ -39,13 +47,21 @@ impl BroadcastConfig {
     }
 }
 
+fn buffer_size(value: &Bound<'_, PyAny>) -> PyResult<u64> {
+    arg(value).map(|BufferSize(size)| size)
+}
+
 #[pymethods]
 impl BroadcastConfig {
     #[new]
     #[pyo3(signature = (buffer_size=256, policy=BackpressurePolicy::DropOldest, dedup_enabled=false, dedup_window=1000))]
-    fn new(buffer_size: i64, policy: BackpressurePolicy, dedup_enabled: bool, dedup_window: u32) -> PyResult<BroadcastConfig> {
-        crate::config::buffer_size("buffer_size", buffer_size)?;
-        Ok(BroadcastConfig { buffer_size, policy, dedup_enabled, dedup_window })
+    fn new(
+        #[pyo3(from_py_with = buffer_size)] buffer_size: u64,
+        #[pyo3(from_py_with = arg)] policy: BackpressurePolicy,
+        #[pyo3(from_py_with = arg)] dedup_enabled: bool,
+        #[pyo3(from_py_with = arg)] dedup_window: u32,
+    ) -> BroadcastConfig {
+        BroadcastConfig { buffer_size, policy, dedup_enabled, dedup_window }
     }
 
     fn __repr__(&self) -> String {
@@ -58,7 +74,7 @@ impl BroadcastConfig {
 }
 
 /// When clients are pinged, time out and are dead.
-#[pyclass(frozen, from_py_object, module = "hypern_realtime_shm._engine")]
+#[pyclass(frozen, module = "hypern_realtime_shm._engine")]
 #[derive(Clone)]
 pub struct HeartbeatConfig {
     /// Seconds between pings, and between one timeout and the next.
@@ -78,23 +94,28 @@ pub struct HeartbeatConfig {
     pub send_keepalive: bool,
 }
 
+impl HeartbeatConfig {
+    pub fn standard() -> HeartbeatConfig {
+        HeartbeatConfig { interval_secs: 30.0, timeout_secs: 90.0, max_retries: 5, sse_retry_ms: 3000, send_keepalive: true }
+    }
+}
+
+fn seconds(value: &Bound<'_, PyAny>) -> PyResult<f64> {
+    arg(value).map(|Seconds(seconds)| seconds)
+}
+
 #[pymethods]
 impl HeartbeatConfig {
     #[new]
     #[pyo3(signature = (interval_secs=30.0, timeout_secs=90.0, max_retries=5, sse_retry_ms=3000, send_keepalive=true))]
-    pub fn new(
-        interval_secs: f64,
-        timeout_secs: f64,
-        max_retries: u32,
-        sse_retry_ms: u64,
-        send_keepalive: bool,
-    ) -> PyResult<HeartbeatConfig> {
-        for (argument, seconds) in [("interval_secs", interval_secs), ("timeout_secs", timeout_secs)] {
-            if seconds.is_nan() || seconds < 0.0 {
-                return Err(PyValueError::new_err(format!("{argument} is {seconds}; it must be 0 or more seconds")));
-            }
-        }
-        Ok(HeartbeatConfig { interval_secs, timeout_secs, max_retries, sse_retry_ms, send_keepalive })
+    fn new(
+        #[pyo3(from_py_with = seconds)] interval_secs: f64,
+        #[pyo3(from_py_with = seconds)] timeout_secs: f64,
+        #[pyo3(from_py_with = arg)] max_retries: u32,
+        #[pyo3(from_py_with = arg)] sse_retry_ms: u64,
+        #[pyo3(from_py_with = arg)] send_keepalive: bool,
+    ) -> HeartbeatConfig {
+        HeartbeatConfig { interval_secs, timeout_secs, max_retries, sse_retry_ms, send_keepalive }
     }
 
     fn __repr__(&self) -> String {
@@ -105,8 +126,21 @@ impl HeartbeatConfig {
     }
 }
 
+/// Refuses what no manager can be made with, before a segment is opened for it.
+#[pyfunction]
+#[pyo3(signature = (*, namespace, default_buffer_size=256, config=None))]
+fn check_manager(
+    namespace: Arg<&str>,
+    #[pyo3(from_py_with = buffer_size)] default_buffer_size: u64,
+    config: Option<Of<'_, '_, HeartbeatConfig>>,
+) -> PyResult<()> {
+    let _ = (default_buffer_size, config);
+    core::World::check_name(&namespace).map_err(raise)
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<BackpressurePolicy>()?;
     m.add_class::<BroadcastConfig>()?;
-    m.add_class::<HeartbeatConfig>()
+    m.add_class::<HeartbeatConfig>()?;
+    m.add_function(wrap_pyfunction!(check_manager, m)?)
 }

@@ -4,12 +4,16 @@ use std::borrow::Cow;
 use std::cell::Cell;
 
 use hypern_shm_core::{Form, Metadata};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
 
+use crate::argument::{Argument, named, whole, wrong_type};
+
+/// What a message may be.
+const PAYLOAD: &str = "a str or bytes";
 /// Largest ring.
-const MAX_BUFFER: i64 = 1 << 20;
+const MAX_BUFFER: u64 = 1 << 20;
 
 thread_local! {
     /// Where messages are copied before they become Python objects.
@@ -22,14 +26,25 @@ const SCRATCH_KEPT: usize = 256 << 10;
 #[inline]
 pub fn with_payload<R>(message: &Bound<'_, PyAny>, with: impl FnOnce(&[u8], Form) -> PyResult<R>) -> PyResult<R> {
     if let Ok(text) = message.cast::<PyString>() {
-        with(text.to_str()?.as_bytes(), Form::Text)
+        let text = text.to_str().map_err(|error| named(message.py(), error, "message"))?;
+        with(text.as_bytes(), Form::Text)
     } else if let Ok(bytes) = message.cast::<PyBytes>() {
         with(bytes.as_bytes(), Form::Bytes)
     } else {
-        Err(PyTypeError::new_err(format!(
-            "argument 'message': '{}' object is not an instance of 'str' or 'bytes'",
-            message.get_type().name()?
-        )))
+        Err(named(message.py(), wrong_type(message.as_borrowed(), PAYLOAD), "message"))
+    }
+}
+
+/// What a message may hold, as an object.
+pub struct Data(pub Py<PyAny>);
+
+impl Argument<'_, '_> for Data {
+    fn take(value: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        if value.is_instance_of::<PyString>() || value.is_instance_of::<PyBytes>() {
+            Ok(Data(value.to_owned().unbind()))
+        } else {
+            Err(wrong_type(value, PAYLOAD))
+        }
     }
 }
 
@@ -62,40 +77,58 @@ pub fn to_python<'py>(py: Python<'py>, payload: &[u8], form: Form) -> PyResult<B
     }
 }
 
-/// An event id as a client sent it: whatever is no text is no id either, and never an error.
-pub fn event_id<'a>(id: Option<&'a Bound<'_, PyString>>) -> Option<Cow<'a, str>> {
-    id.map(|id| id.to_string_lossy())
+/// An event id as a client sent it: text that is no Unicode is no id either, and never an error.
+pub struct EventId<'a>(Cow<'a, str>);
+
+impl EventId<'_> {
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'a> Argument<'a, '_> for EventId<'a> {
+    fn take(value: Borrowed<'a, '_, PyAny>) -> PyResult<Self> {
+        match value.cast::<PyString>() {
+            Ok(text) => Ok(EventId(Cow::Owned(text.to_string_lossy().into_owned()))),
+            Err(_) => Err(wrong_type(value, "a str")),
+        }
+    }
 }
 
 /// Calls `see` with each text pair of a dict.
-fn each_pair(metadata: Option<&Bound<'_, PyDict>>, mut see: impl FnMut(&str, &str)) -> PyResult<()> {
+fn each_pair(metadata: Borrowed<'_, '_, PyAny>, mut see: impl FnMut(&str, &str)) -> PyResult<()> {
     fn text<'a>(object: &'a Bound<'_, PyAny>, what: &str) -> PyResult<&'a str> {
         match object.cast::<PyString>() {
             Ok(text) => text.to_str(),
-            Err(_) => Err(PyTypeError::new_err(format!(
-                "argument 'metadata': a {what} is '{}', not an instance of 'str'",
-                object.get_type().name()?
-            ))),
+            Err(_) => {
+                let class = object.get_type();
+                Err(PyTypeError::new_err(format!("must be a dict of str and str; it holds a {what} that is a '{}'", class.name()?)))
+            }
         }
     }
-    for (key, value) in metadata.into_iter().flatten() {
+    let dict = metadata.cast::<PyDict>().map_err(|_| wrong_type(metadata, "a dict of str and str"))?;
+    for (key, value) in dict.iter() {
         see(text(&key, "key")?, text(&value, "value")?);
     }
     Ok(())
 }
 
-/// Text pairs out of a dict.
-pub fn pairs(metadata: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<(String, String)>> {
-    let mut pairs = Vec::new();
-    each_pair(metadata, |key, value| pairs.push((key.to_owned(), value.to_owned())))?;
-    Ok(pairs)
+/// A channel's metadata.
+impl Argument<'_, '_> for Vec<(String, String)> {
+    fn take(value: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        let mut pairs = Vec::new();
+        each_pair(value, |key, value| pairs.push((key.to_owned(), value.to_owned())))?;
+        Ok(pairs)
+    }
 }
 
-/// A member's metadata out of a dict.
-pub fn metadata_of(metadata: Option<&Bound<'_, PyDict>>) -> PyResult<Metadata> {
-    let mut encoded = Metadata::default();
-    each_pair(metadata, |key, value| encoded.push(key, value))?;
-    Ok(encoded)
+/// A member's metadata.
+impl Argument<'_, '_> for Metadata {
+    fn take(value: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        let mut encoded = Metadata::default();
+        each_pair(value, |key, value| encoded.push(key, value))?;
+        Ok(encoded)
+    }
 }
 
 /// A dict out of text pairs.
@@ -113,11 +146,18 @@ pub fn show<T: AsRef<str>>(pairs: impl IntoIterator<Item = (T, T)>) -> String {
     format!("{{{}}}", shown.join(", "))
 }
 
-/// A buffer size, checked and rounded up to a power of two.
-pub fn buffer_size(argument: &str, size: i64) -> PyResult<u64> {
-    if (1..=MAX_BUFFER).contains(&size) {
-        Ok((size as u64).next_power_of_two())
-    } else {
-        Err(PyValueError::new_err(format!("{argument} is {size}; it must be between 1 and {MAX_BUFFER}")))
+/// How many messages a channel retains, as given.
+pub struct BufferSize(pub u64);
+
+impl BufferSize {
+    /// The size of the ring: a power of two.
+    pub fn rounded(&self) -> u64 {
+        self.0.next_power_of_two()
+    }
+}
+
+impl Argument<'_, '_> for BufferSize {
+    fn take(value: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        whole(value, 1, MAX_BUFFER).map(BufferSize)
     }
 }

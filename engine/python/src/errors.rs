@@ -1,9 +1,20 @@
 //! Core errors → Python exceptions: one `match`. The classes live in `hypern_realtime_shm.errors`.
 
+use hypern_shm_core::error::shortened;
 use hypern_shm_core::{Error, events};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyTuple};
+
+/// The package's own exceptions, by name: kept here, since finalizers still call when the interpreter has forgotten its
+/// modules.
+static CLASSES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+
+fn classes(py: Python<'_>) -> PyResult<&Bound<'_, PyDict>> {
+    let copied = || Ok::<_, PyErr>(py.import("hypern_realtime_shm.errors")?.dict().copy()?.unbind());
+    CLASSES.get_or_try_init(py, copied).map(|classes| classes.bind(py))
+}
 
 /// An instance of one of the package's own exceptions.
 fn own<'py>(
@@ -11,10 +22,7 @@ fn own<'py>(
     class: &str,
     args: impl IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>, Error = PyErr>,
 ) -> PyErr {
-    let made = py
-        .import("hypern_realtime_shm.errors")
-        .and_then(|module| module.getattr(class))
-        .and_then(|class| class.call1(args.into_pyobject(py)?));
+    let made = classes(py).and_then(|classes| classes.as_any().get_item(class)?.call1(args.into_pyobject(py)?));
     match made {
         Ok(exception) => PyErr::from_value(exception),
         Err(error) => error,
@@ -52,7 +60,7 @@ pub fn shown(class: &str, text: Result<String, Error>) -> PyResult<String> {
 
 /// No channel of this name. The text is the original's.
 pub fn unknown_channel(py: Python<'_>, kind: &str, name: &str) -> PyErr {
-    own(py, "UnknownChannel", (format!("{kind} '{name}' does not exist"),))
+    own(py, "UnknownChannel", (format!("{kind} '{}' does not exist", shortened(name)),))
 }
 
 /// Nobody listens and the policy is `Error`. The text is the original's.
@@ -63,4 +71,8 @@ pub fn no_subscribers(py: Python<'_>) -> PyErr {
 /// Nothing will come any more.
 pub fn channel_closed(py: Python<'_>, name: &str) -> PyErr {
     own(py, "ChannelClosed", (format!("channel '{name}' was removed, or the client unsubscribed; nothing will come any more"),))
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    classes(m.py()).map(drop)
 }

@@ -5,13 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hypern_shm_core as core;
-use pyo3::exceptions::{PyTimeoutError, PyUnicodeDecodeError, PyValueError};
+use pyo3::exceptions::{PyTimeoutError, PyUnicodeDecodeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::convert::{Scratch, to_python};
+use crate::argument::{Arg, Timeout};
+use crate::convert::{Data, Scratch, to_python};
 use crate::errors::{channel_closed, raise};
 use crate::lists::own_list;
+use crate::segment::is_left_over;
 
 /// A receiver of one channel or of a pattern's.
 pub enum Receiving {
@@ -63,11 +65,17 @@ impl PartialEq for Message {
     }
 }
 
+impl Message {
+    pub fn made(channel: String, data: Py<PyAny>, id: String) -> Message {
+        Message { channel, data, id }
+    }
+}
+
 #[pymethods]
 impl Message {
     #[new]
-    pub fn new(channel: String, data: Py<PyAny>, id: String) -> Message {
-        Message { channel, data, id }
+    fn new(channel: Arg<&str>, data: Arg<Data>, id: Arg<&str>) -> Message {
+        Message::made(channel.to_string(), data.into_inner().0, id.to_string())
     }
 
     fn __hash__(&self, py: Python<'_>) -> PyResult<isize> {
@@ -89,16 +97,11 @@ pub struct Handle {
 }
 
 /// When a wait ends.
-pub fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
-    let Some(seconds) = timeout else {
-        return Ok(None);
-    };
-    if seconds.is_nan() {
-        return Err(PyValueError::new_err("timeout is nan; it must be a number of seconds or None"));
-    }
+pub fn deadline(timeout: Option<Arg<Timeout>>) -> Option<Instant> {
+    let Timeout(seconds) = timeout?.into_inner();
     // What is too long for a clock is for ever.
-    let duration = Duration::try_from_secs_f64(seconds.max(0.0)).ok();
-    Ok(duration.and_then(|duration| Instant::now().checked_add(duration)))
+    let duration = Duration::try_from_secs_f64(seconds.max(0.0)).ok()?;
+    Instant::now().checked_add(duration)
 }
 
 pub fn timed_out() -> PyErr {
@@ -159,12 +162,20 @@ impl Handle {
     }
 
     /// Waits for what `take` gives. `None`: nothing will come any more.
-    fn wait<R>(slf: &Bound<'_, Self>, timeout: Option<f64>, take: impl Fn(&Handle) -> PyResult<Option<R>>) -> PyResult<Option<R>> {
+    fn wait<R>(slf: &Bound<'_, Self>, timeout: Option<Arg<Timeout>>, take: impl Fn(&Handle) -> PyResult<Option<R>>) -> PyResult<Option<R>> {
+        waited(slf.py(), Handle::wait_for(slf, timeout, take))
+    }
+
+    fn wait_for<R>(
+        slf: &Bound<'_, Self>,
+        timeout: Option<Arg<Timeout>>,
+        take: impl Fn(&Handle) -> PyResult<Option<R>>,
+    ) -> PyResult<Option<R>> {
         let this = slf.get();
         if let Some(message) = take(this)? {
             return Ok(Some(message));
         }
-        let deadline = deadline(timeout)?;
+        let deadline = deadline(timeout);
         loop {
             if this.ended()? {
                 // What was published before the end is there by now.
@@ -222,7 +233,7 @@ impl Handle {
     fn try_recv_message(&self, py: Python<'_>) -> PyResult<Option<Message>> {
         self.take(|payload, received, channel| {
             let data = to_python(py, payload, received.form)?.unbind();
-            Ok(Message { channel: channel.to_owned(), data, id: received.id.to_string() })
+            Ok(Message::made(channel.to_owned(), data, received.id.to_string()))
         })
     }
 
@@ -264,14 +275,14 @@ impl Handle {
 
     /// The next message; waits for it without holding the interpreter.
     #[pyo3(signature = (timeout=None))]
-    fn recv<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+    fn recv<'py>(slf: &Bound<'py, Self>, timeout: Option<Arg<Timeout>>) -> PyResult<Bound<'py, PyAny>> {
         let message = Handle::wait(slf, timeout, |handle| handle.try_recv(slf.py()))?;
         message.ok_or_else(|| channel_closed(slf.py(), slf.get().channel_name()))
     }
 
     /// As `recv`, with the channel's name and the id.
     #[pyo3(signature = (timeout=None))]
-    fn recv_message(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<Message> {
+    fn recv_message(slf: &Bound<'_, Self>, timeout: Option<Arg<Timeout>>) -> PyResult<Message> {
         let message = Handle::wait(slf, timeout, |handle| handle.try_recv_message(slf.py()))?;
         message.ok_or_else(|| channel_closed(slf.py(), slf.get().channel_name()))
     }
@@ -293,6 +304,9 @@ impl Handle {
 
     /// A descriptor that is readable when there may be news, for any event loop: this thread's.
     fn fileno(&self) -> PyResult<i32> {
+        if self.closed() {
+            return Err(raise(core::Error::HandleClosed));
+        }
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let list = own_list(self.receiving.as_ref())?;
         if let Some((watching, _)) = &*watched
@@ -382,6 +396,19 @@ impl Drop for Handle {
     }
 }
 
+/// What a wait gives to who waits. A daemon thread whose program has ended goes with the process, and has nobody to
+/// complain to that its segment was closed.
+pub fn waited<R>(py: Python<'_>, result: PyResult<R>) -> PyResult<R> {
+    if result.is_err() && is_left_over() {
+        py.detach(|| {
+            loop {
+                std::thread::park();
+            }
+        });
+    }
+    result
+}
+
 /// Waits until there may be news of what `owner` is the handle of; False: the time is over. Where gevent has
 /// patched the interpreter, only this greenlet waits.
 pub fn wait_for_news(owner: &Bound<'_, PyAny>, source: &Arc<dyn core::Source>, deadline: Option<Instant>) -> PyResult<bool> {
@@ -392,14 +419,6 @@ pub fn wait_for_news(owner: &Bound<'_, PyAny>, source: &Arc<dyn core::Source>, d
     }
     loop {
         let parked = py.detach(|| core::park(source.as_ref(), deadline));
-        if parked.is_err() && crate::segment::is_exiting() {
-            // A daemon thread whose program has ended: it goes with the process, and has nobody to complain to.
-            py.detach(|| {
-                loop {
-                    std::thread::park();
-                }
-            });
-        }
         match parked.map_err(raise)? {
             core::Parked::News => return Ok(true),
             core::Parked::TimedOut => return Ok(false),

@@ -4,6 +4,7 @@ use hypern_shm_core as core;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::argument::{Arg, Of};
 use crate::config::HeartbeatConfig;
 use crate::errors::raise;
 use crate::segment::{Segment, world};
@@ -28,38 +29,35 @@ impl HeartbeatMonitor {
 #[pymethods]
 impl HeartbeatMonitor {
     #[new]
-    fn new(config: Option<HeartbeatConfig>, segment: &Bound<'_, Segment>, namespace: &str) -> PyResult<HeartbeatMonitor> {
-        let config = match config {
-            Some(config) => config,
-            None => HeartbeatConfig::new(30.0, 90.0, 5, 3000, true)?,
-        };
-        Ok(HeartbeatMonitor { heartbeats: core::Heartbeats::new(&world(segment, namespace)?), config })
+    fn new(config: Option<Of<'_, '_, HeartbeatConfig>>, segment: Of<'_, '_, Segment>, namespace: Arg<&str>) -> PyResult<HeartbeatMonitor> {
+        let config = config.map_or_else(HeartbeatConfig::standard, |config| config.get().clone());
+        Ok(HeartbeatMonitor { heartbeats: core::Heartbeats::new(&world(&segment, &namespace)?), config })
     }
 
     /// Starts to watch a client, or starts again.
     #[pyo3(signature = (client_id, last_event_id=None))]
-    fn register(&self, client_id: &str, last_event_id: Option<&str>) -> PyResult<()> {
-        self.heartbeats.register(client_id, last_event_id).map_err(raise)
+    fn register(&self, client_id: Arg<&str>, last_event_id: Option<Arg<&str>>) -> PyResult<()> {
+        self.heartbeats.register(&client_id, last_event_id.map(Arg::into_inner)).map_err(raise)
     }
 
     /// Stops watching a client. False: it was not watched.
-    fn unregister(&self, client_id: &str) -> PyResult<bool> {
-        self.heartbeats.unregister(client_id).map_err(raise)
+    fn unregister(&self, client_id: Arg<&str>) -> PyResult<bool> {
+        self.heartbeats.unregister(&client_id).map_err(raise)
     }
 
     /// Ends this process's part in watching a client, which ends with its last. True: it ended.
-    fn release(&self, client_id: &str) -> PyResult<bool> {
-        self.heartbeats.release(client_id).map_err(raise)
+    fn release(&self, client_id: Arg<&str>) -> PyResult<bool> {
+        self.heartbeats.release(&client_id).map_err(raise)
     }
 
     /// Records that a ping was sent. False: not watched.
-    fn ping(&self, client_id: &str) -> PyResult<bool> {
-        self.heartbeats.ping(client_id).map_err(raise)
+    fn ping(&self, client_id: Arg<&str>) -> PyResult<bool> {
+        self.heartbeats.ping(&client_id).map_err(raise)
     }
 
     /// Records that the client answered. False: not watched.
-    fn pong(&self, client_id: &str) -> PyResult<bool> {
-        self.heartbeats.pong(client_id).map_err(raise)
+    fn pong(&self, client_id: Arg<&str>) -> PyResult<bool> {
+        self.heartbeats.pong(&client_id).map_err(raise)
     }
 
     /// Clients with a timeout that nobody has reported yet; each timeout is reported once across workers.
@@ -68,18 +66,18 @@ impl HeartbeatMonitor {
     }
 
     /// Is a client timed out? True for one that is not watched.
-    fn is_timed_out(&self, client_id: &str) -> PyResult<bool> {
-        self.heartbeats.is_timed_out(client_id, &self.beat()).map_err(raise)
+    fn is_timed_out(&self, client_id: Arg<&str>) -> PyResult<bool> {
+        self.heartbeats.is_timed_out(&client_id, &self.beat()).map_err(raise)
     }
 
     /// Is a client alive? False for one that is not watched.
-    fn is_alive(&self, client_id: &str) -> PyResult<bool> {
-        self.heartbeats.is_alive(client_id, &self.beat()).map_err(raise)
+    fn is_alive(&self, client_id: Arg<&str>) -> PyResult<bool> {
+        self.heartbeats.is_alive(&client_id, &self.beat()).map_err(raise)
     }
 
     /// Timeouts since a client's last pong; 0 for one that is not watched.
-    fn retry_count(&self, client_id: &str) -> PyResult<u32> {
-        self.heartbeats.retry_count(client_id, &self.beat()).map_err(raise)
+    fn retry_count(&self, client_id: Arg<&str>) -> PyResult<u32> {
+        self.heartbeats.retry_count(&client_id, &self.beat()).map_err(raise)
     }
 
     /// Clients that used up their retries.
@@ -103,13 +101,13 @@ impl HeartbeatMonitor {
     }
 
     /// Where a client's stream resumes, or None.
-    fn get_last_event_id(&self, client_id: &str) -> PyResult<Option<String>> {
-        self.heartbeats.last_event_id(client_id).map_err(raise)
+    fn get_last_event_id(&self, client_id: Arg<&str>) -> PyResult<Option<String>> {
+        self.heartbeats.last_event_id(&client_id).map_err(raise)
     }
 
     /// Sets where a client's stream resumes. False: not watched.
-    fn set_last_event_id(&self, client_id: &str, event_id: &str) -> PyResult<bool> {
-        self.heartbeats.set_last_event_id(client_id, event_id).map_err(raise)
+    fn set_last_event_id(&self, client_id: Arg<&str>, event_id: Arg<&str>) -> PyResult<bool> {
+        self.heartbeats.set_last_event_id(&client_id, &event_id).map_err(raise)
     }
 
     /// Ids of the clients watched.

@@ -7,6 +7,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use serde::Serialize;
 
+use crate::argument::{Arg, Argument, Seconds, out_of_bounds};
 use crate::convert::to_python;
 use crate::errors::{raise, unknown_channel};
 
@@ -23,11 +24,14 @@ fn json(value: &impl Serialize) -> PyResult<String> {
     serde_json::to_string(value).map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
-fn kind_of(kind: &str) -> PyResult<core::ChannelKind> {
-    match kind {
-        "channel" => Ok(core::ChannelKind::Channel),
-        "broadcast" => Ok(core::ChannelKind::Broadcast),
-        _ => Err(PyValueError::new_err(format!("kind is {kind:?}; it must be 'channel' or 'broadcast'"))),
+/// A channel's kind by its name.
+impl Argument<'_, '_> for core::ChannelKind {
+    fn take(value: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        match <&str>::take(value)? {
+            "channel" => Ok(core::ChannelKind::Channel),
+            "broadcast" => Ok(core::ChannelKind::Broadcast),
+            _ => Err(out_of_bounds(value, "'channel' or 'broadcast'")),
+        }
     }
 }
 
@@ -35,8 +39,8 @@ fn kind_of(kind: &str) -> PyResult<core::ChannelKind> {
 impl Inspector {
     /// Looks at the segment of this name.
     #[new]
-    fn new(py: Python<'_>, name: &str) -> PyResult<Inspector> {
-        Ok(Inspector { inner: py.detach(|| seen::Inspector::open(name)).map_err(raise)? })
+    fn new(py: Python<'_>, name: Arg<&str>) -> PyResult<Inspector> {
+        Ok(Inspector { inner: py.detach(|| seen::Inspector::open(&name)).map_err(raise)? })
     }
 
     /// The segment's name.
@@ -67,47 +71,51 @@ impl Inspector {
 
     /// Channels and broadcasts.
     #[pyo3(signature = (namespace=None))]
-    fn channels(&self, py: Python<'_>, namespace: Option<&str>) -> PyResult<String> {
-        py.detach(|| json(&self.inner.channels(namespace)))
+    fn channels(&self, py: Python<'_>, namespace: Option<Arg<&str>>) -> PyResult<String> {
+        py.detach(|| json(&self.inner.channels(namespace.map(Arg::into_inner))))
     }
 
     /// One channel or broadcast, whole.
-    #[pyo3(signature = (name, namespace="", kind="channel"))]
-    fn channel(&self, py: Python<'_>, name: &str, namespace: &str, kind: &str) -> PyResult<String> {
-        let wanted = kind_of(kind)?;
-        let found = py.detach(|| self.inner.channel(namespace, wanted, name)).map_err(raise)?;
-        json(&found.ok_or_else(|| unknown_channel(py, title(wanted), name))?)
+    fn channel(&self, py: Python<'_>, name: Arg<&str>, namespace: Arg<&str>, kind: Arg<core::ChannelKind>) -> PyResult<String> {
+        let found = py.detach(|| self.inner.channel(&namespace, *kind, &name)).map_err(raise)?;
+        json(&found.ok_or_else(|| unknown_channel(py, title(*kind), &name))?)
     }
 
     /// The names of the open channels or broadcasts of a namespace.
-    fn names(&self, py: Python<'_>, namespace: &str, kind: &str) -> PyResult<Vec<String>> {
-        let wanted = kind_of(kind)?;
-        py.detach(|| self.inner.names(namespace, wanted)).map_err(raise)
+    fn names(&self, py: Python<'_>, namespace: Arg<&str>, kind: Arg<core::ChannelKind>) -> PyResult<Vec<String>> {
+        py.detach(|| self.inner.names(&namespace, *kind)).map_err(raise)
     }
 
     /// Presence.
     #[pyo3(signature = (channel=None, namespace=None, limit=None))]
-    fn members(&self, py: Python<'_>, channel: Option<&str>, namespace: Option<&str>, limit: Option<u64>) -> PyResult<String> {
-        py.detach(|| json(&self.inner.members(namespace, channel, limit.unwrap_or(u64::MAX))))
+    fn members(
+        &self,
+        py: Python<'_>,
+        channel: Option<Arg<&str>>,
+        namespace: Option<Arg<&str>>,
+        limit: Option<Arg<u64>>,
+    ) -> PyResult<String> {
+        let (channel, namespace) = (channel.map(Arg::into_inner), namespace.map(Arg::into_inner));
+        py.detach(|| json(&self.inner.members(namespace, channel, limit.map_or(u64::MAX, Arg::into_inner))))
     }
 
     /// Heartbeats, judged by a configuration.
     fn clients(
         &self,
         py: Python<'_>,
-        namespace: Option<&str>,
-        interval_secs: f64,
-        timeout_secs: f64,
-        max_retries: u32,
+        namespace: Option<Arg<&str>>,
+        interval_secs: Arg<Seconds>,
+        timeout_secs: Arg<Seconds>,
+        max_retries: Arg<u32>,
     ) -> PyResult<String> {
-        let beat = core::Beat { interval_secs, timeout_secs, max_retries };
-        py.detach(|| json(&self.inner.clients(namespace, &beat)))
+        let beat = core::Beat { interval_secs: interval_secs.0.0, timeout_secs: timeout_secs.0.0, max_retries: max_retries.0 };
+        py.detach(|| json(&self.inner.clients(namespace.map(Arg::into_inner), &beat)))
     }
 
     /// Topic patterns.
     #[pyo3(signature = (namespace=None))]
-    fn topics(&self, py: Python<'_>, namespace: Option<&str>) -> PyResult<String> {
-        py.detach(|| json(&self.inner.topics(namespace)))
+    fn topics(&self, py: Python<'_>, namespace: Option<Arg<&str>>) -> PyResult<String> {
+        py.detach(|| json(&self.inner.topics(namespace.map(Arg::into_inner))))
     }
 
     /// What is wrong with the segment; empty: nothing.
@@ -117,22 +125,21 @@ impl Inspector {
 
     /// At most `limit` messages: the last `last`, or those after an id. Gives them, the id to go on after, how many
     /// were missed, whether the id was unknown, and how many are left.
-    #[pyo3(signature = (name, namespace="", kind="channel", *, after=None, last=0, limit=1000))]
+    #[pyo3(signature = (name, namespace, kind, *, after, last, limit))]
     #[allow(clippy::too_many_arguments, clippy::type_complexity)]
     fn tail<'py>(
         &self,
         py: Python<'py>,
-        name: &str,
-        namespace: &str,
-        kind: &str,
-        after: Option<&str>,
-        last: u64,
-        limit: u64,
+        name: Arg<&str>,
+        namespace: Arg<&str>,
+        kind: Arg<core::ChannelKind>,
+        after: Option<Arg<&str>>,
+        last: Arg<u64>,
+        limit: Arg<u64>,
     ) -> PyResult<(Vec<Seen<'py>>, String, u64, bool, u64)> {
-        let wanted = kind_of(kind)?;
-        let from = after.map_or(seen::TailFrom::Last(last), seen::TailFrom::After);
-        let found = py.detach(|| self.inner.tail(namespace, wanted, name, from, limit)).map_err(raise)?;
-        let tail = found.ok_or_else(|| unknown_channel(py, title(wanted), name))?;
+        let from = after.map_or(seen::TailFrom::Last(*last), |id| seen::TailFrom::After(id.into_inner()));
+        let found = py.detach(|| self.inner.tail(&namespace, *kind, &name, from, *limit)).map_err(raise)?;
+        let tail = found.ok_or_else(|| unknown_channel(py, title(*kind), &name))?;
         let message = |(received, payload): core::Replayed| Ok((received.id.to_string(), to_python(py, &payload, received.form)?));
         let messages = tail.messages.into_iter().map(message).collect::<PyResult<_>>()?;
         Ok((messages, tail.next, tail.missed, tail.unknown, tail.left))
@@ -157,16 +164,24 @@ fn list_segments(py: Python<'_>) -> PyResult<String> {
 #[pyfunction]
 #[pyo3(signature = (*, size, max_processes, channels=None, ring_slots=None, members=None, clients=None, waiters=None))]
 fn divide(
-    size: u64,
-    max_processes: u32,
-    channels: Option<u32>,
-    ring_slots: Option<u32>,
-    members: Option<u32>,
-    clients: Option<u32>,
-    waiters: Option<u32>,
+    size: Arg<u64>,
+    max_processes: Arg<u32>,
+    channels: Option<Arg<u32>>,
+    ring_slots: Option<Arg<u32>>,
+    members: Option<Arg<u32>>,
+    clients: Option<Arg<u32>>,
+    waiters: Option<Arg<u32>>,
 ) -> PyResult<(u64, u64, u64, u64, u64, [u64; 3])> {
-    let unlink_when_unused = false;
-    let options = core::Options { size, max_processes, unlink_when_unused, channels, ring_slots, members, clients, waiters };
+    let options = core::Options {
+        size: *size,
+        max_processes: *max_processes,
+        unlink_when_unused: false,
+        channels: channels.map(Arg::into_inner),
+        ring_slots: ring_slots.map(Arg::into_inner),
+        members: members.map(Arg::into_inner),
+        clients: clients.map(Arg::into_inner),
+        waiters: waiters.map(Arg::into_inner),
+    };
     let geometry = core::geometry::Geometry::divide(&options).map_err(raise)?;
     let slots = u64::from(geometry.units) * core::layout::UNIT_DESCRIPTORS as u64;
     let count = u64::from;

@@ -2,12 +2,15 @@
 //!
 //! Promise: the very text of `json.dumps(data, separators=(",", ":"))`. What is not plainly one of the built-in types
 //! (subclasses, other keys than texts, numbers beyond 64 bits, what is not finite, what is nested too deep or in
-//! circles, lone surrogates) is left to that function, with its results and its exceptions.
+//! circles, lone surrogates) is left to that function, with its results and its exceptions (whose text
+//! begins with the argument's name).
 
 use std::io::Write;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
+
+use crate::argument::named;
 
 /// Nested deeper, it is left to Python: it may be a circle.
 const DEPTH: u32 = 64;
@@ -21,7 +24,8 @@ pub fn with_compact<R>(data: &Bound<'_, PyAny>, with: impl FnOnce(&[u8]) -> PyRe
     let py = data.py();
     let options = PyDict::new(py);
     options.set_item("separators", (",", ":"))?;
-    let text = py.import("json")?.getattr("dumps")?.call((data,), Some(&options))?;
+    let dumps = py.import("json")?.getattr("dumps")?;
+    let text = dumps.call((data,), Some(&options)).map_err(|error| named(py, error, "data is no JSON:"))?;
     with(text.cast::<PyString>()?.to_str()?.as_bytes())
 }
 

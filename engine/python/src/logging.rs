@@ -16,6 +16,8 @@ use log::{Level, Log, Metadata, Record};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use crate::argument::Arg;
+
 /// Records that wait: more are not kept.
 const MOST: usize = 256;
 /// How long the end of the interpreter waits for who is just handing over.
@@ -142,8 +144,8 @@ fn end_logging(py: Python<'_>) {
 
 /// Which share of its channel's buffer a handle may be behind before it is told of; 0: it never is.
 #[pyfunction]
-fn warn_of_lag_above(share: f64) {
-    hypern_shm_core::warn_of_lag_above(share);
+fn warn_of_lag_above(share: Arg<f64>) {
+    hypern_shm_core::warn_of_lag_above(*share);
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

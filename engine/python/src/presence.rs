@@ -2,16 +2,17 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use hypern_shm_core as core;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
-use crate::convert::{dict, metadata_of, show};
+use crate::argument::{Arg, Of, Seconds, Timeout};
+use crate::convert::{dict, show};
 use crate::errors::{raise, shown};
-use crate::handle::{deadline, timed_out, wait_for_news};
+use crate::handle::{deadline, timed_out, wait_for_news, waited};
 use crate::segment::{Segment, world};
 
 /// Who is present in the channels of one namespace of a segment.
@@ -23,46 +24,46 @@ pub struct PresenceTracker {
 #[pymethods]
 impl PresenceTracker {
     #[new]
-    fn new(segment: &Bound<'_, Segment>, namespace: &str) -> PyResult<PresenceTracker> {
-        Ok(PresenceTracker { presence: core::Presence::new(&world(segment, namespace)?) })
+    fn new(segment: Of<'_, '_, Segment>, namespace: Arg<&str>) -> PyResult<PresenceTracker> {
+        Ok(PresenceTracker { presence: core::Presence::new(&world(&segment, &namespace)?) })
     }
 
     /// Adds a member, or replaces its metadata, keeping when it joined.
     #[pyo3(signature = (channel, client_id, metadata=None))]
-    fn track(&self, channel: &str, client_id: &str, metadata: Option<&Bound<'_, PyDict>>) -> PyResult<PresenceInfo> {
-        let member = self.presence.track(channel, client_id, &metadata_of(metadata)?).map_err(raise)?;
+    fn track(&self, channel: Arg<&str>, client_id: Arg<&str>, metadata: Option<Arg<core::Metadata>>) -> PyResult<PresenceInfo> {
+        let member = self.presence.track(&channel, &client_id, &metadata.map(Arg::into_inner).unwrap_or_default()).map_err(raise)?;
         Ok(PresenceInfo { member })
     }
 
     /// Removes a member, whoever tracks it. False: it was not there.
-    fn untrack(&self, channel: &str, client_id: &str) -> PyResult<bool> {
-        self.presence.untrack(channel, client_id).map_err(raise)
+    fn untrack(&self, channel: Arg<&str>, client_id: Arg<&str>) -> PyResult<bool> {
+        self.presence.untrack(&channel, &client_id).map_err(raise)
     }
 
     /// Ends this process's part in a member, who leaves with its last. True: it left.
-    fn release(&self, channel: &str, client_id: &str) -> PyResult<bool> {
-        self.presence.release(channel, client_id).map_err(raise)
+    fn release(&self, channel: Arg<&str>, client_id: Arg<&str>) -> PyResult<bool> {
+        self.presence.release(&channel, &client_id).map_err(raise)
     }
 
     /// Removes a client from every channel; returns those it was in.
-    fn untrack_all<'py>(&self, py: Python<'py>, client_id: &str) -> PyResult<Bound<'py, PyList>> {
-        let left = self.presence.untrack_all(client_id).map_err(raise)?;
+    fn untrack_all<'py>(&self, py: Python<'py>, client_id: Arg<&str>) -> PyResult<Bound<'py, PyList>> {
+        let left = self.presence.untrack_all(&client_id).map_err(raise)?;
         PyList::new(py, left.iter().map(|channel| &**channel))
     }
 
     /// Replaces a member's metadata. False: it is not there.
-    fn update(&self, channel: &str, client_id: &str, metadata: &Bound<'_, PyDict>) -> PyResult<bool> {
-        self.presence.update(channel, client_id, &metadata_of(Some(metadata))?).map_err(raise)
+    fn update(&self, channel: Arg<&str>, client_id: Arg<&str>, metadata: Arg<core::Metadata>) -> PyResult<bool> {
+        self.presence.update(&channel, &client_id, &metadata).map_err(raise)
     }
 
     /// Sets a member's last seen to now. False: it is not there.
-    fn touch(&self, channel: &str, client_id: &str) -> PyResult<bool> {
-        self.presence.touch(channel, client_id).map_err(raise)
+    fn touch(&self, channel: Arg<&str>, client_id: Arg<&str>) -> PyResult<bool> {
+        self.presence.touch(&channel, &client_id).map_err(raise)
     }
 
     /// The members of a channel.
-    fn list(&self, channel: &str) -> PyResult<Vec<PresenceInfo>> {
-        let members = self.presence.list(channel).map_err(raise)?;
+    fn list(&self, channel: Arg<&str>) -> PyResult<Vec<PresenceInfo>> {
+        let members = self.presence.list(&channel).map_err(raise)?;
         Ok(members.into_iter().map(|member| PresenceInfo { member }).collect())
     }
 
@@ -84,35 +85,35 @@ impl PresenceTracker {
     }
 
     /// One member, or None.
-    fn get(&self, channel: &str, client_id: &str) -> PyResult<Option<PresenceInfo>> {
-        let member = self.presence.get(channel, client_id).map_err(raise)?;
+    fn get(&self, channel: Arg<&str>, client_id: Arg<&str>) -> PyResult<Option<PresenceInfo>> {
+        let member = self.presence.get(&channel, &client_id).map_err(raise)?;
         Ok(member.map(|member| PresenceInfo { member }))
     }
 
     /// How many members a channel has.
-    fn count(&self, channel: &str) -> PyResult<u64> {
-        self.presence.count(channel).map_err(raise)
+    fn count(&self, channel: Arg<&str>) -> PyResult<u64> {
+        self.presence.count(&channel).map_err(raise)
     }
 
     /// Takes the net change since the last take; each change goes to one taker.
-    fn flush_diff(&self, channel: &str) -> PyResult<PresenceDiff> {
-        Ok(PresenceDiff { diff: self.presence.flush_diff(channel).map_err(raise)?, updates: Vec::new() })
+    fn flush_diff(&self, channel: Arg<&str>) -> PyResult<PresenceDiff> {
+        Ok(PresenceDiff { diff: self.presence.flush_diff(&channel).map_err(raise)?, updates: Vec::new() })
     }
 
     /// Does this process have a part in any of a client's memberships?
-    fn holds(&self, client_id: &str) -> PyResult<bool> {
-        self.presence.holds(client_id).map_err(raise)
+    fn holds(&self, client_id: Arg<&str>) -> PyResult<bool> {
+        self.presence.holds(&client_id).map_err(raise)
     }
 
     /// The channels a client is in.
-    fn client_channels<'py>(&self, py: Python<'py>, client_id: &str) -> PyResult<Bound<'py, PyList>> {
-        let channels = self.presence.client_channels(client_id).map_err(raise)?;
+    fn client_channels<'py>(&self, py: Python<'py>, client_id: Arg<&str>) -> PyResult<Bound<'py, PyList>> {
+        let channels = self.presence.client_channels(&client_id).map_err(raise)?;
         PyList::new(py, channels.iter().map(|channel| &**channel))
     }
 
     /// Is a client in any channel?
-    fn is_anywhere(&self, client_id: &str) -> PyResult<bool> {
-        self.presence.is_anywhere(client_id).map_err(raise)
+    fn is_anywhere(&self, client_id: Arg<&str>) -> PyResult<bool> {
+        self.presence.is_anywhere(&client_id).map_err(raise)
     }
 
     /// The channels that have members.
@@ -126,8 +127,8 @@ impl PresenceTracker {
     }
 
     /// Removes members not seen for so many seconds; returns (channel, client_id) pairs, each to one caller.
-    fn evict_stale(&self, timeout_secs: f64) -> PyResult<Vec<(String, String)>> {
-        self.presence.evict_stale(timeout_secs).map_err(raise)
+    fn evict_stale(&self, timeout_secs: Arg<Seconds>) -> PyResult<Vec<(String, String)>> {
+        self.presence.evict_stale(timeout_secs.into_inner().0).map_err(raise)
     }
 
     /// Forgets everybody, without a diff.
@@ -152,9 +153,9 @@ pub struct PresenceInfo {
 impl PresenceInfo {
     #[new]
     #[pyo3(signature = (client_id, channel, metadata=None))]
-    fn new(client_id: &str, channel: &str, metadata: Option<&Bound<'_, PyDict>>) -> PyResult<PresenceInfo> {
+    fn new(client_id: Arg<&str>, channel: Arg<&str>, metadata: Option<Arg<core::Metadata>>) -> PyResult<PresenceInfo> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
-        Ok(PresenceInfo { member: core::Member::new(channel, client_id, &metadata_of(metadata)?, now, now) })
+        Ok(PresenceInfo { member: core::Member::new(&channel, &client_id, &metadata.map(Arg::into_inner).unwrap_or_default(), now, now) })
     }
 
     /// The client's id.
@@ -256,13 +257,25 @@ impl PresenceWatch {
     pub fn source(&self) -> Arc<dyn core::Source> {
         self.watch.clone()
     }
+
+    fn wait_for(slf: &Bound<'_, Self>, deadline: Option<Instant>) -> PyResult<PresenceDiff> {
+        let this = slf.get();
+        loop {
+            if let Some(diff) = this.try_next()? {
+                return Ok(diff);
+            }
+            if !wait_for_news(slf.as_any(), &this.source(), deadline)? {
+                return this.try_next()?.ok_or_else(timed_out);
+            }
+        }
+    }
 }
 
 #[pymethods]
 impl PresenceWatch {
     #[new]
-    fn new(tracker: &Bound<'_, PresenceTracker>, channel: &str) -> PyResult<PresenceWatch> {
-        let watch = core::Watch::new(&tracker.get().presence, channel).map_err(raise)?;
+    fn new(tracker: Of<'_, '_, PresenceTracker>, channel: Arg<&str>) -> PyResult<PresenceWatch> {
+        let watch = core::Watch::new(&tracker.get().presence, &channel).map_err(raise)?;
         Ok(PresenceWatch { watch: Arc::new(watch) })
     }
 
@@ -273,17 +286,8 @@ impl PresenceWatch {
 
     /// The next change; waits for it without holding the interpreter.
     #[pyo3(signature = (timeout=None))]
-    fn next(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<PresenceDiff> {
-        let deadline = deadline(timeout)?;
-        let this = slf.get();
-        loop {
-            if let Some(diff) = this.try_next()? {
-                return Ok(diff);
-            }
-            if !wait_for_news(slf.as_any(), &this.source(), deadline)? {
-                return this.try_next()?.ok_or_else(timed_out);
-            }
-        }
+    fn next(slf: &Bound<'_, Self>, timeout: Option<Arg<Timeout>>) -> PyResult<PresenceDiff> {
+        waited(slf.py(), PresenceWatch::wait_for(slf, deadline(timeout)))
     }
 
     fn __iter__(slf: Py<Self>) -> Py<Self> {

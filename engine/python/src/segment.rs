@@ -1,11 +1,13 @@
 //! `Segment`: one named shared-memory segment, or a private one.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
+use std::thread::{self, ThreadId};
 
 use hypern_shm_core as core;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::argument::{Arg, arg};
 use crate::errors::raise;
 use crate::logging::hand_over_all;
 
@@ -23,20 +25,29 @@ impl Segment {
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
-        name: Option<String>,
-        create: bool,
-        size: u64,
-        max_processes: u32,
-        unlink_when_unused: bool,
-        channels: Option<u32>,
-        ring_slots: Option<u32>,
-        members: Option<u32>,
-        clients: Option<u32>,
-        waiters: Option<u32>,
+        name: Option<Arg<&str>>,
+        create: Arg<bool>,
+        size: Arg<u64>,
+        max_processes: Arg<u32>,
+        #[pyo3(from_py_with = arg)] unlink_when_unused: bool,
+        channels: Option<Arg<u32>>,
+        ring_slots: Option<Arg<u32>>,
+        members: Option<Arg<u32>>,
+        clients: Option<Arg<u32>>,
+        waiters: Option<Arg<u32>>,
     ) -> PyResult<Segment> {
-        let options = core::Options { size, max_processes, unlink_when_unused, channels, ring_slots, members, clients, waiters };
+        let options = core::Options {
+            size: *size,
+            max_processes: *max_processes,
+            unlink_when_unused,
+            channels: channels.map(Arg::into_inner),
+            ring_slots: ring_slots.map(Arg::into_inner),
+            members: members.map(Arg::into_inner),
+            clients: clients.map(Arg::into_inner),
+            waiters: waiters.map(Arg::into_inner),
+        };
         // May wait for another process that is just attaching.
-        let opened = py.detach(|| match (&name, create) {
+        let opened = py.detach(|| match (name.as_deref(), *create) {
             (None, _) => core::Segment::private(&options),
             (Some(name), true) => core::Segment::open(name, &options),
             (Some(name), false) => core::Segment::attach(name),
@@ -129,21 +140,23 @@ impl Segment {
 
 /// Removes a segment's name. False: there was none.
 #[pyfunction]
-fn unlink_segment(name: &str) -> PyResult<bool> {
-    core::Segment::unlink_name(name).map_err(raise)
+fn unlink_segment(name: Arg<&str>) -> PyResult<bool> {
+    core::Segment::unlink_name(&name).map_err(raise)
 }
 
-/// Is the program over, and this process only about to end?
-static EXITING: AtomicBool = AtomicBool::new(false);
+/// The thread that ends this process, once the program is over.
+static EXITING: OnceLock<ThreadId> = OnceLock::new();
 
-pub fn is_exiting() -> bool {
-    EXITING.load(Ordering::Acquire)
+/// Is the program over, and this a daemon thread, which goes with the process?
+#[pyfunction]
+pub fn is_left_over() -> bool {
+    EXITING.get().is_some_and(|ending| *ending != thread::current().id())
 }
 
 /// Detaches this process from every segment in order: for a clean exit, and for nothing else.
 #[pyfunction]
 fn detach_all(py: Python<'_>) {
-    EXITING.store(true, Ordering::Release);
+    EXITING.get_or_init(|| thread::current().id());
     py.detach(core::detach_all);
     hand_over_all();
 }
@@ -156,5 +169,6 @@ pub fn world(segment: &Bound<'_, Segment>, namespace: &str) -> PyResult<core::Wo
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Segment>()?;
     m.add_function(wrap_pyfunction!(unlink_segment, m)?)?;
+    m.add_function(wrap_pyfunction!(is_left_over, m)?)?;
     m.add_function(wrap_pyfunction!(detach_all, m)?)
 }

@@ -1,9 +1,10 @@
 //! `SSEEvent`: one server-sent event as text, by the WHATWG rules.
 //! Source: HTML Living Standard, section 9.2 "Server-sent events".
 
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+
+use crate::argument::{Arg, Argument, out_of_bounds};
 
 /// One server-sent event.
 #[pyclass(frozen, module = "hypern_realtime_shm._engine")]
@@ -22,11 +23,15 @@ pub struct SSEEvent {
     retry: Option<u64>,
 }
 
-/// Refuses what would end the field's line, or make the client ignore it.
-fn one_line(argument: &str, value: Option<&str>) -> PyResult<()> {
-    match value.and_then(|value| value.chars().find(|c| matches!(c, '\r' | '\n' | '\0'))) {
-        Some(found) => Err(PyValueError::new_err(format!("{argument} holds {found:?}; it must be one line without CR, LF and NUL"))),
-        None => Ok(()),
+/// A field's value: nothing in it ends the field's line, or makes the client ignore it.
+struct Line<'a>(&'a str);
+
+impl<'a> Argument<'a, '_> for Line<'a> {
+    fn take(value: Borrowed<'a, '_, PyAny>) -> PyResult<Self> {
+        match <&str>::take(value)? {
+            text if text.contains(['\r', '\n', '\0']) => Err(out_of_bounds(value, "one line without CR, LF and NUL")),
+            text => Ok(Line(text)),
+        }
     }
 }
 
@@ -47,10 +52,9 @@ fn lines(text: &str) -> Vec<&str> {
 impl SSEEvent {
     #[new]
     #[pyo3(signature = (data, id=None, event=None, retry=None))]
-    fn new(data: String, id: Option<String>, event: Option<String>, retry: Option<u64>) -> PyResult<SSEEvent> {
-        one_line("id", id.as_deref())?;
-        one_line("event", event.as_deref())?;
-        Ok(SSEEvent { data, id, event, retry })
+    fn new(data: Arg<&str>, id: Option<Arg<Line<'_>>>, event: Option<Arg<Line<'_>>>, retry: Option<Arg<u64>>) -> SSEEvent {
+        let line = |line: Arg<Line<'_>>| line.into_inner().0.to_owned();
+        SSEEvent { data: data.to_string(), id: id.map(line), event: event.map(line), retry: retry.map(Arg::into_inner) }
     }
 
     /// The event as it goes over the wire.

@@ -1,8 +1,10 @@
 //! `TopicMatcher`.
 
 use hypern_shm_core as core;
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
+use crate::argument::{Arg, Of};
 use crate::errors::{raise, shown};
 use crate::segment::{Segment, world};
 
@@ -24,34 +26,38 @@ impl TopicMatcher {
 #[pymethods]
 impl TopicMatcher {
     #[new]
-    #[pyo3(signature = (segment=None, namespace="", *, of=None))]
-    fn new(segment: Option<&Bound<'_, Segment>>, namespace: &str, of: Option<&Bound<'_, TopicMatcher>>) -> PyResult<TopicMatcher> {
-        let topics = match (of, segment) {
-            (Some(other), _) => other.get().topics.clone(),
-            (None, Some(segment)) => core::Topics::new(&world(segment, namespace)?, core::TopicsKind::Free),
-            (None, None) => return Err(pyo3::exceptions::PyTypeError::new_err("a segment is needed")),
+    #[pyo3(signature = (segment=None, namespace=None, *, of=None))]
+    fn new(
+        segment: Option<Of<'_, '_, Segment>>,
+        namespace: Option<Arg<&str>>,
+        of: Option<Of<'_, '_, TopicMatcher>>,
+    ) -> PyResult<TopicMatcher> {
+        let topics = match (of, segment, namespace) {
+            (Some(other), None, None) => other.get().topics.clone(),
+            (None, Some(segment), Some(namespace)) => core::Topics::new(&world(&segment, &namespace)?, core::TopicsKind::Free),
+            _ => return Err(PyTypeError::new_err("segment and namespace must be given, or `of`")),
         };
         Ok(TopicMatcher { topics })
     }
 
     /// Subscribes a client to a pattern.
-    fn subscribe(&self, pattern: &str, client_id: &str) -> PyResult<()> {
-        self.topics.subscribe(pattern, client_id).map_err(raise)
+    fn subscribe(&self, pattern: Arg<&str>, client_id: Arg<&str>) -> PyResult<()> {
+        self.topics.subscribe(&pattern, &client_id).map_err(raise)
     }
 
     /// Ends a subscription. False: there was none.
-    fn unsubscribe(&self, pattern: &str, client_id: &str) -> PyResult<bool> {
-        self.topics.unsubscribe(pattern, client_id).map_err(raise)
+    fn unsubscribe(&self, pattern: Arg<&str>, client_id: Arg<&str>) -> PyResult<bool> {
+        self.topics.unsubscribe(&pattern, &client_id).map_err(raise)
     }
 
     /// Ends all subscriptions of a client; returns how many there were.
-    fn unsubscribe_all(&self, client_id: &str) -> PyResult<u64> {
-        self.topics.unsubscribe_all(client_id).map_err(raise)
+    fn unsubscribe_all(&self, client_id: Arg<&str>) -> PyResult<u64> {
+        self.topics.unsubscribe_all(&client_id).map_err(raise)
     }
 
     /// The clients with a pattern that matches, each once.
-    fn match_topic(&self, topic: &str) -> PyResult<Vec<String>> {
-        self.topics.match_topic(topic).map_err(raise)
+    fn match_topic(&self, topic: Arg<&str>) -> PyResult<Vec<String>> {
+        self.topics.match_topic(&topic).map_err(raise)
     }
 
     /// All patterns.
@@ -60,14 +66,14 @@ impl TopicMatcher {
     }
 
     /// How many clients subscribed to a pattern.
-    fn subscriber_count(&self, pattern: &str) -> PyResult<u64> {
-        self.topics.subscriber_count(pattern).map_err(raise)
+    fn subscriber_count(&self, pattern: Arg<&str>) -> PyResult<u64> {
+        self.topics.subscriber_count(&pattern).map_err(raise)
     }
 
     /// Does a pattern match a topic? `*` is exactly one segment, `#` zero or more.
     #[staticmethod]
-    fn pattern_matches(pattern: &str, topic: &str) -> bool {
-        core::pattern_matches(pattern, topic)
+    fn pattern_matches(pattern: Arg<&str>, topic: Arg<&str>) -> bool {
+        core::pattern_matches(&pattern, &topic)
     }
 
     fn __repr__(&self) -> PyResult<String> {

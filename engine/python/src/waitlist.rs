@@ -6,6 +6,7 @@ use hypern_shm_core as core;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
+use crate::argument::Arg;
 use crate::errors::raise;
 use crate::handle::Handle;
 use crate::presence::PresenceWatch;
@@ -46,8 +47,8 @@ impl Waitlist {
     }
 
     /// Gives a wait up. False: it was taken already.
-    fn unpark(&self, token: u64) -> bool {
-        self.list.unpark(token)
+    fn unpark(&self, token: Arg<u64>) -> bool {
+        self.list.unpark(*token)
     }
 
     /// The tokens of the waits that have news; they wait no more.
