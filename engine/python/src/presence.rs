@@ -68,9 +68,9 @@ impl PresenceTracker {
     }
 
     /// The members as dicts, ready for JSON: client_id, channel, metadata, joined_at, last_seen.
-    fn list_as_dicts<'py>(&self, py: Python<'py>, channel: &str) -> PyResult<Bound<'py, PyList>> {
-        let members = self.presence.list(channel).map_err(raise)?;
-        let name = PyString::new(py, channel);
+    fn list_as_dicts<'py>(&self, py: Python<'py>, channel: Arg<&str>) -> PyResult<Bound<'py, PyList>> {
+        let members = self.presence.list(&channel).map_err(raise)?;
+        let name = PyString::new(py, &channel);
         let all = PyList::empty(py);
         for member in members {
             let row = PyDict::new(py);
