@@ -5,7 +5,6 @@
 use crate::error::{Error, Result};
 use crate::layout::{CELL_WORDS, Channel, Group, Header, Unit, World, cell_kind, state};
 use crate::points::point;
-use crate::relief::{give_up_removed, relieve_cells, with_relief};
 use crate::ring::{Ring, units_of};
 use crate::space::Context;
 use crate::sync::{Ordering, fence};
@@ -236,7 +235,7 @@ fn for_units(cx: Context<'_>, ring: &Ring, mut see: impl FnMut(usize, u64)) {
 impl Context<'_> {
     /// Claims a cell and writes what every kind has: where it is named, and empty groups.
     pub fn new_cell(self, kind: u64, directory: usize, ident: u64) -> Result<Cell> {
-        let Some(cell) = with_relief(self, || self.claim_cell(), relieve_cells)? else {
+        let Some(cell) = self.claim_cell() else {
             let cells = u64::from(self.space.geometry.cells);
             return Err(Error::Full {
                 what: "the named things (channels, broadcasts, channels with members, namespaces) are",
@@ -317,15 +316,13 @@ impl Context<'_> {
     fn claim_units(self, log2: u32, cell: u32) -> Result<u32> {
         let need = units_of(log2) as u32;
         let geometry = &self.space.geometry;
-        let claim = || {
-            let runs = geometry.units / need;
-            let start = self.actor.unit_cursor.load(Ordering::Relaxed) as u32 / need;
-            let first = (0..runs).map(|step| (start + step) % runs * need).find(|&first| self.claim_run(first, need, cell))?;
-            self.actor.unit_cursor.store(u64::from(first + need), Ordering::Relaxed);
-            Some(first)
-        };
-        if let Some(first) = with_relief(self, claim, give_up_removed)? {
-            return Ok(first);
+        let runs = geometry.units / need;
+        let start = self.actor.unit_cursor.load(Ordering::Relaxed) as u32 / need;
+        for first in (0..runs).map(|step| (start + step) % runs * need) {
+            if self.claim_run(first, need, cell) {
+                self.actor.unit_cursor.store(u64::from(first + need), Ordering::Relaxed);
+                return Ok(first);
+            }
         }
         let used = (0..geometry.units)
             .filter(|&unit| state::of(self.view().get(geometry.units_at + unit as usize * Unit::WORDS)) != state::FREE)

@@ -21,6 +21,7 @@ use crate::patterns::{PatternReceiver, anchor_all};
 use crate::points::point;
 use crate::receiver::Receiver;
 use crate::record::encode_pairs;
+use crate::relief;
 use crate::space::Context;
 use crate::sync::Ordering;
 use crate::topics::{Topics, TopicsKind, pattern_matches};
@@ -161,7 +162,7 @@ impl Channels {
         let mut handles = Vec::new();
         // Should handles find no room, the owners of the patterns make them themselves, or meet that very error.
         let made = directory.insert(name, &extra, |ident| {
-            let cell = cx.new_channel(kind, root, ident, log2, flags, window)?;
+            let cell = relief::new_channel(cx, kind, root, ident, log2, flags, window)?;
             if has_patterns {
                 known = self.0.patterns.word(cx);
                 point!("create.patterns");

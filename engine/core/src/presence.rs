@@ -20,7 +20,7 @@ use crate::os::lock::Lock;
 use crate::owned::{leaving, remove_all, replaced, sweep_members};
 use crate::points::point;
 use crate::record::{Owners, Record, begin};
-use crate::relief::relieve_cells;
+use crate::relief;
 use crate::space::{Context, Hash};
 use crate::trie::{Change, GONE, PENDING, Root, Stop, Trie};
 use crate::whereabouts::{Hint, NamedGroup, forget_gone};
@@ -158,12 +158,12 @@ impl Presence {
                 continue;
             }
             let root = directory.trie.root;
-            match directory.insert(channel, &[], |ident| cx.new_cell(cell_kind::GROUP, root, ident)) {
+            match directory.insert(channel, &[], |ident| relief::new_cell(cx, cell_kind::GROUP, root, ident)) {
                 // Whoever watches a channel that had no members yet looks again.
                 Ok(_) => cx.news(self.world.cell_number()),
                 Err(Error::Full { .. }) if !relieved => {
                     relieved = true;
-                    relieve_cells(cx)?;
+                    relief::relieve(cx)?;
                 }
                 Err(error) => return Err(error),
             }

@@ -24,28 +24,35 @@ const AT_ONCE: usize = 16;
 /// Others are in the way only so often, unless the segment is damaged.
 const PATIENCE: u32 = 1 << 10;
 
-/// What `claim` gives, once `relieve` has made room for it. `None`: none can be made.
-pub(crate) fn with_relief<'a, T>(
-    cx: Context<'a>,
-    mut claim: impl FnMut() -> Option<T>,
-    relieve: fn(Context<'a>) -> Result<bool>,
-) -> Result<Option<T>> {
-    for _ in 0..=cx.space.geometry.cells {
-        if let Some(claimed) = claim() {
-            return Ok(Some(claimed));
-        }
-        match relieve(cx) {
-            Ok(true) => {}
-            // To count what is given up takes room, too.
-            Ok(false) | Err(Error::Full { .. }) => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(None)
+/// A new cell, as [`Context::new_cell`], where need be after making room for it.
+pub(crate) fn new_cell(cx: Context<'_>, kind: u64, directory: usize, ident: u64) -> Result<Cell> {
+    with_relief(cx, || cx.new_cell(kind, directory, ident))
 }
 
-/// Frees cells. False: none can be had.
-pub(crate) fn relieve_cells(cx: Context<'_>) -> Result<bool> {
+/// A new channel's cell and ring, as [`Context::new_channel`], where need be after making room for them.
+pub(crate) fn new_channel(cx: Context<'_>, kind: u64, directory: usize, ident: u64, log2: u32, flags: u64, window: u64) -> Result<Cell> {
+    with_relief(cx, || cx.new_channel(kind, directory, ident, log2, flags, window))
+}
+
+fn with_relief<T>(cx: Context<'_>, make: impl Fn() -> Result<T>) -> Result<T> {
+    for _ in 0..=cx.space.geometry.cells {
+        match make() {
+            Err(full @ Error::Full { .. }) => match relieve(cx) {
+                Ok(true) => {}
+                // To count what is given up takes room, too.
+                Ok(false) | Err(Error::Full { .. }) => return Err(full),
+                Err(error) => return Err(error),
+            },
+            made => return made,
+        }
+    }
+    // Others take what is given up.
+    make()
+}
+
+/// Frees cells, and the ring units of some. False: none can be had.
+pub(crate) fn relieve(cx: Context<'_>) -> Result<bool> {
+    // Who needs ring units is not helped by the first, and asks again.
     Ok(give_back_groups(cx)? || give_up_removed(cx)?)
 }
 
@@ -82,7 +89,7 @@ fn named_in<'a>(cx: Context<'a>, cell: Cell, field: usize) -> Option<(Cell, Dire
 
 /// Gives up what removed channels keep for handles that nobody has looked at, oldest first. False: there is nothing of
 /// that kind.
-pub(crate) fn give_up_removed(cx: Context<'_>) -> Result<bool> {
+fn give_up_removed(cx: Context<'_>) -> Result<bool> {
     let mut removed = Vec::new();
     each_cell(cx, |cell, kind| {
         if kind == cell_kind::CHANNEL && cell.is_over(cx) {

@@ -4,6 +4,7 @@ use crate::cells::Cell;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::layout::{Header, cell_kind};
+use crate::relief;
 use crate::segment::Segment;
 use crate::space::Context;
 
@@ -43,7 +44,7 @@ impl World {
             if let Some(found) = directory.find(namespace)? {
                 return Ok(World { segment: segment.clone(), cell: found.cell });
             }
-            directory.insert(namespace, &[], |ident| cx.new_cell(cell_kind::WORLD, Header::worlds, ident))?;
+            directory.insert(namespace, &[], |ident| relief::new_cell(cx, cell_kind::WORLD, Header::worlds, ident))?;
         }
         Err(Error::Corrupt { what: "a namespace cannot be found after it was made" })
     }
