@@ -3,6 +3,7 @@ left behind, everything else goes on, and what is freed is usable again."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import textwrap
@@ -12,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from hypern_realtime_shm import RealtimeHub, Segment, SegmentFull, TopicMatcher, _engine
-from tests.procs import PRELUDE
+from hypern_realtime_shm import ChannelManager, RealtimeHub, Segment, SegmentFull, TopicMatcher, _engine
+from tests.procs import PRELUDE, Process
 
 SMALL_SHM = 'mount --make-rprivate / && mount -t tmpfs -o "$1" tmpfs /dev/shm && shift && exec "$@"'
 
@@ -386,3 +387,33 @@ def test_shm_size_is_what_docker_gives() -> None:
         rt.RealtimeHub(segment=first).create_channel("c")
         """,
     )
+
+
+LISTENER = """
+rooms = rt.ChannelManager(segment=sys.argv[1]).subscribe_pattern("room:#", "logger")
+say("listening")
+hear()
+heard = [message.data for message in iter(rooms.try_recv_message, None)]
+assert len(set(heard)) == len(heard), heard
+say(f"{len(heard)} {rooms.missed_count}")
+"""
+
+
+def test_rooms_come_and_go_behind_a_stopped_listener(name: str) -> None:
+    with Segment.open(name, size="1MiB", channels=32), Process(LISTENER, name) as listener:
+        assert listener.hear() == "listening"
+        listener.popen.send_signal(signal.SIGSTOP)
+        manager, published = ChannelManager(segment=name), 0
+        for number in range(500):
+            assert manager.create_channel(f"room:{number}", buffer_size=4)
+            assert manager.publish(f"room:{number}", str(number)) == 1
+            assert manager.remove_channel(f"room:{number}")
+            published += 1
+        listener.popen.send_signal(signal.SIGCONT)
+        listener.say("")
+        received, missed = map(int, listener.hear().split())
+        print(f"{published} published in rooms that came and went, {received} received, {missed} missed")
+        assert received + missed == published
+        assert received > 0 < missed
+        assert manager.create_channel("room:500")
+        listener.end()
