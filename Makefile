@@ -98,6 +98,7 @@ check-rust: $(VENV)/.base
 	cargo fmt --all --check
 	cargo clippy -q --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc -q --locked --no-deps -p hypern-shm-core
+	cargo metadata -q --locked --format-version 1 --manifest-path engine/fuzz/Cargo.toml >/dev/null # its lock file is its own
 
 check-python: $(VENV)/.engine $(VENV)/.test
 	@echo "==> ruff, mypy, stubtest"
