@@ -366,7 +366,10 @@ def test_the_interpreter_ends_cleanly(name: str, end: str, how: str) -> None:
 import asyncio, sys, threading, time
 import hypern_realtime_shm as rt
 def in_a_thread(run):
+    before = segment.stats()["waiters"]
     threading.Thread(target=run, daemon=True).start()
+    while segment.stats()["waiters"] == before:
+        time.sleep(0.001)
 async def until_closed(sub):
     try:
         await sub.recv_async()
