@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from . import _engine
-from .errors import SegmentError
+from .errors import SegmentClosed, SegmentError
 
 
 class _Loops(threading.local):
@@ -156,4 +156,9 @@ async def wait_for_news(handle: Any, deadline: float | None) -> bool:
     loop = asyncio.get_running_loop()
     if deadline is not None and deadline <= loop.time():
         return False
-    return await _desk(loop, handle).wait(loop, handle, deadline)
+    try:
+        return await _desk(loop, handle).wait(loop, handle, deadline)
+    except SegmentClosed:
+        if _engine.is_left_over():
+            await loop.create_future()  # for ever, which is not long
+        raise

@@ -26,6 +26,7 @@ from typing import Any, ClassVar, NoReturn, Protocol
 
 from typing_extensions import Self
 
+from . import _engine
 from ._engine import Message, SSEEvent
 from ._loops import wait_for_news
 from .channels import ChannelManager, Subscriber
@@ -56,6 +57,12 @@ _SHORTEST_TICK = 0.01
 
 # What a subscriber raises when the channel is gone, the client was made to leave, or the worker stops.
 _ENDS = (ChannelClosed, SubscriberClosed)
+
+
+def _is_end(error: BaseException) -> bool:
+    """Does a stream end by it, or fail? When the program is over, its daemon threads find their segments closed."""
+    return isinstance(error, _ENDS) or (isinstance(error, SegmentClosed) and _engine.is_left_over())
+
 
 _Place = tuple[tuple[int, int], str, str]
 
@@ -269,7 +276,7 @@ class SSEStream(_Stream):
             return self._encode(piece)
         except (RealtimeError, asyncio.CancelledError) as error:
             self.close()
-            if isinstance(error, _ENDS):
+            if _is_end(error):
                 raise StopAsyncIteration from None
             raise
         finally:
@@ -318,7 +325,7 @@ class SSEStreamSync(_Stream):
             return piece
         except RealtimeError as error:
             self.close()
-            if isinstance(error, _ENDS):
+            if _is_end(error):
                 raise StopIteration from None
             raise
         finally:

@@ -159,6 +159,7 @@ def test_no_call_leaks(hub: RealtimeHub, name: str) -> None:
     text, metadata = "a text of its own " * 3, {"a key of its own": "a value of its own"}
 
     def recv_nothing() -> None:
+        sub.drain()
         with pytest.raises(TimeoutError):
             sub.recv(timeout=0)
 
@@ -365,7 +366,10 @@ def test_the_interpreter_ends_cleanly(name: str, end: str, how: str) -> None:
 import asyncio, sys, threading, time
 import hypern_realtime_shm as rt
 def in_a_thread(run):
+    before = segment.stats()["waiters"]
     threading.Thread(target=run, daemon=True).start()
+    while segment.stats()["waiters"] == before:
+        time.sleep(0.001)
 async def until_closed(sub):
     try:
         await sub.recv_async()
