@@ -118,9 +118,9 @@ class Inspector:
         self,
         namespace: str | None = None,
         *,
-        interval_secs: float = 15.0,
-        timeout_secs: float = 45.0,
-        max_retries: int = 3,
+        interval_secs: float = 30.0,
+        timeout_secs: float = 90.0,
+        max_retries: int = 5,
     ) -> Clients:
         """Heartbeat clients. Which are due, late or dead follows from a configuration, by default that of
         ``HeartbeatConfig()``: each monitor has its own, and none is in the segment."""

@@ -248,9 +248,9 @@ def presence(name: str, channel: str | None, namespace: str | None, limit: int, 
 @click.command(short_help="Heartbeats: alive, due, late, dead.")
 @name_argument
 @every_namespace_option
-@click.option("--interval", type=float, default=15.0, show_default=True, help="Seconds between pings.")
-@click.option("--timeout", type=float, default=45.0, show_default=True, help="Seconds without a pong until late.")
-@click.option("--retries", type=click.IntRange(min=0), default=3, show_default=True, help="Timeouts until dead.")
+@click.option("--interval", type=float, default=30.0, show_default=True, help="Seconds between pings.")
+@click.option("--timeout", type=float, default=90.0, show_default=True, help="Seconds without a pong until late.")
+@click.option("--retries", type=click.IntRange(min=0), default=5, show_default=True, help="Timeouts until dead.")
 @json_option
 def clients(name: str, namespace: str | None, interval: float, timeout: float, retries: int, as_json: bool) -> None:
     """Heartbeat clients: alive, due, late or dead, the longest silent first.
