@@ -28,7 +28,8 @@ pub enum Change {
 /// What becomes of an entry met by a sweep.
 pub type Verdict = Change;
 
-/// A subtree before and after.
+/// A subtree before and after. What its counts differ by is what counts: entries that are the same in both may be left out of
+/// both.
 struct Edited {
     reference: u64,
     before: Counts,
@@ -244,12 +245,13 @@ impl<'a> Trie<'a> {
                 break;
             }
         }
-        let before = Counts::of(&entries);
-        let change = decide(found.map(|index| entries[index]))?;
-        if !self.apply(&mut entries, found, place, change, draft) {
+        let before = found.map(|index| entries[index]);
+        let change = decide(before)?;
+        let Some(after) = self.apply(&mut entries, found, place, change, draft) else {
             return Ok(None);
-        }
-        let mut edited = self.rebuilt(&entries, path.len() as u32, before, draft)?;
+        };
+        let reference = self.leaf_or_subtree(&entries, path.len() as u32, draft)?;
+        let mut edited = Edited { reference, before: Counts::of(before.as_slice()), after: Counts::of(after.as_slice()) };
         while let Some(step) = path.pop() {
             edited = self.changed(&step, path.len() as u32, place, edited, draft)?;
         }
@@ -281,25 +283,20 @@ impl<'a> Trie<'a> {
         Ok(Edited { reference: held.reference(), before, after })
     }
 
-    /// Applies a change to a leaf's entries. False: nothing changes.
-    fn apply(&self, entries: &mut Entries, found: Option<usize>, place: u64, change: Change, draft: &mut Draft) -> bool {
+    /// Applies a change to a leaf's entries. Gives the entry as it is now, if it is there; `None`: nothing changes.
+    fn apply(&self, entries: &mut Entries, found: Option<usize>, place: u64, change: Change, draft: &mut Draft) -> Option<Option<Entry>> {
         let entry = match change {
-            Change::Keep => return false,
+            Change::Keep => return None,
             Change::Remove => {
-                let Some(index) = found else {
-                    return false;
-                };
+                let index = found?;
                 draft.old_values.push(entries[index].value);
                 entries.remove(index);
-                return true;
+                return Some(None);
             }
             Change::Mark(flags) => {
-                let Some(index) = found else {
-                    return false;
-                };
-                let entry = &mut entries[index];
+                let entry = &mut entries[found?];
                 *entry = Entry::new(place, flags, entry.value);
-                return true;
+                return Some(Some(*entry));
             }
             Change::Put(flags, held) => {
                 draft.new.push(held);
@@ -318,13 +315,17 @@ impl<'a> Trie<'a> {
                 entries.insert(index, entry);
             }
         }
-        true
+        Some(Some(entry))
     }
 
     /// Writes a leaf, or the subtree it splits into.
+    fn leaf_or_subtree(&self, entries: &[Entry], depth: u32, draft: &mut Draft) -> Attempt<u64> {
+        if entries.is_empty() { Ok(0) } else { self.build(entries, depth, draft) }
+    }
+
+    /// The same, where any of the entries may have changed.
     fn rebuilt(&self, entries: &[Entry], depth: u32, before: Counts, draft: &mut Draft) -> Attempt<Edited> {
-        let reference = if entries.is_empty() { 0 } else { self.build(entries, depth, draft)? };
-        Ok(Edited { reference, before, after: Counts::of(entries) })
+        Ok(Edited { reference: self.leaf_or_subtree(entries, depth, draft)?, before, after: Counts::of(entries) })
     }
 
     fn build(&self, entries: &[Entry], depth: u32, draft: &mut Draft) -> Attempt<u64> {
@@ -414,7 +415,7 @@ impl<'a> Trie<'a> {
                     let change = if entry.place() < sweep.from { Change::Keep } else { (sweep.decide)(&entry, &mut sweep.taken)? };
                     entries.push(entry);
                     let index = entries.len() - 1;
-                    changed |= self.apply(&mut entries, Some(index), entry.place(), change, draft);
+                    changed |= self.apply(&mut entries, Some(index), entry.place(), change, draft).is_some();
                 }
                 if !changed {
                     return Ok(None);
