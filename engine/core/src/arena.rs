@@ -244,13 +244,31 @@ impl Context<'_> {
         })
     }
 
-    /// Nothing in the hints: the bitmaps, the other classes, the history, the state words themselves.
+    /// Nothing in the hints: the bitmaps, the other classes, the history, the state words themselves; then what removed
+    /// channels keep.
     #[cold]
     #[inline(never)]
     fn allocate_elsewhere(self, preference: Preference) -> Result<Held> {
+        for _ in 0..=self.space.geometry.cells {
+            if let Some(held) = self.allocate_from_history(preference) {
+                return Ok(held);
+            }
+            let relieved = self.space.last_resort.map_or(Ok(false), |relieve| relieve(self));
+            if !relieved? {
+                break;
+            }
+        }
+        let geometry = &self.space.geometry;
+        // The reserve does not count.
+        let ordinary = (0..geometry.reserve_from()).chain(geometry.blocks[0]..geometry.total_blocks());
+        let capacity = ordinary.clone().count() as u64;
+        Err(Error::Full { what: "the arena's blocks are", used: capacity - self.free_among(ordinary), capacity, setting: "size" })
+    }
+
+    fn allocate_from_history(self, preference: Preference) -> Option<Held> {
         for class in preference {
             if let Some(held) = self.claim_hinted(class).or_else(|| self.claim_from_bitmap(class)) {
-                return Ok(held);
+                return Some(held);
             }
         }
         for _ in 0..ROUNDS {
@@ -262,7 +280,7 @@ impl Context<'_> {
                     }
                     relieved = true;
                     if let Some(held) = self.claim_hinted(class).or_else(|| self.claim_from_bitmap(class)) {
-                        return Ok(held);
+                        return Some(held);
                     }
                 }
             }
@@ -270,7 +288,7 @@ impl Context<'_> {
                 if self.resync(class) > 0
                     && let Some(held) = self.claim_from_bitmap(class).or_else(|| self.claim_any(class))
                 {
-                    return Ok(held);
+                    return Some(held);
                 }
             }
             // Otherwise others took what was given up for us.
@@ -278,11 +296,7 @@ impl Context<'_> {
                 break;
             }
         }
-        let geometry = &self.space.geometry;
-        // The reserve does not count.
-        let ordinary = (0..geometry.reserve_from()).chain(geometry.blocks[0]..geometry.total_blocks());
-        let capacity = ordinary.clone().count() as u64;
-        Err(Error::Full { what: "the arena's blocks are", used: capacity - self.free_among(ordinary), capacity, setting: "size" })
+        None
     }
 
     /// Goes by the state words alone: others may have taken the bits of what is free, as hints or on their way.

@@ -19,6 +19,7 @@ use crate::owned::{Dead, Departure};
 use crate::points::point;
 use crate::process::{FREE, LEAVING, SETTLED, SlotState, TAKEN};
 use crate::reap::{scavenge, settle};
+use crate::relief::give_up_removed;
 use crate::space::{Actor, Context, Silent, Space};
 use crate::sync::Ordering;
 use crate::view::View;
@@ -261,7 +262,8 @@ pub(crate) fn create_space(file: &File, name: Option<&str>, geometry: &Geometry,
         view.set(index, value);
     }
     point!("new.header");
-    let space = Space::new(view, geometry.clone(), Box::new(Kernel::new(Shelf::of(name, random[2])?)));
+    let kernel = Kernel::new(Shelf::of(name, random[2])?);
+    let space = Space::new(view, geometry.clone(), Box::new(kernel)).with_last_resort(give_up_removed);
     space.format();
     point!("new.formatted");
     // SYNC segment.ready (W): everything before the version; pairs with (R) in `content` and `open_space`.
@@ -288,7 +290,7 @@ fn random_words() -> Result<[u64; 3]> {
 fn open_space(name: &str, file: &File) -> Result<Space> {
     let (view, geometry) = map(name, file, true)?;
     let kernel = Kernel::new(Shelf::of(Some(name), view.get(Header::identity))?);
-    Ok(Space::new(view, geometry, Box::new(kernel)))
+    Ok(Space::new(view, geometry, Box::new(kernel)).with_last_resort(give_up_removed))
 }
 
 /// Maps a finished segment, to be looked at: nothing can be written, nobody can be rung.

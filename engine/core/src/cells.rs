@@ -57,7 +57,11 @@ impl Cell {
 
     /// The life now there of the cell that a word is in.
     pub(crate) fn around(cx: Context<'_>, index: usize) -> Option<Cell> {
-        let number = u32::try_from(index.checked_sub(cx.space.geometry.cells_at)? / CELL_WORDS).ok()?;
+        Cell::now(cx, u32::try_from(index.checked_sub(cx.space.geometry.cells_at)? / CELL_WORDS).ok()?)
+    }
+
+    /// The life now there of the cell of a number.
+    pub(crate) fn now(cx: Context<'_>, number: u32) -> Option<Cell> {
         let at = cx.space.geometry.cell(number)?;
         Some(Cell { number, at, generation: state::generation(cx.word(at).load(Ordering::Acquire)) })
     }

@@ -312,7 +312,7 @@ pub fn fingerprint() -> u64 {
     // What places entries.
     eat(b"siphash-1-3");
     // What is kept with handles that were made for a pattern, and with its registration.
-    eat(b"made, pattern, name; messages, cell, generation");
+    eat(b"made, pattern, name; messages, counting, before");
     hash
 }
 

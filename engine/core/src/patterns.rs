@@ -25,7 +25,7 @@ use crate::os::lock::{Guard, Lock};
 use crate::points::point;
 use crate::reap::each_cell;
 use crate::receiver::{Received, Receiver};
-use crate::relief::{self, GivenUp};
+use crate::relief;
 use crate::segment::Segment;
 use crate::source::{Cells, Source};
 use crate::space::Context;
@@ -86,8 +86,8 @@ struct Parts {
     mirror: Mirror<(Arc<str>, Cell)>,
     /// `Header::removals` as last seen.
     removals: u64,
-    /// The root word of the registrations as last seen.
-    registered: u64,
+    /// The ref and first word of the registration's record, once it was looked for.
+    registration: Option<(u64, usize)>,
     receivers: Vec<Part>,
     /// The last life of each cell that was received to its end, or given up: its creator may make a late handle on it.
     finished: HashMap<u32, u64>,
@@ -105,7 +105,7 @@ impl Default for Parts {
         Parts {
             mirror,
             removals: 0,
-            registered: 0,
+            registration: None,
             receivers: Vec::new(),
             finished: HashMap::new(),
             next: 0,
@@ -151,7 +151,7 @@ impl PatternReceiver {
         let parts = Parts {
             mirror: Mirror::default(),
             removals,
-            registered: 0,
+            registration: None,
             receivers: Vec::new(),
             finished: HashMap::new(),
             next: 0,
@@ -187,7 +187,7 @@ impl PatternReceiver {
     }
 
     fn register(&self, key: &HandleKey) -> Result<()> {
-        self.registrations.add(&self.pattern, &key.text(), &GivenUp::default().encode())
+        self.registrations.add(&self.pattern, &key.text())
     }
 
     /// Matching channels that were not there at the last look.
@@ -249,6 +249,7 @@ impl PatternReceiver {
             // In a forked child: under a registration of its own. The receivers do the same.
             parts.attachment = attachment;
             parts.key = HandleKey::new(cx, &self.client);
+            parts.registration = None;
             segment.owns_something()?;
             self.register(&parts.key)?;
             // What was given up in the parent's name before is ours, too.
@@ -268,12 +269,14 @@ impl PatternReceiver {
         // What was in the directory may be gone since, and what came after it, too.
         found.sort_by_key(|found| found.order);
         self.receive_from(cx, parts, found, true)?;
-        let registered = self.registrations.word(cx);
-        if parts.registered != registered
-            && let Some(record) = self.registrations.record(&self.pattern, &parts.key.text())?
-        {
-            self.given_up.store(GivenUp::decode(record.value()).messages, PrivateOrdering::Relaxed);
-            parts.registered = registered;
+        let mut given_up = parts.registration.and_then(|registration| relief::given_up(cx, registration));
+        if given_up.is_none() {
+            let record = self.registrations.record(&self.pattern, &parts.key.text())?;
+            parts.registration = record.map(|record| (record.reference, record.at));
+            given_up = parts.registration.and_then(|registration| relief::given_up(cx, registration));
+        }
+        if let Some(given_up) = given_up {
+            self.given_up.store(given_up, PrivateOrdering::Relaxed);
         }
         Ok(())
     }

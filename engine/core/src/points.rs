@@ -45,7 +45,7 @@ mod armed {
         "release.units",
         "close.unanchored",
         "pattern.anchored", "pattern.registered", "pattern.unregistered",
-        "purge.sealed", "purge.unnamed", "relief.given_up", "relief.counted",
+        "purge.sealed", "purge.unnamed", "relief.given_up", "relief.counting", "relief.added", "relief.counted",
         "track.hinted", "track.joined",
         "untrack.left", "untrack.forgotten",
         "stale.left",

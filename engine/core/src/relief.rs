@@ -1,25 +1,27 @@
-//! Where all cells or ring units are in use, room is made: groups without members are given back, then what removed
+//! Where all cells, ring units or blocks are in use, room is made: groups without members are given back, then what removed
 //! channels keep for handles on patterns whose owners have not looked at them yet, oldest first, counted as missed.
 //!
 //! Promise: a process that is stopped, or that never looks, does not keep others from creating; and what is given up is
 //! counted exactly once for each handle, whoever is killed or stopped when. A handle's second hot word says how far
-//! this is: UNSEEN, then by one swap either taken up by its owner or GIVEN_UP for good, then COUNTED. Counting changes the
-//! handle's registration, which has the sum and names the channel that was counted last. It names another only once
-//! the handle on that one says COUNTED, so whoever is late always finds one of the two.
+//! this is: UNSEEN, then by one swap either taken up by its owner or GIVEN_UP for good, then COUNTED. The handle's
+//! registration has the sum, and names the channel that is just being counted: one after the other, and whoever finds
+//! one named there finishes it first (`add`). Nothing of this takes a block.
+
+use std::cell::Cell as Flag;
 
 use crate::cells::Cell;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::handles::{COUNTED, GIVEN_UP, HandleKey, Made, Note, UNSEEN, handle_of};
-use crate::layout::{Block, Channel, Group, World, cell_kind, state};
+use crate::layout::{Block, Channel, Group, Header, World, cell_kind, state};
 use crate::points::point;
 use crate::reap::each_cell;
-use crate::record::{Record, encode, pair_of};
+use crate::record::{Record, pair_of};
 use crate::space::Context;
 use crate::sync::Ordering;
-use crate::trie::{Change, Root, Trie};
+use crate::trie::{Root, Trie};
 
-/// Channels that are given up at once: who comes next need not look again.
+/// Channels, with handles on them, that are given up at once: who comes next need not look again, and nobody is kept long.
 const AT_ONCE: usize = 16;
 /// Others are in the way only so often, unless the segment is damaged.
 const PATIENCE: u32 = 1 << 10;
@@ -39,8 +41,7 @@ fn with_relief<T>(cx: Context<'_>, make: impl Fn() -> Result<T>) -> Result<T> {
         match make() {
             Err(full @ Error::Full { .. }) => match relieve(cx) {
                 Ok(true) => {}
-                // To count what is given up takes room, too.
-                Ok(false) | Err(Error::Full { .. }) => return Err(full),
+                Ok(false) => return Err(full),
                 Err(error) => return Err(error),
             },
             made => return made,
@@ -87,9 +88,30 @@ fn named_in<'a>(cx: Context<'a>, cell: Cell, field: usize) -> Option<(Cell, Dire
     (is_world && root == world.at + field).then(|| (world, Directory::new(cx, root)))
 }
 
+thread_local! {
+    /// Is this thread at it? What that may take is not made room for in the same way.
+    static AT_IT: Flag<bool> = const { Flag::new(false) };
+}
+
 /// Gives up what removed channels keep for handles that nobody has looked at, oldest first. False: there is nothing of
 /// that kind.
-fn give_up_removed(cx: Context<'_>) -> Result<bool> {
+pub(crate) fn give_up_removed(cx: Context<'_>) -> Result<bool> {
+    if AT_IT.try_with(|at_it| at_it.replace(true)).unwrap_or(true) {
+        return Ok(false);
+    }
+    let given = give_up_oldest(cx);
+    let _ = AT_IT.try_with(|at_it| at_it.set(false));
+    match given {
+        Err(Error::Full { .. }) => Ok(false),
+        given => given,
+    }
+}
+
+fn give_up_oldest(cx: Context<'_>) -> Result<bool> {
+    let removals = cx.view().get(Header::removals).wrapping_add(1);
+    if cx.actor.nothing_removed.load(Ordering::Relaxed) == removals {
+        return Ok(false);
+    }
     let mut removed = Vec::new();
     each_cell(cx, |cell, kind| {
         if kind == cell_kind::CHANNEL && cell.is_over(cx) {
@@ -100,35 +122,44 @@ fn give_up_removed(cx: Context<'_>) -> Result<bool> {
     removed.sort_unstable_by_key(|&(order, _)| order);
     let mut given = 0;
     for (_, cell) in removed {
-        given += usize::from(give_up(cx, cell)?);
-        if given == AT_ONCE {
+        given += give_up(cx, cell)?;
+        if given >= AT_ONCE {
             break;
         }
+    }
+    if given == 0 {
+        cx.actor.nothing_removed.store(removals, Ordering::Relaxed);
     }
     Ok(given > 0)
 }
 
-/// Gives a removed channel up, unless somebody receives from it. True: its cell is free.
-fn give_up(cx: Context<'_>, cell: Cell) -> Result<bool> {
+/// Gives a removed channel up, unless somebody receives from it. What that gave: the cell, and each handle; 0: nothing.
+fn give_up(cx: Context<'_>, cell: Cell) -> Result<usize> {
     let handles = cell.trie(cx, Channel::handles);
     let mut unseen = Vec::new();
-    let mut seen = false;
-    handles.records(|entry, record| match HandleKey::of_entry(entry, record) {
-        Some(key) if may_be_given_up(cx, record) => unseen.push((key, record.clone())),
-        _ => seen = true,
-    })?;
-    if seen {
-        return Ok(false);
+    let mut from = Some(0);
+    while let Some(cursor) = from {
+        let Some((entries, next)) = handles.leaf_from(cursor)? else {
+            break;
+        };
+        for entry in &entries {
+            // One is enough: the others keep what they have.
+            let Some(record) = cx.record(entry.value).filter(|record| may_be_given_up(cx, record)) else {
+                return Ok(0);
+            };
+            unseen.extend(HandleKey::of_entry(entry, &record).map(|key| (key, record)));
+        }
+        from = next;
     }
     for (key, record) in &unseen {
         if !finish(cx, cell, key, record)? {
-            return Ok(false);
+            return Ok(0);
         }
     }
     // Nobody else has come since: its root would be another.
     handles.seal_and_free(|| cell.is_over(cx) && all_counted(cx, &handles));
     cell.clear_if_unused(cx)?;
-    Ok(!cell.is_same_life(cx))
+    Ok(if cell.is_same_life(cx) { 0 } else { 1 + unseen.len() })
 }
 
 /// Is this a handle that its owner will find by itself if ever it looks, and has not begun to receive at?
@@ -160,90 +191,95 @@ pub(crate) fn finish(cx: Context<'_>, cell: Cell, key: &HandleKey, record: &Reco
     if let Some(note) = Note::decode(record.value()) {
         count(cx, cell, key, &note)?;
     }
-    point!("relief.counted");
+    // Where nobody is left to be told.
     mark(GIVEN_UP, COUNTED);
     Ok(true)
 }
 
-/// What a registration says of what was given up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct GivenUp {
-    /// Messages, of all channels together.
-    pub messages: u64,
-    /// The channel that was counted last: its cell, and which life of it.
-    cell: u64,
-    generation: u64,
+/// In a registration's hot words: messages given up in its name, and the channel that is just being counted; 0: none is.
+const SUM: usize = Block::hot0;
+const COUNTING: usize = Block::hot1;
+/// In a handle's hot word: one more than the sum before what it kept was added; 0: that has not begun.
+const BEFORE: usize = Block::hot2;
+
+/// Messages given up in the name of the registration that a ref names, as of now. `None`: it is gone.
+pub(crate) fn given_up(cx: Context<'_>, (reference, at): (u64, usize)) -> Option<u64> {
+    cx.hot(reference, at, SUM)
 }
 
-impl GivenUp {
-    pub fn encode(self) -> Vec<u8> {
-        [self.messages, self.cell, self.generation].iter().flat_map(|word| word.to_le_bytes()).collect()
-    }
+/// What names one life of a cell in a hot word; never 0.
+const fn name_of(cell: Cell) -> u64 {
+    (cell.generation & GENERATION) << 24 | (cell.number as u64 & 0xff_ffff)
+}
+const GENERATION: u64 = (1 << 24) - 1;
 
-    pub fn decode(bytes: &[u8]) -> GivenUp {
-        let word = |index: usize| {
-            let word = bytes.get(index * 8..).and_then(|rest| rest.first_chunk::<8>());
-            word.map_or(0, |word| u64::from_le_bytes(*word))
-        };
-        GivenUp { messages: word(0), cell: word(1), generation: word(2) }
-    }
-
-    fn is_last(&self, cell: Cell) -> bool {
-        (self.cell, self.generation) == (u64::from(cell.number), cell.generation)
-    }
+/// The cell back, if it is that life still.
+fn named(cx: Context<'_>, name: u64) -> Option<Cell> {
+    let cell = Cell::now(cx, u32::try_from(name & 0xff_ffff).ok()?)?;
+    (name_of(cell) == name).then_some(cell)
 }
 
 /// Adds what a removed channel has seen to what its handle's registration says was given up, once.
 fn count(cx: Context<'_>, cell: Cell, key: &HandleKey, note: &Note) -> Result<()> {
-    cell.seal(cx)?;
-    let Some(ring) = cell.ring(cx)? else {
-        return Ok(());
-    };
-    let left = ring.head(cx).wrapping_sub(cx.view().get(cell.at + Channel::start));
     let Some((world, _)) = named_in(cx, cell, World::channels) else {
         return Ok(());
     };
     let registrations = world.trie(cx, World::patterns);
     let (place, pair) = pair_of(cx, &note.pattern, &key.text());
     for _ in 0..PATIENCE {
-        let Some((_, record)) = registrations.get(place, &pair)? else {
+        let Some((_, registration)) = registrations.get(place, &pair)? else {
             // Its owner closes the handle: nobody asks what was missed.
             return Ok(());
         };
-        let before = GivenUp::decode(record.value());
-        if before.is_last(cell) {
-            return Ok(());
-        }
-        if let Some(last) = Cell::of(cx, before.cell, before.generation)
-            && let Some(handle) = handle_of(cx, last, key)?
-        {
-            cx.set_hot(handle.reference, handle.at, Block::hot1, |shown| (shown == GIVEN_UP).then_some(COUNTED));
-        }
-        let counted = registrations.change_record(place, &pair, |found| {
-            let Some((entry, record)) = found else {
-                return Ok((Change::Keep, Some(false)));
-            };
-            // After the root was read: had it been counted and another since, the handle would say so.
-            let uncounted = handle_of(cx, cell, key)?.is_some_and(|handle| shown(cx, &handle) == Some(GIVEN_UP));
-            let now = GivenUp::decode(record.value());
-            if now != before || !uncounted {
-                return Ok((Change::Keep, (!uncounted).then_some(false)));
-            }
-            let messages = now.messages.wrapping_add(left);
-            let given_up = GivenUp { messages, cell: u64::from(cell.number), generation: cell.generation };
-            let content = encode(&record.owners, record.key(), &given_up.encode());
-            let held = cx.shorter_record(registrations.root, place, &content)?;
-            Ok((Change::Put(entry.flags(), held), Some(true)))
-        })?;
-        match counted.flatten() {
-            Some(true) => {
-                cx.word(cell.at + Channel::dropped).fetch_add(left, Ordering::Relaxed);
+        // SYNC relief.counting (W): what was counted before is in the sum that is read from here on; pairs with (R) in `add`.
+        let counting = cx.set_hot(registration.reference, registration.at, COUNTING, |now| (now == 0).then_some(name_of(cell)));
+        point!("relief.counting");
+        if let Some(name) = counting {
+            add(cx, &registration, name, key)?;
+            if name == name_of(cell) {
                 return Ok(());
             }
-            Some(false) => return Ok(()),
-            // Another channel was counted meanwhile.
-            None => {}
         }
     }
-    Err(Error::Corrupt { what: "a handle's registration changes again and again" })
+    Err(Error::Corrupt { what: "a handle's registration counts for ever" })
+}
+
+/// Adds the channel that a registration is counting, whoever began it.
+///
+/// While it is named there, the sum changes for it alone; and the first to do this leaves in its handle what the sum was
+/// before. So all add to the same, and one succeeds: the sum only grows.
+fn add(cx: Context<'_>, registration: &Record, name: u64, key: &HandleKey) -> Result<()> {
+    let (reference, at) = (registration.reference, registration.at);
+    if let Some(cell) = named(cx, name)
+        && let Some(handle) = handle_of(cx, cell, key)?
+        && let Some(left) = seen_by(cx, cell)?
+        // SYNC relief.counting (R): pairs with (W) in `count`.
+        && let Some(sum) = cx.hot(reference, at, SUM)
+        && let Some(before) = cx.set_hot(handle.reference, handle.at, BEFORE, |before| (before == 0).then_some(sum + 1))
+    {
+        let before = before.wrapping_sub(1);
+        let mut ours = false;
+        cx.set_hot(reference, at, SUM, |sum| {
+            ours = sum == before && left > 0;
+            ours.then_some(sum.wrapping_add(left))
+        });
+        point!("relief.added");
+        if ours {
+            cx.word(cell.at + Channel::dropped).fetch_add(left, Ordering::Relaxed);
+        }
+        cx.set_hot(handle.reference, handle.at, Block::hot1, |shown| (shown == GIVEN_UP).then_some(COUNTED));
+        point!("relief.counted");
+    }
+    cx.set_hot(reference, at, COUNTING, |now| (now == name).then_some(0));
+    Ok(())
+}
+
+/// How many messages a removed channel has seen. `None`: its life is over.
+fn seen_by(cx: Context<'_>, cell: Cell) -> Result<Option<u64>> {
+    cell.seal(cx)?;
+    let Some(ring) = cell.ring(cx)? else {
+        return Ok(None);
+    };
+    let seen = ring.head(cx).wrapping_sub(cx.view().get(cell.at + Channel::start));
+    Ok(cell.is_same_life(cx).then_some(seen))
 }

@@ -4,6 +4,7 @@
 use crossbeam_utils::CachePadded;
 use siphasher::sip128::SipHasher13;
 
+use crate::error::Result;
 use crate::geometry::Geometry;
 use crate::layout::{Header, Slot, reference};
 use crate::mutants::without;
@@ -18,8 +19,13 @@ pub struct Space {
     pub geometry: Geometry,
     /// What rings a bell whose owner sleeps: the kernel, or a test's stand-in.
     pub ringer: Box<dyn Ringer>,
+    /// What makes room in the arena when nothing else can.
+    pub(crate) last_resort: Option<LastResort>,
     key: (u64, u64),
 }
+
+/// Makes room. False: there is none to be made.
+pub(crate) type LastResort = for<'a> fn(Context<'a>) -> Result<bool>;
 
 /// The kernel's part of waking somebody. Called with the bell's number and which of its lives is meant.
 pub trait Ringer: Send + Sync {
@@ -59,6 +65,8 @@ pub struct Actor {
     pub(crate) unit_cursor: AtomicU64,
     pub(crate) pressure_cursor: AtomicU64,
     pub(crate) bell_cursor: AtomicU64,
+    /// One more than `removals` when no removed channel was found that could be given up.
+    pub(crate) nothing_removed: AtomicU64,
 }
 
 impl Actor {
@@ -74,6 +82,7 @@ impl Actor {
             unit_cursor: AtomicU64::new(0),
             pressure_cursor: AtomicU64::new(0),
             bell_cursor: AtomicU64::new(0),
+            nothing_removed: AtomicU64::new(0),
         }
     }
 }
@@ -119,7 +128,12 @@ impl Space {
     /// Wraps words of a known geometry.
     pub fn new(view: View, geometry: Geometry, ringer: Box<dyn Ringer>) -> Space {
         let key = (view.get(Header::key0), view.get(Header::key1));
-        Space { view, geometry, ringer, key }
+        Space { view, geometry, ringer, last_resort: None, key }
+    }
+
+    /// With what is to make room when nothing else can: known to higher layers.
+    pub(crate) fn with_last_resort(self, last_resort: LastResort) -> Space {
+        Space { last_resort: Some(last_resort), ..self }
     }
 
     /// A small segment on the heap, ready for use: for tests and for the model checker.

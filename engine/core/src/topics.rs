@@ -259,11 +259,11 @@ impl Topics {
     pub fn subscribe(&self, pattern: &str, client: &str) -> Result<()> {
         check_length("pattern", pattern)?;
         check_length("client_id", client)?;
-        self.add(pattern, client, &[])
+        self.add(pattern, client)
     }
 
-    /// Adds a pair, with what is to be kept with it.
-    pub(crate) fn add(&self, pattern: &str, client: &str, value: &[u8]) -> Result<()> {
+    /// Adds a pair, however long.
+    pub(crate) fn add(&self, pattern: &str, client: &str) -> Result<()> {
         let cx = self.world.cx()?;
         self.world.segment().owns_something()?;
         let trie = self.trie(cx);
@@ -275,7 +275,7 @@ impl Topics {
                 return Ok((Change::Keep, ()));
             }
             owners.push(me);
-            Ok((Change::Put(0, cx.new_record(trie.root, place, &encode(&owners, &key, value))?), ()))
+            Ok((Change::Put(0, cx.new_record(trie.root, place, &encode(&owners, &key, &[]))?), ()))
         })?;
         Ok(())
     }

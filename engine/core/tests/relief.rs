@@ -106,6 +106,30 @@ fn a_channel_that_somebody_receives_from_is_kept() {
 }
 
 #[test]
+fn many_who_never_look_do_not_fill_the_arena() {
+    const LISTENERS: u64 = 100;
+    let segment = Segment::private(&Options { size: 2 << 20, channels: Some(512), ..Options::default() }).expect("room");
+    let channels = channels(&segment, "");
+    let listeners: Vec<_> = (0..LISTENERS).map(|_| channels.subscribe_pattern("#", "ada").expect("room")).collect();
+    let mut published = 0;
+    for number in 0..200 {
+        let name = format!("d:{number}");
+        assert_eq!(channels.create(&name, &spec(4)), Ok(true), "{name}");
+        assert_eq!(channels.publish(&name, format!("{name}|0").as_bytes(), Form::Text), Ok(Some(LISTENERS)), "{name}");
+        published += 1;
+        assert_eq!(channels.remove(&name), Ok(true), "{name}");
+    }
+    sound(&segment);
+    for listener in &listeners {
+        drain(listener, &mut HashMap::new());
+        assert_eq!(listener.received() + listener.missed(), published);
+    }
+    println!("{LISTENERS} listeners: received {}, missed {} each", listeners[0].received(), listeners[0].missed());
+    drop(listeners);
+    sound(&segment);
+}
+
+#[test]
 fn what_is_in_use_is_not_given_up() {
     let segment = segment();
     let channels = channels(&segment, "");
