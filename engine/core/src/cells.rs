@@ -119,7 +119,8 @@ impl Cell {
             && let Ok(Some(ring)) = self.ring(cx)
         {
             for_units(cx, &ring, |at, word| {
-                if state::of(word) == state::HELD {
+                // Removed and cleared meanwhile, the unit that was read may be held by another.
+                if state::of(word) == state::HELD && self.is_open(cx) {
                     let _ = cx.word(at).compare_exchange(word, state::with(word, state::LIVE), Ordering::AcqRel, Ordering::Relaxed);
                 }
             });
@@ -201,7 +202,8 @@ impl Cell {
 
     fn free_units(&self, cx: Context<'_>, ring: &Ring, still_mine: impl Fn() -> bool) {
         for_units(cx, ring, |at, word| {
-            let belongs = cx.view().get(at + Unit::back) == u64::from(self.number);
+            // Somebody else may have freed it, and who took it since not have said for what yet: then this is of an earlier life.
+            let belongs = cx.view().get(at + Unit::back) == unit_back(self.number, word);
             // The word was read before this check, so it is of this life; a later life's differs.
             if belongs && state::of(word) != state::FREE && still_mine() {
                 let _ = cx.word(at).compare_exchange(word, state::with(word, state::FREE), Ordering::AcqRel, Ordering::Relaxed);
@@ -222,6 +224,11 @@ impl Cell {
         }
         self.turn(cx, state::FREE, &[state::FREE]);
     }
+}
+
+/// A unit's `back` word while its state word is this one: the cell it belongs to, in this life of the unit.
+pub(crate) fn unit_back(cell: u32, word: u64) -> u64 {
+    state::generation(word) << 32 | u64::from(cell)
 }
 
 fn for_units(cx: Context<'_>, ring: &Ring, mut see: impl FnMut(usize, u64)) {
@@ -350,7 +357,7 @@ impl Context<'_> {
                 return false;
             }
             point!("create.unit");
-            self.view().set(at(unit) + Unit::back, u64::from(cell));
+            self.view().set(at(unit) + Unit::back, unit_back(cell, held));
         }
         true
     }

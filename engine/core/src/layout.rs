@@ -254,7 +254,7 @@ structure! {
     Unit 16 {
         /// State word.
         state,
-        /// The cell that the unit belongs to.
+        /// generation:32 (low bits of the state word's) | cell:32: whose it is in that life.
         back,
     }
 }
@@ -313,6 +313,8 @@ pub fn fingerprint() -> u64 {
     eat(b"siphash-1-3");
     // What is kept with handles that were made for a pattern, and with its registration.
     eat(b"made, pattern, name; messages, cell, generation");
+    // What a unit says of the cell it belongs to.
+    eat(b"generation:32 | cell:32");
     hash
 }
 

@@ -467,6 +467,35 @@ fn a_life_of_a_channel_ends_while_others_publish_and_the_next_begins_in_its_plac
 }
 
 #[test]
+fn a_unit_is_in_one_channels_hands() {
+    // Two give a removed channel back while two others want the only unit there is, which makes them give it back, too.
+    explore_often(4, || {
+        let space = Arc::new(Space::boxed(Geometry::tiny(10, 3, 1, [8, 0, 0])));
+        let cell = at_the_end(&space, |cx| {
+            let cell = cx.new_channel(cell_kind::CHANNEL, Header::worlds, 0, 1, 0, 0).unwrap();
+            cell.make_live(cx);
+            cell.retire(cx).unwrap();
+            cell
+        });
+        let clearing = [0, 1].map(|slot| act(&space, slot, move |cx| cell.clear_if_unused(cx).unwrap()));
+        let creating = [2, 3].map(|slot| {
+            act(&space, slot, move |cx| {
+                let made = cx.new_channel(cell_kind::CHANNEL, Header::worlds, 0, 1, 0, 0).ok()?;
+                made.make_live(cx);
+                Some(made)
+            })
+        });
+        clearing.into_iter().for_each(|thread| thread.join().unwrap());
+        let made: Vec<Cell> = creating.into_iter().filter_map(|thread| thread.join().unwrap()).collect();
+        at_the_end(&space, |cx| {
+            let unit = cx.word(space.geometry.units_at).load(Ordering::Acquire);
+            assert!(made.len() < 2, "two channels have one ring: {made:?}");
+            assert_eq!(state::of(unit) == state::LIVE, !made.is_empty(), "taken from who had it");
+        });
+    });
+}
+
+#[test]
 fn a_join_on_the_way_does_not_reach_the_next_life_of_its_group() {
     // Two join a group that a third gives back when it is empty, and makes anew in the same place.
     explore(|| {
