@@ -468,16 +468,20 @@ fn a_life_of_a_channel_ends_while_others_publish_and_the_next_begins_in_its_plac
 
 #[test]
 fn a_unit_is_in_one_channels_hands() {
-    // Two give a removed channel back while two others want the only unit there is, which makes them give it back, too.
+    // Two remove a channel and give it back while two others want the only unit there is, which makes them give it back, too.
     explore_often(4, || {
         let space = Arc::new(Space::boxed(Geometry::tiny(10, 3, 1, [8, 0, 0])));
         let cell = at_the_end(&space, |cx| {
             let cell = cx.new_channel(cell_kind::CHANNEL, Header::worlds, 0, 1, 0, 0).unwrap();
             cell.make_live(cx);
-            cell.retire(cx).unwrap();
             cell
         });
-        let clearing = [0, 1].map(|slot| act(&space, slot, move |cx| cell.clear_if_unused(cx).unwrap()));
+        let clearing = [0, 1].map(|slot| {
+            act(&space, slot, move |cx| {
+                cell.retire(cx).unwrap();
+                cell.clear_if_unused(cx).unwrap();
+            })
+        });
         let creating = [2, 3].map(|slot| {
             act(&space, slot, move |cx| {
                 let made = cx.new_channel(cell_kind::CHANNEL, Header::worlds, 0, 1, 0, 0).ok()?;
@@ -491,6 +495,8 @@ fn a_unit_is_in_one_channels_hands() {
             let unit = cx.word(space.geometry.units_at).load(Ordering::Acquire);
             assert!(made.len() < 2, "two channels have one ring: {made:?}");
             assert_eq!(state::of(unit) == state::LIVE, !made.is_empty(), "taken from who had it");
+            let closed = (0..2).any(|slot| cx.word(space.geometry.descriptors_at + slot).load(Ordering::Acquire) >> 63 == 1);
+            assert!(made.is_empty() || !closed, "closed by who sealed the channel before");
         });
     });
 }
