@@ -11,7 +11,7 @@ use crate::cells::Cell;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::handles::{COUNTED, GIVEN_UP, HandleKey, Made, Note, UNSEEN, handle_of};
-use crate::layout::{Block, Channel, Group, World, cell_kind, state};
+use crate::layout::{Block, Channel, Group, Header, World, cell_kind, state};
 use crate::points::point;
 use crate::reap::each_cell;
 use crate::record::{Record, encode, pair_of};
@@ -237,7 +237,8 @@ fn count(cx: Context<'_>, cell: Cell, key: &HandleKey, note: &Note) -> Result<()
         })?;
         match counted.flatten() {
             Some(true) => {
-                cx.word(cell.at + Channel::dropped).fetch_add(left, Ordering::Relaxed);
+                // Not to what the channel dropped: others may have seen to the rest, and its cell be another's by now.
+                cx.word(Header::past_dropped).fetch_add(left, Ordering::Relaxed);
                 return Ok(());
             }
             Some(false) => return Ok(()),
@@ -247,3 +248,6 @@ fn count(cx: Context<'_>, cell: Cell, key: &HandleKey, note: &Note) -> Result<()
     }
     Err(Error::Corrupt { what: "a handle's registration changes again and again" })
 }
+
+#[cfg(modelled)]
+pub mod model;
