@@ -25,6 +25,7 @@ use crate::os::lock::{Guard, Lock};
 use crate::points::point;
 use crate::reap::each_cell;
 use crate::receiver::{Received, Receiver};
+use crate::record::Record;
 use crate::relief::{self, GivenUp};
 use crate::segment::Segment;
 use crate::source::{Cells, Source};
@@ -301,20 +302,18 @@ impl PatternReceiver {
                     }
                     Ok(())
                 }
-                _ => self.give_up_late(cx, parts, cell),
+                _ => self.give_up_late(cx, parts, cell, &handle),
             }
         })
     }
 
     /// A late handle on a channel that is gone: what came after it may have been received by now, so its
     /// messages count as missed, unless they were received themselves.
-    fn give_up_late(&self, cx: Context<'_>, parts: &Parts, cell: Cell) -> Result<()> {
-        if parts.finished.get(&cell.number) != Some(&cell.generation) {
-            cell.seal(cx)?;
-            if let Some(ring) = cell.ring(cx)? {
-                let left = ring.head(cx).wrapping_sub(cx.view().get(cell.at + Channel::start));
-                self.missed_before.fetch_add(left, PrivateOrdering::Relaxed);
-            }
+    fn give_up_late(&self, cx: Context<'_>, parts: &Parts, cell: Cell, handle: &Record) -> Result<()> {
+        if parts.finished.get(&cell.number) != Some(&cell.generation)
+            && let Some(left) = relief::kept(cx, cell, handle)?
+        {
+            self.missed_before.fetch_add(left, PrivateOrdering::Relaxed);
         }
         unanchor(cx, cell, &parts.key)
     }

@@ -10,7 +10,7 @@
 use crate::cells::Cell;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
-use crate::handles::{COUNTED, GIVEN_UP, HandleKey, Made, Note, UNSEEN, handle_of};
+use crate::handles::{COUNTED, GIVEN_UP, HandleKey, Made, Note, OPEN, UNSEEN, handle_of};
 use crate::layout::{Block, Channel, Group, Header, World, cell_kind, state};
 use crate::points::point;
 use crate::reap::each_cell;
@@ -158,11 +158,23 @@ pub(crate) fn finish(cx: Context<'_>, cell: Cell, key: &HandleKey, record: &Reco
     }
     point!("relief.given_up");
     if let Some(note) = Note::decode(record.value()) {
-        count(cx, cell, key, &note)?;
+        count(cx, cell, key, &note, record)?;
     }
     point!("relief.counted");
     mark(GIVEN_UP, COUNTED);
     Ok(true)
+}
+
+/// How many messages a removed channel has for a handle that nobody has received at. `None`: the channel is gone.
+pub(crate) fn kept(cx: Context<'_>, cell: Cell, record: &Record) -> Result<Option<u64>> {
+    cell.seal(cx)?;
+    let Some(ring) = cell.ring(cx)? else {
+        return Ok(None);
+    };
+    let published = ring.head(cx).wrapping_sub(cx.view().get(cell.at + Channel::start));
+    // Its delivery may have ended before the channel did.
+    let end = cx.hot(record.reference, record.at, Block::hot0).filter(|&end| end != OPEN);
+    Ok(Some(end.map_or(published, |end| end.min(published))))
 }
 
 /// What a registration says of what was given up.
@@ -194,12 +206,10 @@ impl GivenUp {
 }
 
 /// Adds what a removed channel has seen to what its handle's registration says was given up, once.
-fn count(cx: Context<'_>, cell: Cell, key: &HandleKey, note: &Note) -> Result<()> {
-    cell.seal(cx)?;
-    let Some(ring) = cell.ring(cx)? else {
+fn count(cx: Context<'_>, cell: Cell, key: &HandleKey, note: &Note, record: &Record) -> Result<()> {
+    let Some(left) = kept(cx, cell, record)? else {
         return Ok(());
     };
-    let left = ring.head(cx).wrapping_sub(cx.view().get(cell.at + Channel::start));
     let Some((world, _)) = named_in(cx, cell, World::channels) else {
         return Ok(());
     };

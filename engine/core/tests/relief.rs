@@ -106,6 +106,30 @@ fn a_channel_that_somebody_receives_from_is_kept() {
 }
 
 #[test]
+fn what_came_after_an_unsubscription_is_not_missed() {
+    let segment = segment();
+    let channels = channels(&segment, "");
+    let receiver = channels.subscribe_pattern("#", "ada").unwrap();
+    assert!(channels.create("ended", &spec(8)).unwrap());
+    drop(channels.subscribe("ended", "ada", None).unwrap().expect("it is there"));
+    for number in 0..5 {
+        if number == 2 {
+            assert!(channels.unsubscribe("ended", "ada").unwrap());
+        }
+        let heard = channels.publish("ended", format!("ended|{number}").as_bytes(), Form::Text).unwrap();
+        assert_eq!(heard, Some(u64::from(number < 2)));
+    }
+    assert!(channels.remove("ended").unwrap());
+    for number in 0..u64::from(CELLS) * 4 {
+        come_and_go(&channels, &format!("b:{number}"), 1, 1);
+    }
+    let mut last = HashMap::new();
+    drain(&receiver, &mut last);
+    assert!(!last.contains_key("ended"), "given up");
+    assert_eq!(receiver.received() + receiver.missed(), 2 + u64::from(CELLS) * 4);
+}
+
+#[test]
 fn what_is_in_use_is_not_given_up() {
     let segment = segment();
     let channels = channels(&segment, "");
