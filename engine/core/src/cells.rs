@@ -132,6 +132,8 @@ impl Cell {
     pub fn ring(&self, cx: Context<'_>) -> Result<Option<Ring>> {
         let ring = Ring::of(cx, self.number, cx.view().get(self.at + Channel::config));
         // What was read is of this life only if this life is still there.
+        // SYNC cell.words (R): pairs with (W) in `claim_cell`: a word of a later life implies that its state word shows.
+        fence(Ordering::Acquire);
         if self.is_same_life(cx) { ring.map(Some) } else { Ok(None) }
     }
 
@@ -287,6 +289,8 @@ impl Context<'_> {
             let held = state::pack(generation, u64::from(self.actor.slot), state::HELD);
             if state::of(free) == state::FREE && self.word(at).compare_exchange(free, held, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 point!("create.cell");
+                // SYNC cell.words (W): the state word before all other words of its life; pairs with (R) in `ring` and
+                // `whereabouts::group_of`.
                 fence(Ordering::Release);
                 self.actor.cell_cursor.store(u64::from(number) + 1, Ordering::Relaxed);
                 return Some(Cell { number, at, generation });

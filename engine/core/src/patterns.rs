@@ -90,6 +90,8 @@ struct Parts {
     /// The root word of the registrations as last seen.
     registered: u64,
     receivers: Vec<Part>,
+    /// What was found and could not be received from yet, for want of room.
+    found: Vec<Found>,
     /// The last life of each cell that was received to its end, or given up: its creator may make a late handle on it.
     finished: HashMap<u32, u64>,
     /// Which receiver is asked first.
@@ -108,6 +110,7 @@ impl Default for Parts {
             removals: 0,
             registered: 0,
             receivers: Vec::new(),
+            found: Vec::new(),
             finished: HashMap::new(),
             next: 0,
             key,
@@ -154,6 +157,7 @@ impl PatternReceiver {
             removals,
             registered: 0,
             receivers: Vec::new(),
+            found: Vec::new(),
             finished: HashMap::new(),
             next: 0,
             key: key.clone(),
@@ -177,7 +181,9 @@ impl PatternReceiver {
             let there = receiver.discover(cx, &mut parts)?;
             receiver.register(&key)?;
             point!("pattern.registered");
-            receiver.receive_from(cx, &mut parts, there, false)?;
+            for found in &there {
+                receiver.receive_from(cx, &mut parts, found, false)?;
+            }
             receiver.refresh(cx, &mut parts)?;
         }
         Ok(receiver)
@@ -205,28 +211,27 @@ impl PatternReceiver {
         Ok(added.collect())
     }
 
-    fn receive_from(&self, cx: Context<'_>, parts: &mut Parts, found: Vec<Found>, from_the_first: bool) -> Result<()> {
-        for Found { name, cell, .. } in found {
-            // An entry may be listed again with another record, and a channel may be gone again.
-            let known = parts.finished.get(&cell.number) == Some(&cell.generation) || parts.has(cell);
-            if known || !cell.is_same_life(cx) {
-                continue;
-            }
-            let Some(bound) = bound_of(cx, cell)? else {
-                continue;
-            };
-            let cursor = match from_the_first {
-                true => cx.view().get(cell.at + Channel::start),
-                false => bound.ring.head(cx),
-            };
-            let start = Start { cursor, missed: 0, unknown: false };
-            let segment = self.world.segment();
-            let before = parts.receivers.iter().rev().find(|part| part.receiver.channel() == &*name);
-            let behind = before.map(|part| part.receiver.cell());
-            match Receiver::open(segment, bound, &name, parts.key.clone(), false, start)? {
-                Some(receiver) => parts.receivers.push(Part { receiver, behind }),
-                None => self.leave(cx, parts, cell)?,
-            }
+    fn receive_from(&self, cx: Context<'_>, parts: &mut Parts, found: &Found, from_the_first: bool) -> Result<()> {
+        let Found { ref name, cell, .. } = *found;
+        // An entry may be listed again with another record, and a channel may be gone again.
+        let known = parts.finished.get(&cell.number) == Some(&cell.generation) || parts.has(cell);
+        if known || !cell.is_same_life(cx) {
+            return Ok(());
+        }
+        let Some(bound) = bound_of(cx, cell)? else {
+            return Ok(());
+        };
+        let cursor = match from_the_first {
+            true => cx.view().get(cell.at + Channel::start),
+            false => bound.ring.head(cx),
+        };
+        let start = Start { cursor, missed: 0, unknown: false };
+        let segment = self.world.segment();
+        let before = parts.receivers.iter().rev().find(|part| part.receiver.channel() == &**name);
+        let behind = before.map(|part| part.receiver.cell());
+        match Receiver::open(segment, bound, name, parts.key.clone(), false, start)? {
+            Some(receiver) => parts.receivers.push(Part { receiver, behind }),
+            None => self.leave(cx, parts, cell)?,
         }
         Ok(())
     }
@@ -242,39 +247,52 @@ impl PatternReceiver {
         Ok(())
     }
 
-    /// Opens receivers on what was created since the last look.
+    /// Opens receivers on what was created since the last look. Where there is no room for one, it is an error, and that
+    /// channel is tried again the next time; the others are received from.
     fn refresh(&self, cx: Context<'_>, parts: &mut Parts) -> Result<()> {
         let segment = self.world.segment();
         let (_, attachment) = segment.attached()?;
         if parts.attachment != attachment {
             // In a forked child: under a registration of its own. The receivers do the same.
-            parts.attachment = attachment;
-            parts.key = HandleKey::new(cx, &self.client);
+            let key = HandleKey::new(cx, &self.client);
             segment.owns_something()?;
-            self.register(&parts.key)?;
+            self.register(&key)?;
+            (parts.attachment, parts.key) = (attachment, key);
             // What was given up in the parent's name before is ours, too.
             self.missed_before.fetch_add(self.given_up.swap(0, PrivateOrdering::Relaxed), PrivateOrdering::Relaxed);
         }
-        let mut found = Vec::new();
-        if parts.mirror.word() != cx.word(self.directory).load(Ordering::Acquire) {
-            found = self.discover(cx, parts)?;
-        }
-        // SYNC directory.removals (R): pairs with (W) in `entry_leaves`. The directory before the removals: what was
-        // removed before something was found is known by now, and its messages come first.
-        let removals = cx.word(Header::removals).load(Ordering::Acquire);
-        if parts.removals != removals {
-            self.find_removed(cx, parts, removals, &mut found)?;
-            parts.removals = removals;
-        }
+        let mut found = std::mem::take(&mut parts.found);
+        let looked = self.look(cx, parts, &mut found);
         // What was in the directory may be gone since, and what came after it, too.
         found.sort_by_key(|found| found.order);
-        self.receive_from(cx, parts, found, true)?;
+        let mut failed = Ok(());
+        for found in found {
+            if let Err(error) = self.receive_from(cx, parts, &found, true) {
+                parts.found.push(found);
+                failed = failed.and(Err(error));
+            }
+        }
         let registered = self.registrations.word(cx);
         if parts.registered != registered
             && let Some(record) = self.registrations.record(&self.pattern, &parts.key.text())?
         {
             self.given_up.store(GivenUp::decode(record.value()).messages, PrivateOrdering::Relaxed);
             parts.registered = registered;
+        }
+        looked.and(failed)
+    }
+
+    /// Adds what was created since the last look.
+    fn look(&self, cx: Context<'_>, parts: &mut Parts, found: &mut Vec<Found>) -> Result<()> {
+        if parts.mirror.word() != cx.word(self.directory).load(Ordering::Acquire) {
+            found.extend(self.discover(cx, parts)?);
+        }
+        // SYNC directory.removals (R): pairs with (W) in `entry_leaves`. The directory before the removals: what was
+        // removed before something was found is known by now, and its messages come first.
+        let removals = cx.word(Header::removals).load(Ordering::Acquire);
+        if parts.removals != removals {
+            self.find_removed(cx, parts, removals, found)?;
+            parts.removals = removals;
         }
         Ok(())
     }
@@ -326,7 +344,11 @@ impl PatternReceiver {
         }
         let cx = self.world.cx()?;
         let parts = &mut *parts;
-        self.refresh(cx, parts)?;
+        // No room to receive from one channel: an error when there is nothing of the others.
+        let refreshed = match self.refresh(cx, parts) {
+            Err(error @ Error::Full { .. }) => Err(error),
+            other => Ok(other?),
+        };
         let mut asked = 0;
         while asked < parts.receivers.len() {
             let at = parts.next % parts.receivers.len();
@@ -358,7 +380,7 @@ impl PatternReceiver {
             parts.next = at + 1;
             asked += 1;
         }
-        Ok(None)
+        refreshed.map(|()| None)
     }
 
     /// The pattern.
@@ -412,7 +434,7 @@ impl PatternReceiver {
         let mut cells: Vec<Cell> = parts.receivers.drain(..).map(|part| part.receiver.cell()).collect();
         let mut unseen = self.discover(cx, parts)?;
         self.find_removed(cx, parts, u64::MAX, &mut unseen)?;
-        cells.extend(unseen.into_iter().map(|found| found.cell));
+        cells.extend(unseen.into_iter().chain(parts.found.drain(..)).map(|found| found.cell));
         for cell in cells {
             unanchor(cx, cell, &parts.key)?;
         }
