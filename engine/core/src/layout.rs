@@ -200,6 +200,8 @@ structure! {
         back,
         /// Hash of the channel's name.
         ident,
+        /// Unused: a channel's `config` lies here, which is no root word.
+        unused0,
         /// Root: members by client id.
         members,
     }
