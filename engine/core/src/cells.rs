@@ -4,6 +4,7 @@
 
 use crate::error::{Error, Result};
 use crate::layout::{CELL_WORDS, Channel, Group, Header, Unit, World, cell_kind, state};
+use crate::mutants::without;
 use crate::points::point;
 use crate::ring::{Ring, units_of};
 use crate::space::Context;
@@ -205,7 +206,8 @@ impl Cell {
     fn free_units(&self, cx: Context<'_>, ring: &Ring, still_mine: impl Fn() -> bool) {
         for_units(cx, ring, |at, word| {
             // Somebody else may have freed it, and who took it since not have said for what yet: then this is of an earlier life.
-            let belongs = cx.view().get(at + Unit::back) == unit_back(self.number, word);
+            let back = cx.view().get(at + Unit::back);
+            let belongs = back == unit_back(self.number, word) || without("life_of_unit") && back as u32 == self.number;
             // The word was read before this check, so it is of this life; a later life's differs.
             if belongs && state::of(word) != state::FREE && still_mine() {
                 let _ = cx.word(at).compare_exchange(word, state::with(word, state::FREE), Ordering::AcqRel, Ordering::Relaxed);
