@@ -4,6 +4,7 @@
 
 use crate::error::{Error, Result};
 use crate::layout::{CELL_WORDS, Channel, Group, Header, Unit, World, cell_kind, state};
+use crate::mutants::without;
 use crate::points::point;
 use crate::ring::{Ring, units_of};
 use crate::space::Context;
@@ -123,7 +124,8 @@ impl Cell {
             && let Ok(Some(ring)) = self.ring(cx)
         {
             for_units(cx, &ring, |at, word| {
-                if state::of(word) == state::HELD {
+                // Removed and cleared meanwhile, the unit that was read may be held by another.
+                if state::of(word) == state::HELD && self.is_open(cx) {
                     let _ = cx.word(at).compare_exchange(word, state::with(word, state::LIVE), Ordering::AcqRel, Ordering::Relaxed);
                 }
             });
@@ -135,6 +137,8 @@ impl Cell {
     pub fn ring(&self, cx: Context<'_>) -> Result<Option<Ring>> {
         let ring = Ring::of(cx, self.number, cx.view().get(self.at + Channel::config));
         // What was read is of this life only if this life is still there.
+        // SYNC cell.words (R): pairs with (W) in `claim_cell`: a word of a later life implies that its state word shows.
+        fence(Ordering::Acquire);
         if self.is_same_life(cx) { ring.map(Some) } else { Ok(None) }
     }
 
@@ -205,7 +209,9 @@ impl Cell {
 
     fn free_units(&self, cx: Context<'_>, ring: &Ring, still_mine: impl Fn() -> bool) {
         for_units(cx, ring, |at, word| {
-            let belongs = cx.view().get(at + Unit::back) == u64::from(self.number);
+            // Somebody else may have freed it, and who took it since not have said for what yet: then this is of an earlier life.
+            let back = cx.view().get(at + Unit::back);
+            let belongs = back == unit_back(self.number, word) || without("life_of_unit") && back as u32 == self.number;
             // The word was read before this check, so it is of this life; a later life's differs.
             if belongs && state::of(word) != state::FREE && still_mine() {
                 let _ = cx.word(at).compare_exchange(word, state::with(word, state::FREE), Ordering::AcqRel, Ordering::Relaxed);
@@ -226,6 +232,11 @@ impl Cell {
         }
         self.turn(cx, state::FREE, &[state::FREE]);
     }
+}
+
+/// A unit's `back` word while its state word is this one: the cell it belongs to, in this life of the unit.
+pub(crate) fn unit_back(cell: u32, word: u64) -> u64 {
+    state::generation(word) << 32 | u64::from(cell)
 }
 
 fn for_units(cx: Context<'_>, ring: &Ring, mut see: impl FnMut(usize, u64)) {
@@ -284,6 +295,8 @@ impl Context<'_> {
             let held = state::pack(generation, u64::from(self.actor.slot), state::HELD);
             if state::of(free) == state::FREE && self.word(at).compare_exchange(free, held, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 point!("create.cell");
+                // SYNC cell.words (W): the state word before all other words of its life; pairs with (R) in `ring` and
+                // `whereabouts::group_of`.
                 fence(Ordering::Release);
                 self.actor.cell_cursor.store(u64::from(number) + 1, Ordering::Relaxed);
                 return Some(Cell { number, at, generation });
@@ -354,7 +367,7 @@ impl Context<'_> {
                 return false;
             }
             point!("create.unit");
-            self.view().set(at(unit) + Unit::back, u64::from(cell));
+            self.view().set(at(unit) + Unit::back, unit_back(cell, held));
         }
         true
     }

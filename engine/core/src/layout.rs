@@ -200,6 +200,8 @@ structure! {
         back,
         /// Hash of the channel's name.
         ident,
+        /// Unused: a channel's `config` lies here, which is no root word.
+        unused0,
         /// Root: members by client id.
         members,
     }
@@ -254,7 +256,7 @@ structure! {
     Unit 16 {
         /// State word.
         state,
-        /// The cell that the unit belongs to.
+        /// generation:32 (low bits of the state word's) | cell:32: whose it is in that life.
         back,
     }
 }
@@ -313,6 +315,8 @@ pub fn fingerprint() -> u64 {
     eat(b"siphash-1-3");
     // What is kept with handles that were made for a pattern, and with its registration.
     eat(b"made, pattern, name; messages, counting, before");
+    // What a unit says of the cell it belongs to.
+    eat(b"generation:32 | cell:32");
     hash
 }
 

@@ -49,7 +49,10 @@ mod handles;
 pub mod owned;
 mod pressure;
 pub mod reap;
+#[cfg(not(modelled))]
 mod relief;
+#[cfg(modelled)]
+pub mod relief;
 mod whereabouts;
 
 #[cfg(not(modelled))]

@@ -25,6 +25,7 @@ use crate::os::lock::{Guard, Lock};
 use crate::points::point;
 use crate::reap::each_cell;
 use crate::receiver::{Received, Receiver};
+use crate::record::Record;
 use crate::relief;
 use crate::segment::Segment;
 use crate::source::{Cells, Source};
@@ -89,6 +90,8 @@ struct Parts {
     /// The ref and first word of the registration's record, once it was looked for.
     registration: Option<(u64, usize)>,
     receivers: Vec<Part>,
+    /// What was found and could not be received from yet, for want of room.
+    found: Vec<Found>,
     /// The last life of each cell that was received to its end, or given up: its creator may make a late handle on it.
     finished: HashMap<u32, u64>,
     /// Which receiver is asked first.
@@ -107,6 +110,7 @@ impl Default for Parts {
             removals: 0,
             registration: None,
             receivers: Vec::new(),
+            found: Vec::new(),
             finished: HashMap::new(),
             next: 0,
             key,
@@ -153,6 +157,7 @@ impl PatternReceiver {
             removals,
             registration: None,
             receivers: Vec::new(),
+            found: Vec::new(),
             finished: HashMap::new(),
             next: 0,
             key: key.clone(),
@@ -176,7 +181,9 @@ impl PatternReceiver {
             let there = receiver.discover(cx, &mut parts)?;
             receiver.register(&key)?;
             point!("pattern.registered");
-            receiver.receive_from(cx, &mut parts, there, false)?;
+            for found in &there {
+                receiver.receive_from(cx, &mut parts, found, false)?;
+            }
             receiver.refresh(cx, &mut parts)?;
         }
         Ok(receiver)
@@ -204,28 +211,27 @@ impl PatternReceiver {
         Ok(added.collect())
     }
 
-    fn receive_from(&self, cx: Context<'_>, parts: &mut Parts, found: Vec<Found>, from_the_first: bool) -> Result<()> {
-        for Found { name, cell, .. } in found {
-            // An entry may be listed again with another record, and a channel may be gone again.
-            let known = parts.finished.get(&cell.number) == Some(&cell.generation) || parts.has(cell);
-            if known || !cell.is_same_life(cx) {
-                continue;
-            }
-            let Some(bound) = bound_of(cx, cell)? else {
-                continue;
-            };
-            let cursor = match from_the_first {
-                true => cx.view().get(cell.at + Channel::start),
-                false => bound.ring.head(cx),
-            };
-            let start = Start { cursor, missed: 0, unknown: false };
-            let segment = self.world.segment();
-            let before = parts.receivers.iter().rev().find(|part| part.receiver.channel() == &*name);
-            let behind = before.map(|part| part.receiver.cell());
-            match Receiver::open(segment, bound, &name, parts.key.clone(), false, start)? {
-                Some(receiver) => parts.receivers.push(Part { receiver, behind }),
-                None => self.leave(cx, parts, cell)?,
-            }
+    fn receive_from(&self, cx: Context<'_>, parts: &mut Parts, found: &Found, from_the_first: bool) -> Result<()> {
+        let Found { ref name, cell, .. } = *found;
+        // An entry may be listed again with another record, and a channel may be gone again.
+        let known = parts.finished.get(&cell.number) == Some(&cell.generation) || parts.has(cell);
+        if known || !cell.is_same_life(cx) {
+            return Ok(());
+        }
+        let Some(bound) = bound_of(cx, cell)? else {
+            return Ok(());
+        };
+        let cursor = match from_the_first {
+            true => cx.view().get(cell.at + Channel::start),
+            false => bound.ring.head(cx),
+        };
+        let start = Start { cursor, missed: 0, unknown: false };
+        let segment = self.world.segment();
+        let before = parts.receivers.iter().rev().find(|part| part.receiver.channel() == &**name);
+        let behind = before.map(|part| part.receiver.cell());
+        match Receiver::open(segment, bound, name, parts.key.clone(), false, start)? {
+            Some(receiver) => parts.receivers.push(Part { receiver, behind }),
+            None => self.leave(cx, parts, cell)?,
         }
         Ok(())
     }
@@ -241,34 +247,31 @@ impl PatternReceiver {
         Ok(())
     }
 
-    /// Opens receivers on what was created since the last look.
+    /// Opens receivers on what was created since the last look. Where there is no room for one, it is an error, and that
+    /// channel is tried again the next time; the others are received from.
     fn refresh(&self, cx: Context<'_>, parts: &mut Parts) -> Result<()> {
         let segment = self.world.segment();
         let (_, attachment) = segment.attached()?;
         if parts.attachment != attachment {
             // In a forked child: under a registration of its own. The receivers do the same.
-            parts.attachment = attachment;
-            parts.key = HandleKey::new(cx, &self.client);
-            parts.registration = None;
+            let key = HandleKey::new(cx, &self.client);
             segment.owns_something()?;
-            self.register(&parts.key)?;
+            self.register(&key)?;
+            (parts.attachment, parts.key, parts.registration) = (attachment, key, None);
             // What was given up in the parent's name before is ours, too.
             self.missed_before.fetch_add(self.given_up.swap(0, PrivateOrdering::Relaxed), PrivateOrdering::Relaxed);
         }
-        let mut found = Vec::new();
-        if parts.mirror.word() != cx.word(self.directory).load(Ordering::Acquire) {
-            found = self.discover(cx, parts)?;
-        }
-        // SYNC directory.removals (R): pairs with (W) in `entry_leaves`. The directory before the removals: what was
-        // removed before something was found is known by now, and its messages come first.
-        let removals = cx.word(Header::removals).load(Ordering::Acquire);
-        if parts.removals != removals {
-            self.find_removed(cx, parts, removals, &mut found)?;
-            parts.removals = removals;
-        }
+        let mut found = std::mem::take(&mut parts.found);
+        let looked = self.look(cx, parts, &mut found);
         // What was in the directory may be gone since, and what came after it, too.
         found.sort_by_key(|found| found.order);
-        self.receive_from(cx, parts, found, true)?;
+        let mut failed = Ok(());
+        for found in found {
+            if let Err(error) = self.receive_from(cx, parts, &found, true) {
+                parts.found.push(found);
+                failed = failed.and(Err(error));
+            }
+        }
         let mut given_up = parts.registration.and_then(|registration| relief::given_up(cx, registration));
         if given_up.is_none() {
             let record = self.registrations.record(&self.pattern, &parts.key.text())?;
@@ -277,6 +280,21 @@ impl PatternReceiver {
         }
         if let Some(given_up) = given_up {
             self.given_up.store(given_up, PrivateOrdering::Relaxed);
+        }
+        looked.and(failed)
+    }
+
+    /// Adds what was created since the last look.
+    fn look(&self, cx: Context<'_>, parts: &mut Parts, found: &mut Vec<Found>) -> Result<()> {
+        if parts.mirror.word() != cx.word(self.directory).load(Ordering::Acquire) {
+            found.extend(self.discover(cx, parts)?);
+        }
+        // SYNC directory.removals (R): pairs with (W) in `entry_leaves`. The directory before the removals: what was
+        // removed before something was found is known by now, and its messages come first.
+        let removals = cx.word(Header::removals).load(Ordering::Acquire);
+        if parts.removals != removals {
+            self.find_removed(cx, parts, removals, found)?;
+            parts.removals = removals;
         }
         Ok(())
     }
@@ -304,20 +322,18 @@ impl PatternReceiver {
                     }
                     Ok(())
                 }
-                _ => self.give_up_late(cx, parts, cell),
+                _ => self.give_up_late(cx, parts, cell, &handle),
             }
         })
     }
 
     /// A late handle on a channel that is gone: what came after it may have been received by now, so its
     /// messages count as missed, unless they were received themselves.
-    fn give_up_late(&self, cx: Context<'_>, parts: &Parts, cell: Cell) -> Result<()> {
-        if parts.finished.get(&cell.number) != Some(&cell.generation) {
-            cell.seal(cx)?;
-            if let Some(ring) = cell.ring(cx)? {
-                let left = ring.head(cx).wrapping_sub(cx.view().get(cell.at + Channel::start));
-                self.missed_before.fetch_add(left, PrivateOrdering::Relaxed);
-            }
+    fn give_up_late(&self, cx: Context<'_>, parts: &Parts, cell: Cell, handle: &Record) -> Result<()> {
+        if parts.finished.get(&cell.number) != Some(&cell.generation)
+            && let Some(left) = relief::kept(cx, cell, handle)?
+        {
+            self.missed_before.fetch_add(left, PrivateOrdering::Relaxed);
         }
         unanchor(cx, cell, &parts.key)
     }
@@ -330,7 +346,11 @@ impl PatternReceiver {
         }
         let cx = self.world.cx()?;
         let parts = &mut *parts;
-        self.refresh(cx, parts)?;
+        // No room to receive from one channel: an error when there is nothing of the others.
+        let refreshed = match self.refresh(cx, parts) {
+            Err(error @ Error::Full { .. }) => Err(error),
+            other => Ok(other?),
+        };
         let mut asked = 0;
         while asked < parts.receivers.len() {
             let at = parts.next % parts.receivers.len();
@@ -362,7 +382,7 @@ impl PatternReceiver {
             parts.next = at + 1;
             asked += 1;
         }
-        Ok(None)
+        refreshed.map(|()| None)
     }
 
     /// The pattern.
@@ -416,7 +436,7 @@ impl PatternReceiver {
         let mut cells: Vec<Cell> = parts.receivers.drain(..).map(|part| part.receiver.cell()).collect();
         let mut unseen = self.discover(cx, parts)?;
         self.find_removed(cx, parts, u64::MAX, &mut unseen)?;
-        cells.extend(unseen.into_iter().map(|found| found.cell));
+        cells.extend(unseen.into_iter().chain(parts.found.drain(..)).map(|found| found.cell));
         for cell in cells {
             unanchor(cx, cell, &parts.key)?;
         }

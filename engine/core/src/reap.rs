@@ -5,7 +5,7 @@
 //! are named by slot and incarnation, and blocks held by living processes are never touched.
 
 use crate::arena::Info;
-use crate::cells::{Cell, is_channel, roots_of};
+use crate::cells::{Cell, is_channel, roots_of, unit_back};
 use crate::directory::{Directory, cell_of};
 use crate::error::Result;
 use crate::layout::{Block, Channel, Group, Header, Unit, World, cell_kind, kind, reference, state};
@@ -185,7 +185,7 @@ fn scavenge_units(cx: Context<'_>, is_dead: &dyn Fn(u64) -> bool) -> u64 {
         let to = match state::of(word) {
             state::FREE => continue,
             state::HELD if !is_dead(state::owner(word)) => continue,
-            _ if unit_in_use(cx, u64::from(unit), cx.view().get(at + Unit::back)) => state::LIVE,
+            _ if unit_in_use(cx, u64::from(unit), word, cx.view().get(at + Unit::back)) => state::LIVE,
             _ => state::FREE,
         };
         if to != state::of(word) && cx.word(at).compare_exchange(word, state::with(word, to), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
@@ -195,9 +195,10 @@ fn scavenge_units(cx: Context<'_>, is_dead: &dyn Fn(u64) -> bool) -> u64 {
     freed
 }
 
-/// Does the cell's ring cover this unit?
-fn unit_in_use(cx: Context<'_>, unit: u64, cell: u64) -> bool {
-    let Some(at) = u32::try_from(cell).ok().and_then(|cell| cx.space.geometry.cell(cell)) else {
+/// Does the ring of the cell that a unit's words name cover it?
+fn unit_in_use(cx: Context<'_>, unit: u64, word: u64, back: u64) -> bool {
+    let cell = back as u32;
+    let Some(at) = cx.space.geometry.cell(cell).filter(|_| back == unit_back(cell, word)) else {
         return false;
     };
     let config = cx.view().get(at + Channel::config);

@@ -303,6 +303,11 @@ impl Ring {
                 self.advance(cx, h);
                 continue;
             }
+            // Others have sealed it, and more: the slot is of another ring by now, in which a seal would take the closed
+            // descriptor for its own.
+            if !self.is_of(found, h.wrapping_sub(self.len())) {
+                return;
+            }
             // Who read the head before it was sealed may still be about to publish here. After this its swap
             // fails; and who reads this descriptor and then the head again, as `publish` does, sees the seal.
             if found & CLOSED != 0 || slot.compare_exchange(found, found | CLOSED, Ordering::AcqRel, Ordering::Relaxed).is_ok() {

@@ -15,6 +15,7 @@ use crate::layout::{Channel, Group, World as WorldCell, cell_kind, state};
 use crate::points::point;
 use crate::record::Record;
 use crate::space::{Context, Hash, PAIR_MASK};
+use crate::sync::{Ordering, fence};
 use crate::trie::{Change, Entry, Root, Trie, VALUE_INLINE};
 
 const CELL_BITS: u32 = 24;
@@ -143,6 +144,8 @@ fn group_of(cx: Context<'_>, directory: usize, place: u64, value: u64) -> Option
     let name = Hash { high: cx.view().get(at + Group::ident), low: 0 };
     let same_name = Hash { high: 0, low: 0 }.pair(name) == place & !PAIR_MASK;
     // Last: it tells whether what was read is of this life.
+    // SYNC cell.words (R): pairs with (W) in `claim_cell`.
+    fence(Ordering::Acquire);
     (back == cell_kind::GROUP | (directory as u64) << 8 && same_name && cell.is_open(cx)).then_some(cell)
 }
 

@@ -130,6 +130,70 @@ fn many_who_never_look_do_not_fill_the_arena() {
 }
 
 #[test]
+fn what_came_after_an_unsubscription_is_not_missed() {
+    let segment = segment();
+    let channels = channels(&segment, "");
+    let receiver = channels.subscribe_pattern("#", "ada").unwrap();
+    assert!(channels.create("ended", &spec(8)).unwrap());
+    drop(channels.subscribe("ended", "ada", None).unwrap().expect("it is there"));
+    for number in 0..5 {
+        if number == 2 {
+            assert!(channels.unsubscribe("ended", "ada").unwrap());
+        }
+        let heard = channels.publish("ended", format!("ended|{number}").as_bytes(), Form::Text).unwrap();
+        assert_eq!(heard, Some(u64::from(number < 2)));
+    }
+    assert!(channels.remove("ended").unwrap());
+    for number in 0..u64::from(CELLS) * 4 {
+        come_and_go(&channels, &format!("b:{number}"), 1, 1);
+    }
+    let mut last = HashMap::new();
+    drain(&receiver, &mut last);
+    assert!(!last.contains_key("ended"), "given up");
+    assert_eq!(receiver.received() + receiver.missed(), 2 + u64::from(CELLS) * 4);
+}
+
+#[test]
+fn a_handle_that_finds_no_room_hides_no_other_channel() {
+    let segment = Segment::private(&Options { size: 1 << 20, ..Options::default() }).expect("room");
+    let channels = channels(&segment, "");
+    let presence = Presence::new(&World::new(&segment, "").expect("room"));
+    let client = "a".repeat(3000);
+    let receiver = channels.subscribe_pattern("#", &client).unwrap();
+    for number in 0..8 {
+        assert!(channels.create(&format!("before:{number}"), &spec(4)).unwrap());
+    }
+    // Until there is room for a channel's name, and for no handle of so long a client.
+    let mut members = 0;
+    for length in [1500, 0] {
+        let mut metadata = Metadata::default();
+        metadata.push("k", &"v".repeat(length));
+        while presence.track("room", &format!("{members}"), &metadata).is_ok() {
+            members += 1;
+        }
+    }
+    let mut left = 0;
+    while !matches!(channels.create("in the middle", &spec(4)), Ok(true)) {
+        left += 1;
+        assert!(presence.untrack("room", &format!("{}", members - left)).unwrap());
+    }
+    assert_eq!(channels.publish("in the middle", b"in the middle|0", Form::Text).unwrap(), Some(0), "there was room for a handle");
+    let full = receiver.try_recv(&mut Vec::new());
+    assert!(matches!(full, Err(Error::Full { .. })), "{full:?}");
+    presence.clear().unwrap();
+    for number in 0..8 {
+        let name = format!("before:{number}");
+        channels.publish(&name, format!("{name}|0").as_bytes(), Form::Text).unwrap();
+    }
+    let mut last = HashMap::new();
+    drain(&receiver, &mut last);
+    // The arena was full: the one message that was there may have made room for others.
+    assert_eq!(receiver.received() + receiver.missed(), 9, "{last:?}");
+    assert!((0..8).all(|number| last.contains_key(&format!("before:{number}"))), "{last:?}");
+    sound(&segment);
+}
+
+#[test]
 fn what_is_in_use_is_not_given_up() {
     let segment = segment();
     let channels = channels(&segment, "");

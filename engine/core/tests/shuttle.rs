@@ -17,10 +17,11 @@ use hypern_shm_core::cells::Cell;
 use hypern_shm_core::directory::Directory;
 use hypern_shm_core::doorbell::Bell;
 use hypern_shm_core::geometry::Geometry;
-use hypern_shm_core::layout::{Block, Channel, Group, Header, cell_kind, kind, state};
+use hypern_shm_core::layout::{Block, Channel, Group, Header, World, cell_kind, kind, state};
 use hypern_shm_core::owned::{Dead, Departure};
 use hypern_shm_core::reap::{scavenge, settle};
 use hypern_shm_core::record::{Record, encode};
+use hypern_shm_core::relief::model::Listener;
 use hypern_shm_core::ring::{Read, Ring};
 use hypern_shm_core::space::{Actor, Context, Ringer, Space};
 use hypern_shm_core::sync::{AtomicU64, Ordering};
@@ -462,6 +463,123 @@ fn a_life_of_a_channel_ends_while_others_publish_and_the_next_begins_in_its_plac
             // What a sleeper put into a prepared ring is the scavenger's.
             scavenge(cx, &|_| true).unwrap();
             assert_eq!(cx.free_blocks(), 16);
+        });
+    });
+}
+
+#[test]
+fn a_unit_is_in_one_channels_hands() {
+    // Two remove a channel and give it back while two others want the only unit there is, which makes them give it back, too.
+    explore_often(4, || {
+        let space = Arc::new(Space::boxed(Geometry::tiny(10, 3, 1, [8, 0, 0])));
+        let cell = at_the_end(&space, |cx| {
+            let cell = cx.new_channel(cell_kind::CHANNEL, Header::worlds, 0, 1, 0, 0).unwrap();
+            cell.make_live(cx);
+            cell
+        });
+        let clearing = [0, 1].map(|slot| {
+            act(&space, slot, move |cx| {
+                cell.retire(cx).unwrap();
+                cell.clear_if_unused(cx).unwrap();
+            })
+        });
+        let creating = [2, 3].map(|slot| {
+            act(&space, slot, move |cx| {
+                let made = cx.new_channel(cell_kind::CHANNEL, Header::worlds, 0, 1, 0, 0).ok()?;
+                made.make_live(cx);
+                Some(made)
+            })
+        });
+        clearing.into_iter().for_each(|thread| thread.join().unwrap());
+        let made: Vec<Cell> = creating.into_iter().filter_map(|thread| thread.join().unwrap()).collect();
+        at_the_end(&space, |cx| {
+            let unit = cx.word(space.geometry.units_at).load(Ordering::Acquire);
+            assert!(made.len() < 2, "two channels have one ring: {made:?}");
+            assert_eq!(state::of(unit) == state::LIVE, !made.is_empty(), "taken from who had it");
+            let closed = (0..2).any(|slot| cx.word(space.geometry.descriptors_at + slot).load(Ordering::Acquire) >> 63 == 1);
+            assert!(made.is_empty() || !closed, "closed by who sealed the channel before");
+        });
+    });
+}
+
+#[test]
+fn what_is_given_up_is_counted_once() {
+    // Two want rings where removed channels have them all, one of which is removed only now; one owner looks meanwhile,
+    // the other at the end; a creator on its way makes a late handle. Each message is received or given up, in each one's name.
+    explore_often(2, || {
+        let space = Arc::new(Space::boxed(Geometry::tiny(10, 6, 3, [64, 0, 0])));
+        let (world, channels, ada, bob, cyd) = at_the_end(&space, |cx| {
+            let world = cx.new_cell(cell_kind::WORLD, Header::worlds, 0).unwrap();
+            world.make_live(cx);
+            let [ada, bob, cyd] = ["ada", "bob", "cyd"].map(|client| Listener::register(cx, world, client).unwrap());
+            let channels = [1, 2, 3].map(|order| {
+                let cell = cx.new_channel(cell_kind::CHANNEL, world.at + World::channels, order, 1, 0, 0).unwrap();
+                cx.view().set(cell.at + Channel::order, order);
+                for listener in [&ada, &bob] {
+                    assert!(listener.anchor(cx, cell, true).unwrap());
+                }
+                cell.make_live(cx);
+                let ring = cell.ring(cx).unwrap().unwrap();
+                // 1, 10 and 100 of them: the sum says which are missing, or counted twice.
+                for number in 0..10_u64.pow(order as u32 - 1) {
+                    publish(cx, cell, &ring, number, 1).unwrap();
+                }
+                if order != 2 {
+                    cell.retire(cx).unwrap();
+                }
+                cell
+            });
+            (world, channels, ada, bob, cyd)
+        });
+        let removing = act(&space, 0, move |cx| {
+            let ring = channels[1].ring(cx).unwrap().unwrap();
+            let published = publish(cx, channels[1], &ring, 0, 1);
+            channels[1].retire(cx).unwrap();
+            channels[1].clear_if_unused(cx).unwrap();
+            u64::from(published.is_some())
+        });
+        let creating = [1, 2].map(|slot| {
+            act(&space, slot, move |cx| {
+                let made = cx.new_channel(cell_kind::CHANNEL, world.at + World::channels, 9, 1, 0, 0).ok()?;
+                made.make_live(cx);
+                Some(made)
+            })
+        });
+        let looking = {
+            let ada = ada.clone();
+            act(&space, 3, move |cx| channels.map(|cell| ada.look(cx, cell).unwrap()).iter().sum::<u64>())
+        };
+        let late = {
+            let cyd = cyd.clone();
+            act(&space, 4, move |cx| cyd.anchor(cx, channels[0], false).unwrap())
+        };
+        let published = 111 + removing.join().unwrap();
+        let mut of_ada = looking.join().unwrap();
+        let made: Vec<Cell> = creating.into_iter().filter_map(|thread| thread.join().unwrap()).collect();
+        let late = late.join().unwrap();
+        at_the_end(&space, |cx| {
+            // Late: its owner may have received the channel already, so it is never given up.
+            assert_eq!(cyd.look(cx, channels[0]).unwrap(), u64::from(late), "given up under a late handle");
+            assert_eq!(cyd.given_up(cx).unwrap(), 0);
+            let mut of_bob = 0;
+            for cell in channels {
+                of_ada += ada.look(cx, cell).unwrap();
+                of_bob += bob.look(cx, cell).unwrap();
+                assert!(!cell.is_same_life(cx), "it is kept for nobody");
+            }
+            for (listener, received) in [(ada, of_ada), (bob, of_bob)] {
+                let given_up = listener.given_up(cx).unwrap();
+                assert_eq!(received + given_up, published, "received {received}, given up {given_up}: {listener:?}");
+            }
+            for cell in made {
+                assert_eq!(cx.view().get(cell.at + Channel::dropped), 0, "counted as dropped by another channel");
+                cell.retire(cx).unwrap();
+                cell.clear_if_unused(cx).unwrap();
+            }
+            scavenge(cx, &|_| true).unwrap();
+            // The world's registrations: a page and three records.
+            assert_eq!(cx.free_blocks(), 64 - 4, "a block is lost");
+            assert_eq!(cx.view().get(space.geometry.units_at) & 0xf, state::FREE);
         });
     });
 }
