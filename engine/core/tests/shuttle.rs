@@ -21,7 +21,7 @@ use hypern_shm_core::layout::{Block, Channel, Group, Header, World, cell_kind, k
 use hypern_shm_core::owned::{Dead, Departure};
 use hypern_shm_core::reap::{scavenge, settle};
 use hypern_shm_core::record::{Record, encode};
-use hypern_shm_core::relief::model::Listener;
+use hypern_shm_core::relief::model::{Listener, new_channel};
 use hypern_shm_core::ring::{Read, Ring};
 use hypern_shm_core::space::{Actor, Context, Ringer, Space};
 use hypern_shm_core::sync::{AtomicU64, Ordering};
@@ -485,7 +485,7 @@ fn a_unit_is_in_one_channels_hands() {
         });
         let creating = [2, 3].map(|slot| {
             act(&space, slot, move |cx| {
-                let made = cx.new_channel(cell_kind::CHANNEL, Header::worlds, 0, 1, 0, 0).ok()?;
+                let made = new_channel(cx, Header::worlds, 0).ok()?;
                 made.make_live(cx);
                 Some(made)
             })
@@ -540,7 +540,7 @@ fn what_is_given_up_is_counted_once() {
         });
         let creating = [1, 2].map(|slot| {
             act(&space, slot, move |cx| {
-                let made = cx.new_channel(cell_kind::CHANNEL, world.at + World::channels, 9, 1, 0, 0).ok()?;
+                let made = new_channel(cx, world.at + World::channels, 9).ok()?;
                 made.make_live(cx);
                 Some(made)
             })

@@ -5,12 +5,17 @@ use super::{finish, given_up};
 use crate::cells::Cell;
 use crate::error::Result;
 use crate::handles::{HandleKey, Made, Note, anchor, handle_of, take_up, unanchor};
-use crate::layout::{Channel, World};
+use crate::layout::{Channel, World, cell_kind};
 use crate::record::{encode, pair_of};
 use crate::space::Context;
 use crate::trie::Change;
 
 const PATTERN: &str = "#";
+
+/// A new channel's cell and ring of two, where need be after making room for it.
+pub fn new_channel(cx: Context<'_>, directory: usize, ident: u64) -> Result<Cell> {
+    super::new_channel(cx, cell_kind::CHANNEL, directory, ident, 1, 0, 0)
+}
 
 /// A handle on a pattern that every name matches.
 #[derive(Clone, Debug)]
