@@ -197,16 +197,20 @@ pub(crate) fn finish(cx: Context<'_>, cell: Cell, key: &HandleKey, record: &Reco
     Ok(true)
 }
 
-/// How many messages a removed channel has for a handle that nobody has received at. `None`: the channel is gone.
+/// How many messages a removed channel has for a handle that nobody has received at: the same for all who ask. `None`: the
+/// channel, or the handle, is gone.
 pub(crate) fn kept(cx: Context<'_>, cell: Cell, record: &Record) -> Result<Option<u64>> {
     cell.seal(cx)?;
     let Some(ring) = cell.ring(cx)? else {
         return Ok(None);
     };
     let published = ring.head(cx).wrapping_sub(cx.view().get(cell.at + Channel::start));
-    // Its delivery may have ended before the channel did.
-    let end = cx.hot(record.reference, record.at, Block::hot0).filter(|&end| end != OPEN);
-    Ok(cell.is_same_life(cx).then(|| end.map_or(published, |end| end.min(published))))
+    if !cell.is_same_life(cx) {
+        return Ok(None);
+    }
+    // Its delivery may have ended before the channel did, and who ends it may be late: it ends here, then.
+    let end = cx.set_hot(record.reference, record.at, Block::hot0, |end| (end == OPEN).then_some(published.min(OPEN - 1)));
+    Ok(end.map(|end| end.min(published)))
 }
 
 /// In a registration's hot words: messages given up in its name, and the channel that is just being counted; 0: none is.
