@@ -111,12 +111,12 @@ test-core: | tools ## the engine alone, without Python: unit, property and proce
 	@echo "==> engine tests"
 	timeout $(PATIENCE) cargo test --locked -p hypern-shm-core -- -q | $(COUNTED)
 
-# Built as `.ci/mutants` wants them, too, so that it need not build them again: no safeguard is out unless MUTANT says so.
 test-loom: | tools ## the engine's algorithms under a model checker
 	@echo "==> model checking (loom)"
-	export RUSTFLAGS="--cfg mutants --cfg modelled --cfg loom" CARGO_TARGET_DIR=target/loom CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+	export RUSTFLAGS="--cfg modelled --cfg loom" CARGO_TARGET_DIR=target/loom CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
 	timeout $(PATIENCE) cargo test --locked --release -p hypern-shm-core --test loom --test loom_doorbell -- -q | $(COUNTED)
 
+# Built as `.ci/mutants` wants it, too, so that it need not build it again: no safeguard is out unless MUTANT says so.
 test-shuttle: | tools ## the same with more threads and steps, in random interleavings: SEED= and ROUNDS= choose
 	@echo "==> random interleavings (shuttle)"
 	export RUSTFLAGS="--cfg mutants --cfg modelled --cfg shuttle" CARGO_TARGET_DIR=target/shuttle CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
