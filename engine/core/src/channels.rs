@@ -446,7 +446,7 @@ enum Put {
 }
 
 /// Sends under the channel's policy. `Err`: what became of it instead.
-#[inline]
+#[inline(always)]
 fn try_send(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&str>) -> Result<std::result::Result<Put, Sent>> {
     let counted = |field| {
         cx.word(bound.cell.at + field).fetch_add(1, Ordering::Relaxed);
@@ -470,8 +470,9 @@ fn must_be_over(cx: Context<'_>, cell: Cell) -> Result<()> {
     if cell.is_open(cx) { Err(Error::Corrupt { what: "a channel is sealed, and open" }) } else { Ok(()) }
 }
 
-/// Stores a message and publishes it.
-#[inline]
+/// Stores a message and publishes it. (Never inlined: the compiler is of two minds, and its count would depend on where it is
+/// built.)
+#[inline(never)]
 fn put(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&str>) -> Result<Put> {
     let mark = id.filter(|_| bound.window > 0).map(|id| dedup::Mark::of(cx, id));
     let (prefix, words): ([u64; 2], usize) = mark.map_or(([0; 2], 0), |mark| (mark.words(0), 2));
