@@ -293,7 +293,7 @@ def resident() -> int:
 def soak(seconds: float, seed: int) -> dict[str, Any]:
     """Runs it; gives the figures. Raises AssertionError at the first violation."""
     name = unique_name("soak")
-    segment = Segment.open(name, size="64MiB", max_processes=64)
+    segment = Segment.open(name, size="16MiB", max_processes=64)
     try:
         hub = RealtimeHub(segment=segment)
         base = segment.stats()

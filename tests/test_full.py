@@ -3,6 +3,7 @@ left behind, everything else goes on, and what is freed is usable again."""
 
 from __future__ import annotations
 
+import functools
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from hypern_realtime_shm import ChannelManager, RealtimeHub, Segment, SegmentFull, TopicMatcher, _engine
+from hypern_realtime_shm import ChannelManager, RealtimeHub, Segment, SegmentFull, Subscriber, TopicMatcher, _engine
 from tests.procs import PRELUDE, Process
 
 SMALL_SHM = 'mount --make-rprivate / && mount -t tmpfs -o "$1" tmpfs /dev/shm && shift && exec "$@"'
@@ -269,6 +270,66 @@ def test_a_part_that_is_full_is_usable_again_for_ever(name: str, part: str) -> N
         groups = left["channels"]
         used = {key: left[key] for key in ("small_blocks", "medium_blocks", "large_blocks")}
         assert sum(used.values()) <= 3 * groups + 3, (groups, used)
+        segment.unlink()
+
+
+def listens(hub: RealtimeHub, number: int) -> None:
+    """A channel that is removed while somebody receives from it."""
+    name = f"channel {number}"
+    hub.channels.create_channel(name, 16)
+    hub.publish(name, "received")
+    hub.publish(name, "kept")
+    listener(hub).try_recv()
+    hub.channels.remove_channel(name)
+
+
+@functools.cache
+def listener(hub: RealtimeHub) -> Subscriber:
+    return hub.channels.subscribe_pattern("#", "listener")
+
+
+HELD = {
+    **{part: PARTS[part] for part in PARTS if part not in ("channels", "ring slots")},
+    "channels that are received from": Part(listens, lambda *_: None, "channels", "", {"channels": 20}),
+    "their ring slots": Part(listens, lambda *_: None, "ring_slots", "ring", {"ring_slots": 1024}),
+}
+
+
+@pytest.mark.parametrize("part", HELD)
+def test_what_the_dead_held_makes_room_at_once(name: str, part: str) -> None:
+    """Who finds a segment full settles whoever is dead, before a keeper comes, and before anything is given up."""
+    chosen = HELD[part]
+    source = f"""
+        from tests.test_full import HELD
+        hub = rt.RealtimeHub(segment=rt.Segment.open({name!r}))
+        count = 0
+        try:
+            while True:
+                HELD[{part!r}].add(hub, count)
+                count += 1
+        except rt.SegmentFull as error:
+            say(count, error.setting)
+        hear()
+    """
+    options = {"max_processes": 8, **chosen.options}
+    with Segment.open(name, size="512KiB", **options) as segment:
+        hub = RealtimeHub(segment=segment)
+        hub.create_channel("there before")
+        for _ in range(3):
+            with Process(source) as other:
+                count, setting = other.hear().split()
+                assert int(count) > 10
+                assert setting == chosen.setting
+                other.kill()
+                if chosen.add is listens:
+                    # Without a handle of its own, which would have the keeper started.
+                    assert hub.channels.create_channel("another", 16)
+                    hub.channels.remove_channel("another")
+                else:
+                    chosen.add(hub, -1)
+                    chosen.remove(hub, -1)
+                assert segment.stats()["processes"] == 1
+        assert segment.check() == []
         segment.unlink()
 
 

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,8 +20,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import pytest
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None and not os.environ.get("REQUIRE_BROWSER"),
+    reason="there is no chromium (Debian: apt-get install chromium)",
+)
 SPIN = 0.004  # how long a request keeps its worker busy, so that others take their share
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,21 +12,9 @@ from typing import Any
 
 import pytest
 
-from .harness import ROOT, Server, free_port, segment_files, wait_for
+from .harness import ROOT, Server, free_port, needs_browser, segment_files, wait_for
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-if CHROMIUM is None and not os.environ.get("REQUIRE_BROWSER"):
-    pytest.skip("there is no chromium (Debian: apt-get install chromium)", allow_module_level=True)
-
-playwright = pytest.importorskip("playwright.sync_api")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield launched
-        launched.close()
+pytestmark = needs_browser
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import contextlib
 import http.client
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,10 +25,8 @@ from hypern_realtime_shm._page.tail import tail
 from hypern_realtime_shm.inspect import Inspector
 from tests.shell import COMMAND, run
 
-from .harness import ROOT, Server, free_port, gunicorn, wait_for
+from .harness import ROOT, Server, free_port, gunicorn, needs_browser, wait_for
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-playwright = pytest.importorskip("playwright.sync_api")
 CLIENTS = [f"client-{number:02}" for number in range(12)]
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">\u202e\x1b[31m"
 LONG = "<b>" + "x" * 4000
@@ -234,20 +231,6 @@ def test_mounted_metrics_are_of_the_whole_whichever_worker_answers(
 
 
 # ---- the page
-
-
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None and not os.environ.get("REQUIRE_BROWSER"),
-    reason="there is no chromium (Debian: apt-get install chromium)",
-)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield launched
-        launched.close()
 
 
 class Visitor:

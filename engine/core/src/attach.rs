@@ -5,10 +5,10 @@ use std::fs::File;
 use std::time::Duration;
 
 use crate::check::look_over;
+use crate::deaths::{nobody_alive, settle_dead};
 use crate::error::{Error, Result};
-use crate::events::{self, Settled};
+use crate::events;
 use crate::geometry::{Geometry, Options};
-use crate::holds::owned_by;
 use crate::kernel::Kernel;
 use crate::layout::{Header, LAYOUT_VERSION, MAGIC, fingerprint};
 use crate::os::bell::Shelf;
@@ -17,9 +17,8 @@ use crate::os::mapping::Mapping;
 use crate::os::{clock, locks, shm};
 use crate::owned::{Dead, Departure};
 use crate::points::point;
-use crate::process::{FREE, LEAVING, SETTLED, SlotState, TAKEN};
 use crate::reap::{scavenge, settle};
-use crate::relief::give_up_removed;
+use crate::relief::last_resort;
 use crate::space::{Actor, Context, Silent, Space};
 use crate::sync::Ordering;
 use crate::view::View;
@@ -28,74 +27,10 @@ use crate::view::View;
 pub(crate) const UNLINK_WHEN_UNUSED: u64 = 1;
 /// How long an attach waits for another process's attach or detach.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The slot of an actor that has none.
-pub(crate) const NO_SLOT: u32 = 0xfff;
 /// Findings that an error names.
 const FINDINGS_TOLD: usize = 3;
 /// The byte of the file under whose lock segments are created, attached to and unlinked.
 const GATE: u64 = 0;
-
-/// Settles every dead process; tells which it was us who settled. The actor may be one without a slot while we attach.
-pub(crate) fn settle_dead(space: &Space, file: &File, actor: Option<&Actor>) -> Result<Vec<Settled>> {
-    let spare = Actor::new(NO_SLOT, 0);
-    let actor = actor.unwrap_or(&spare);
-    let cx = Context { space, actor };
-    let (mut crashed, mut left) = (Vec::new(), Vec::new());
-    for slot in (0..space.geometry.slots).filter(|&slot| slot != actor.slot) {
-        let seen = space.slot(slot);
-        if matches!(seen.state(), TAKEN | LEAVING) && space.is_dead(file, seen)? {
-            if seen.state() == TAKEN { crashed.push(seen) } else { left.push(seen) }
-        }
-    }
-    if crashed.is_empty() && left.is_empty() {
-        return Ok(Vec::new());
-    }
-    // Counted before it goes, and only where somebody wants to know.
-    let mut held = events::deaths_are_heard().then(|| owned_by(cx, &crashed).0.by_owner);
-    let owners = |slots: &[SlotState]| slots.iter().map(SlotState::owner).collect::<Vec<_>>();
-    settle(cx, &Dead { owners: &owners(&crashed), departure: Departure::Crash })?;
-    point!("reap.settled");
-    settle(cx, &Dead { owners: &owners(&left), departure: Departure::Clean })?;
-    point!("reap.left");
-    let dead: Vec<SlotState> = crashed.into_iter().chain(left).collect();
-    cx.settle_bells(|slot| dead.iter().any(|seen| u64::from(seen.slot) == slot && space.slot(seen.slot) == *seen));
-    point!("reap.bells");
-    // Without a slot we act behind the gate, alone: what such an actor held before us, it left behind.
-    let alone = actor.slot == NO_SLOT;
-    let held_by_dead = |slot: u64| dead.iter().any(|seen| u64::from(seen.slot) == slot && space.slot(seen.slot) == *seen);
-    scavenge(cx, &|slot| held_by_dead(slot) || alone && slot == u64::from(NO_SLOT))?;
-    point!("reap.scavenged");
-    let mut settled = Vec::new();
-    for seen in dead {
-        // Only whoever locks the byte may let the slot be taken again; where a child still holds it,
-        // the slot waits.
-        let byte = space.slot_byte(seen.slot);
-        let state = if locks::try_lock(file, byte)? { FREE } else { SETTLED };
-        point!("reap.locked");
-        let pid = u64::from(space.identity(seen.slot).pid);
-        if space.turn_slot(seen, state) {
-            let holds = held.as_mut().and_then(|held| held.remove(&seen.owner())).unwrap_or_default();
-            settled.push(Settled { pid, slot: seen.slot, left: seen.state() == LEAVING, holds });
-        }
-        point!("reap.turned");
-        if state == FREE {
-            locks::unlock(file, byte)?;
-        }
-    }
-    space.view.word(Header::reaps).fetch_add(settled.len() as u64, Ordering::Relaxed);
-    Ok(settled)
-}
-
-/// Is no process alive in any other slot?
-pub(crate) fn nobody_alive(space: &Space, file: &File, except: Option<u32>) -> Result<bool> {
-    for slot in (0..space.geometry.slots).filter(|&slot| Some(slot) != except) {
-        let seen = space.slot(slot);
-        if matches!(seen.state(), TAKEN | LEAVING) && !space.is_dead(file, seen)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
 
 /// The lock of the file's first byte, while it lives.
 pub(crate) struct Gate<'f>(&'f File);
@@ -193,7 +128,7 @@ pub(crate) fn unlink(name: &str, file: &File) -> Result<bool> {
 /// Nobody was attached: what belongs to connections is of a former run. Nothing moves now, so that everything can
 /// be looked at: nobody begins anew on ruins.
 fn clear_connections(name: &str, space: &Space) -> Result<()> {
-    let actor = Actor::new(NO_SLOT, 0);
+    let actor = Actor::without_slot();
     let cx = Context { space, actor: &actor };
     let cleared = settle(cx, &Dead { owners: &[], departure: Departure::Everybody });
     cx.settle_bells(|_| true);
@@ -263,7 +198,7 @@ pub(crate) fn create_space(file: &File, name: Option<&str>, geometry: &Geometry,
     }
     point!("new.header");
     let kernel = Kernel::new(Shelf::of(name, random[2])?);
-    let space = Space::new(view, geometry.clone(), Box::new(kernel)).with_last_resort(give_up_removed);
+    let space = Space::new(view, geometry.clone(), Box::new(kernel)).with_last_resort(last_resort);
     space.format();
     point!("new.formatted");
     // SYNC segment.ready (W): everything before the version; pairs with (R) in `content` and `open_space`.
@@ -290,7 +225,7 @@ fn random_words() -> Result<[u64; 3]> {
 fn open_space(name: &str, file: &File) -> Result<Space> {
     let (view, geometry) = map(name, file, true)?;
     let kernel = Kernel::new(Shelf::of(Some(name), view.get(Header::identity))?);
-    Ok(Space::new(view, geometry, Box::new(kernel)).with_last_resort(give_up_removed))
+    Ok(Space::new(view, geometry, Box::new(kernel)).with_last_resort(last_resort))
 }
 
 /// Maps a finished segment, to be looked at: nothing can be written, nobody can be rung.

@@ -6,7 +6,8 @@ use std::sync::{Arc, Weak};
 
 use once_cell::race::OnceBox;
 
-use crate::attach::{Gate, UNLINK_WHEN_UNUSED, find_or_create, lost, nobody_alive, settle_dead};
+use crate::attach::{Gate, UNLINK_WHEN_UNUSED, find_or_create, lost};
+use crate::deaths::{Deaths, nobody_alive, settle_dead};
 use crate::error::{Error, Result};
 use crate::events::{self, NowAndThen};
 use crate::geometry::{Geometry, Options};
@@ -41,7 +42,7 @@ pub(crate) struct Membership {
 pub(crate) struct Attachment {
     pub name: Option<String>,
     pub space: Space,
-    file: Guarded,
+    deaths: Arc<Deaths>,
     pub closed: AtomicBool,
     membership: OnceBox<Membership>,
     /// What the keeper sweeps.
@@ -75,10 +76,11 @@ pub(crate) fn keep(attachment: &Arc<Attachment>) {
 impl Attachment {
     /// An attachment that has no slot yet.
     pub fn new(name: Option<String>, space: Space, file: Guarded) -> Attachment {
+        let deaths = Arc::new(Deaths::new(file));
         Attachment {
             name,
-            space,
-            file,
+            space: space.with_reaper(deaths.clone()),
+            deaths,
             closed: AtomicBool::new(false),
             membership: OnceBox::new(),
             waitlists: Lock::default(),
@@ -91,13 +93,13 @@ impl Attachment {
     /// The segment's file. Where somebody closed our descriptor (a daemoniser closes all), it is opened anew by
     /// the segment's name, and our slot's byte locked again: until then we were alive by our pid.
     pub fn file(&self) -> Result<Borrowed<'_>> {
-        if let Some(file) = self.file.file() {
+        if let Some(file) = self.deaths.file() {
             return Ok(file);
         }
         if let Some(name) = &self.name
             && let Ok(file) = shm::open_existing(name, LAYOUT_VERSION)
-            && self.file.restore(file)
-            && let (Some(membership), Some(file)) = (self.present(), self.file.file())
+            && self.deaths.restore(file)
+            && let (Some(membership), Some(file)) = (self.present(), self.deaths.file())
         {
             let slot = membership.slot.slot;
             // Where our pid cannot be seen we were taken for dead, and the slot may be another's by now.
@@ -106,7 +108,7 @@ impl Attachment {
                 return Err(Error::Closed);
             }
         }
-        self.file.file().ok_or_else(lost)
+        self.deaths.file().ok_or_else(lost)
     }
 
     #[inline(always)]
@@ -115,6 +117,12 @@ impl Attachment {
             return Err(Error::Closed);
         }
         let token = fork::token();
+        self.find(token).or_else(|place| self.join(place, token))
+    }
+
+    /// A process's membership, or the place where it is to be.
+    #[inline(always)]
+    fn find(&self, token: u64) -> std::result::Result<&Membership, &OnceBox<Membership>> {
         let mut place = &self.membership;
         while let Some(membership) = place.get() {
             if membership.token == token {
@@ -122,7 +130,7 @@ impl Attachment {
             }
             place = &membership.next;
         }
-        self.join(place, token)
+        Err(place)
     }
 
     /// Takes a slot: at attach, or in a forked child on its first use.
@@ -225,7 +233,9 @@ impl Attachment {
     pub fn reap(&self) -> Result<usize> {
         let membership = self.membership()?;
         let file = self.file()?;
-        let settled = settle_dead(&self.space, &file, Some(&membership.actor))?;
+        let settled = settle_dead(&self.space, &file, Some(&membership.actor));
+        self.deaths.tell(self.name.as_deref());
+        let settled = settled?;
         events::settled(self.name.as_deref(), &settled);
         Ok(settled.len())
     }
@@ -241,15 +251,7 @@ impl Attachment {
 
     /// What this process is in the segment, if anything.
     pub fn present(&self) -> Option<&Membership> {
-        let token = fork::token();
-        let mut place = &self.membership;
-        while let Some(membership) = place.get() {
-            if membership.token == token {
-                return Some(membership);
-            }
-            place = &membership.next;
-        }
-        None
+        self.find(fork::token()).ok()
     }
 
     /// Ends the waits of this process, which find the segment closed, and frees their bells.
@@ -298,6 +300,7 @@ impl Attachment {
             shm::unlink_if_same(name, LAYOUT_VERSION, &file)?;
         }
         drop(gate);
+        self.deaths.tell(self.name.as_deref());
         events::detached(self.name.as_deref(), seen.slot);
         Ok(())
     }

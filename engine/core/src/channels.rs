@@ -279,22 +279,23 @@ impl Channels {
     pub fn send(&self, name: &str, payload: &[u8], form: Form, id: Option<&str>) -> Result<Sent> {
         let cx = self.0.world.cx()?;
         let tried = names::recall(self.0.facade, name, |known| -> Result<_> {
-            let tried = try_send(cx, &known.bound, payload, form, id)?;
-            let heard = (tried == Ok(Put::Done)).then(|| known.heard_now(cx).ok_or(known.bound));
-            Ok((tried, heard))
+            Ok(try_send(cx, &known.bound, payload, form, id)?.map(|put| {
+                // Where somebody hears it, how many is all there is to say.
+                (put == Put::Done).then(|| known.heard_now(cx).filter(|&heard| heard > 0).ok_or(known.bound))
+            }))
         });
         match tried.transpose()? {
-            Some((_, Some(Ok(heard)))) if heard > 0 => return Ok(Sent::Delivered(heard)),
-            Some((_, Some(heard))) => return self.delivered(cx, name, heard),
-            Some((Err(sent), _)) => return Ok(sent),
-            _ => {}
+            Some(Ok(Some(Ok(heard)))) => return Ok(Sent::Delivered(heard)),
+            Some(Ok(Some(Err(bound)))) => return self.delivered(cx, name, &bound),
+            Some(Err(sent)) => return Ok(sent),
+            Some(Ok(None)) | None => {}
         }
         for _ in 0..PATIENCE {
             let Some(bound) = self.bind(cx, name)? else {
                 return Ok(Sent::Unknown);
             };
             match try_send(cx, &bound, payload, form, id)? {
-                Ok(Put::Done) => return self.delivered(cx, name, Err(bound)),
+                Ok(Put::Done) => return self.delivered(cx, name, &bound),
                 Ok(_) => {}
                 Err(sent) => return Ok(sent),
             }
@@ -302,16 +303,11 @@ impl Channels {
         Err(GOING)
     }
 
-    /// What was sent and is not known to be heard: how many handles there are, or where to count them.
+    /// What was sent and is not known to be heard.
     #[inline(never)]
-    fn delivered(&self, cx: Context<'_>, name: &str, heard: std::result::Result<u64, Bound>) -> Result<Sent> {
-        let heard = match heard {
-            Ok(heard) => heard,
-            Err(bound) => self.count_handles(cx, name, &bound)?,
-        };
-        if heard == 0
-            && let Some(bound) = self.bind(cx, name)?
-        {
+    fn delivered(&self, cx: Context<'_>, name: &str, bound: &Bound) -> Result<Sent> {
+        let heard = self.count_handles(cx, name, bound)?;
+        if heard == 0 {
             cx.word(bound.cell.at + Channel::dropped).fetch_add(1, Ordering::Relaxed);
         }
         Ok(Sent::Delivered(heard))

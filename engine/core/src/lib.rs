@@ -66,6 +66,8 @@ pub mod check;
 #[cfg(not(modelled))]
 mod clients;
 #[cfg(not(modelled))]
+mod deaths;
+#[cfg(not(modelled))]
 mod dedup;
 #[cfg(not(modelled))]
 pub mod events;

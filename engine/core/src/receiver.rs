@@ -160,15 +160,11 @@ impl Receiver {
     /// Text has been checked to be UTF-8.
     pub fn try_recv(&self, buffer: &mut Vec<u8>) -> Result<Option<Received>> {
         loop {
-            match self.take(buffer)? {
+            match self.next_ready()?.and_then(|ready| ready.take(buffer)) {
                 Some(Received { form: Form::Text, .. }) if std::str::from_utf8(buffer).is_err() => self.spoilt(),
                 other => return Ok(other),
             }
         }
-    }
-
-    fn take(&self, buffer: &mut Vec<u8>) -> Result<Option<Received>> {
-        Ok(self.next_ready()?.and_then(|ready| ready.take(buffer)))
     }
 
     /// The next message's turn. `None`: there is none now.

@@ -1,13 +1,12 @@
-//! Where all cells, ring units or blocks are in use, room is made: groups without members are given back, then what removed
-//! channels keep for handles on patterns whose owners have not looked at them yet, oldest first, counted as missed.
+//! Where all cells, ring units or blocks are in use, room is made: the dead are settled whom no keeper has settled yet; groups
+//! without members are given back, then what removed channels keep for handles on patterns whose owners have not looked at
+//! them yet, oldest first, counted as missed.
 //!
 //! Promise: a process that is stopped, or that never looks, does not keep others from creating; and what is given up is
 //! counted exactly once for each handle, whoever is killed or stopped when. A handle's second hot word says how far
 //! this is: UNSEEN, then by one swap either taken up by its owner or GIVEN_UP for good, then COUNTED. The handle's
 //! registration has the sum, and names the channel that is just being counted: one after the other, and whoever finds
 //! one named there finishes it first (`add`). Nothing of this takes a block.
-
-use std::cell::Cell as Flag;
 
 use crate::cells::Cell;
 use crate::directory::Directory;
@@ -54,8 +53,13 @@ fn with_relief<T>(cx: Context<'_>, make: impl Fn() -> Result<T>) -> Result<T> {
 
 /// Frees cells, and the ring units of some. False: none can be had.
 pub(crate) fn relieve(cx: Context<'_>) -> Result<bool> {
-    // Who needs ring units is not helped by the first, and asks again.
-    Ok(give_back_groups(cx)? || give_up_removed(cx)?)
+    // Who needs ring units is not helped by groups, and asks again.
+    Ok(cx.reap()? || give_back_groups(cx)? || give_up_removed(cx)?)
+}
+
+/// Frees blocks when nothing else can. False: none can be had.
+pub(crate) fn last_resort(cx: Context<'_>) -> Result<bool> {
+    Ok(cx.reap()? || give_up_removed(cx)?)
 }
 
 /// Gives back the groups in which nobody is and nothing is left to flush.
@@ -89,26 +93,9 @@ fn named_in<'a>(cx: Context<'a>, cell: Cell, field: usize) -> Option<(Cell, Dire
     (is_world && root == world.at + field).then(|| (world, Directory::new(cx, root)))
 }
 
-thread_local! {
-    /// Is this thread at it? What that may take is not made room for in the same way.
-    static AT_IT: Flag<bool> = const { Flag::new(false) };
-}
-
 /// Gives up what removed channels keep for handles that nobody has looked at, oldest first. False: there is nothing of
 /// that kind.
-pub(crate) fn give_up_removed(cx: Context<'_>) -> Result<bool> {
-    if AT_IT.try_with(|at_it| at_it.replace(true)).unwrap_or(true) {
-        return Ok(false);
-    }
-    let given = give_up_oldest(cx);
-    let _ = AT_IT.try_with(|at_it| at_it.set(false));
-    match given {
-        Err(Error::Full { .. }) => Ok(false),
-        given => given,
-    }
-}
-
-fn give_up_oldest(cx: Context<'_>) -> Result<bool> {
+fn give_up_removed(cx: Context<'_>) -> Result<bool> {
     let removals = cx.view().get(Header::removals).wrapping_add(1);
     if cx.actor.nothing_removed.load(Ordering::Relaxed) == removals {
         return Ok(false);

@@ -1,6 +1,8 @@
 //! The segment as the algorithms see it: words, geometry, hash key, and who is acting.
 //! No clock, no pid and no kernel in here: tests and loom run the same code on a boxed slice.
 
+use std::sync::Arc;
+
 use crossbeam_utils::CachePadded;
 use siphasher::sip128::SipHasher13;
 
@@ -21,11 +23,19 @@ pub struct Space {
     pub ringer: Box<dyn Ringer>,
     /// What makes room in the arena when nothing else can.
     pub(crate) last_resort: Option<LastResort>,
+    /// Who settles the dead, where there is a kernel to ask.
+    pub(crate) reaper: Option<Arc<dyn Reaper>>,
     key: (u64, u64),
 }
 
 /// Makes room. False: there is none to be made.
 pub(crate) type LastResort = for<'a> fn(Context<'a>) -> Result<bool>;
+
+/// The kernel's part of settling the dead.
+pub(crate) trait Reaper: Send + Sync {
+    /// Settles whoever is dead. False: nobody was, or this thread is at it.
+    fn reap(&self, cx: Context<'_>) -> Result<bool>;
+}
 
 /// The kernel's part of waking somebody. Called with the bell's number and which of its lives is meant.
 pub trait Ringer: Send + Sync {
@@ -49,6 +59,9 @@ impl Ringer for Silent {
 /// Blocks that this process freed last, of one class: the first to be taken again.
 const HINTS: usize = 16;
 
+/// The slot of an actor that has none.
+pub(crate) const NO_SLOT: u32 = 0xfff;
+
 /// The acting process: its slot and its private hints. Hints are only hints: every one is checked
 /// by the compare-and-swap that claims the block.
 pub struct Actor {
@@ -70,6 +83,11 @@ pub struct Actor {
 }
 
 impl Actor {
+    /// One that looks on, or acts behind the gate, alone.
+    pub(crate) fn without_slot() -> Actor {
+        Actor::new(NO_SLOT, 0)
+    }
+
     /// An actor in a slot.
     pub fn new(slot: u32, incarnation: u64) -> Actor {
         let cursor = || AtomicU64::new(u64::from(slot) * 7);
@@ -128,12 +146,17 @@ impl Space {
     /// Wraps words of a known geometry.
     pub fn new(view: View, geometry: Geometry, ringer: Box<dyn Ringer>) -> Space {
         let key = (view.get(Header::key0), view.get(Header::key1));
-        Space { view, geometry, ringer, last_resort: None, key }
+        Space { view, geometry, ringer, last_resort: None, reaper: None, key }
     }
 
     /// With what is to make room when nothing else can: known to higher layers.
     pub(crate) fn with_last_resort(self, last_resort: LastResort) -> Space {
         Space { last_resort: Some(last_resort), ..self }
+    }
+
+    /// With who is to settle the dead before anything is given up for want of room.
+    pub(crate) fn with_reaper(self, reaper: Arc<dyn Reaper>) -> Space {
+        Space { reaper: Some(reaper), ..self }
     }
 
     /// A small segment on the heap, ready for use: for tests and for the model checker.
@@ -208,6 +231,11 @@ pub struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
+    /// Settles whoever is dead, where there is a kernel to ask. False: nobody was.
+    pub(crate) fn reap(self) -> Result<bool> {
+        self.space.reaper.as_ref().map_or(Ok(false), |reaper| reaper.reap(self))
+    }
+
     /// The words.
     #[inline(always)]
     pub fn view(self) -> &'a View {

@@ -54,7 +54,11 @@ impl Waitlist {
         let bells = u64::from(cx.space.geometry.bells);
         let full =
             Error::Full { what: "the places of waiting event loops and threads are", used: bells, capacity: bells, setting: "waiters" };
-        let bell = cx.claim_bell().ok_or(full)?;
+        let bell = match cx.claim_bell() {
+            None if cx.reap()? => cx.claim_bell(),
+            claimed => claimed,
+        };
+        let bell = bell.ok_or(full)?;
         let (descriptor, [kind, pid, number]) =
             receiving(segment.shelf()?.as_ref(), bell.number, bell.generation).inspect_err(|_| bell.give_up(cx))?;
         point!("bell.opened");

@@ -27,7 +27,7 @@ pub use overview::{BlockRow, Capacity, Keeper, Memory, NamespaceRow, Overview, T
 pub use processes::{ProcessRow, ProcessRows, WaiterRow};
 pub use tail::{Tail, TailFrom};
 
-use crate::attach::{NO_SLOT, look_space};
+use crate::attach::look_space;
 use crate::cells::Cell;
 use crate::channels::ChannelKind;
 use crate::check::look_over;
@@ -129,7 +129,7 @@ impl Inspector {
         shm::validate_name(name)?;
         let file = shm::open_to_look(name, LAYOUT_VERSION)?;
         let space = look_space(name, &file)?;
-        Ok(Inspector { name: name.to_owned(), space, file: Guarded::new(file), actor: Actor::new(NO_SLOT, 0) })
+        Ok(Inspector { name: name.to_owned(), space, file: Guarded::new(file), actor: Actor::without_slot() })
     }
 
     /// Its name.
