@@ -38,21 +38,19 @@ const HOARD: [usize; 3] = [16, 8, 4];
 /// A block that this process holds and alone may write.
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
-    /// Its number.
-    pub block: u32,
+    /// Its number. A whole word, as its neighbours are: it is passed on before narrower writes would be through.
+    pub block: u64,
     /// Its state word while held.
     pub word: u64,
     /// Its first word.
     pub at: usize,
-    /// Its class.
-    pub class: usize,
 }
 
 impl Held {
     /// The ref that names this life of the block.
     #[inline(always)]
     pub const fn reference(&self) -> u64 {
-        reference::pack(state::generation(self.word), self.block)
+        reference::pack(state::generation(self.word), self.block as u32)
     }
 }
 
@@ -100,7 +98,7 @@ impl Context<'_> {
     /// CAS FREE → HELD, generation + 1.
     #[inline(always)]
     fn claim(self, block: u32) -> Option<Held> {
-        let (class, at) = self.space.geometry.block(block)?;
+        let (_, at) = self.space.geometry.block(block)?;
         let state_word = self.word(at);
         let free = state_word.load(Ordering::Relaxed);
         if state::of(free) != state::FREE {
@@ -115,7 +113,7 @@ impl Context<'_> {
         // SYNC arena.fill (W): pairs with the acquire fence before every re-check: whoever reads a
         // byte written below also sees that the block had moved on.
         fence(Ordering::Release);
-        Some(Held { block, word: held, at, class })
+        Some(Held { block: u64::from(block), word: held, at })
     }
 
     /// Remembers a freed block: in the private hints, else in the shared bitmap; the reserve is looked through.
@@ -139,8 +137,9 @@ impl Context<'_> {
         bits.fetch_or(1 << (index % 64), Ordering::Relaxed);
     }
 
+    /// A free block of a class among those that this process freed or found lately.
     #[inline(always)]
-    fn claim_hinted(self, class: usize) -> Option<Held> {
+    pub(crate) fn claim_hinted(self, class: usize) -> Option<Held> {
         for hint in &self.actor.hints[class][..HOARD[class]] {
             let block = hint.load(Ordering::Relaxed);
             if block != 0 {

@@ -55,7 +55,7 @@ impl Context<'_> {
             self.view().set(at, word);
             at += 1;
         }
-        let first = body.len().min(Geometry::payload(head.class) - prefix.len() * 8);
+        let first = body.len().min(self.payload(&head) - prefix.len() * 8);
         self.view().write(at, &body[..first]);
         let mut rest = &body[first..];
         let mut last = head.at;
@@ -68,7 +68,7 @@ impl Context<'_> {
                 }
             };
             self.fill(&block, Info::new(kind::TAIL, 0, 0, rest.len() as u64), head.reference(), 0);
-            let part = rest.len().min(Geometry::payload(block.class));
+            let part = rest.len().min(self.payload(&block));
             self.view().write(block.at + BLOCK_HEADER_WORDS, &rest[..part]);
             rest = &rest[part..];
             point!("chain.written");
@@ -78,6 +78,10 @@ impl Context<'_> {
             last = block.at;
         }
         Ok(head)
+    }
+
+    fn payload(self, held: &Held) -> usize {
+        self.space.geometry.block(held.block as u32).map_or(0, |(class, _)| Geometry::payload(class))
     }
 
     /// Writes a held block's header. The hot words start as zeros of this life.

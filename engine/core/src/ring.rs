@@ -159,7 +159,7 @@ impl Ring {
             let old = self.named(cx, seen);
             cx.view().set(message.at + Block::ident, h);
             point!("publish.ready");
-            let descriptor = self.lap(h) << reference::BLOCK_BITS | u64::from(message.block);
+            let descriptor = self.lap(h) << reference::BLOCK_BITS | message.block;
             let ordering = if without("release_of_descriptor") { Ordering::Relaxed } else { Ordering::AcqRel };
             // SYNC ring.publish (W): payload before descriptor; pairs with (R) in `read`.
             if slot.compare_exchange(seen, descriptor, ordering, Ordering::Relaxed).is_ok() {

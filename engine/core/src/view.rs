@@ -40,6 +40,9 @@ unsafe impl Sync for View {}
 #[cfg(all(target_arch = "x86_64", not(modelled)))]
 const LONG: usize = 192;
 
+/// Words that are copied at once: a page's, without its header.
+pub const COPIED: usize = 24;
+
 impl View {
     /// The words of a mapping. The mapping must hold at least a header.
     #[cfg(not(modelled))]
@@ -113,6 +116,35 @@ impl View {
     #[inline(always)]
     pub fn set(&self, index: usize, value: u64) {
         self.word(index).store(value, Ordering::Relaxed);
+    }
+
+    /// Copies a page's worth of words; nothing where they are not all inside. Relaxed: only into a block that the caller
+    /// holds, and what is copied is validated afterwards, behind an acquire fence.
+    #[inline(always)]
+    pub fn copy(&self, from: usize, to: usize) {
+        let (Some(source), Some(target)) = (self.array::<COPIED>(from), self.array::<COPIED>(to)) else {
+            return;
+        };
+        #[cfg(all(target_arch = "x86_64", not(modelled)))]
+        {
+            let (mut source, mut target) = (source.as_ptr(), target.as_ptr());
+            for _ in 0..COPIED / 8 {
+                // SAFETY: `COPIED` words from each of the two lie inside the mapping by `array`, and this goes over them in
+                // steps of 8. The caller holds the target, so nobody else writes it. The assembly is opaque, as in `read`.
+                unsafe {
+                    core::arch::asm!(
+                        "movups {a}, [{source}]", "movups {b}, [{source} + 16]", "movups {c}, [{source} + 32]", "movups {d}, [{source} + 48]",
+                        "movups [{target}], {a}", "movups [{target} + 16], {b}", "movups [{target} + 32], {c}", "movups [{target} + 48], {d}",
+                        source = in(reg) source, target = in(reg) target,
+                        a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, d = out(xmm_reg) _,
+                        options(nostack, preserves_flags)
+                    );
+                    (source, target) = (source.add(8), target.add(8));
+                }
+            }
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(modelled))))]
+        target.iter().zip(source).for_each(|(to, from)| to.store(from.load(Ordering::Relaxed), Ordering::Relaxed));
     }
 
     /// Appends `bytes` bytes that start at word `index` to `out`; fewer where the mapping ends.

@@ -2,7 +2,9 @@
 
 use smallvec::SmallVec;
 
-use super::page::{COLLAPSE, Counts, DEPTH_MAX, Entries, Entry, Inner, LEAF_MAX, Page, collision, last_below, nibble, prefix, read_counts};
+use super::page::{
+    COLLAPSE, Counts, DEPTH_MAX, Edit, Entries, Entry, Inner, LEAF_MAX, Page, Step, collision, last_below, nibble, prefix, read_counts,
+};
 use super::{Attempt, Root, Stop, Trie, root_of, with_patience};
 use crate::arena::Held;
 use crate::error::{Error, Result};
@@ -36,12 +38,6 @@ struct Edited {
     after: Counts,
 }
 
-/// An inner page on the way from the root to a leaf.
-struct Step {
-    reference: u64,
-    at: usize,
-}
-
 /// Blocks made and blocks replaced by one attempt.
 #[derive(Default)]
 struct Draft {
@@ -50,6 +46,30 @@ struct Draft {
     old_values: SmallVec<[u64; 4]>,
     /// Is an entry added?
     grows: bool,
+}
+
+/// What a change makes of an entry that was found at an index, or of none. `None`: nothing changes.
+#[inline(always)]
+fn planned(change: Change, found: Option<Entry>, index: usize, place: u64, draft: &mut Draft) -> Option<Edit> {
+    let entry = match change {
+        Change::Keep => return None,
+        Change::Remove => {
+            draft.old_values.push(found?.value);
+            return Some(Edit::Remove(index));
+        }
+        Change::Mark(flags) => return Some(Edit::Replace(index, Entry::new(place, flags, found?.value))),
+        Change::Put(flags, held) => {
+            draft.new.push(held);
+            Entry::new(place, flags, held.reference())
+        }
+        Change::PutInline(flags, value) => Entry::new(place, flags, value | super::VALUE_INLINE),
+    };
+    if let Some(found) = found {
+        draft.old_values.push(found.value);
+        return Some(Edit::Replace(index, entry));
+    }
+    draft.grows = true;
+    Some(Edit::Insert(index, entry))
 }
 
 type Decide<'f, T> = &'f mut dyn FnMut(&Entry, &mut Vec<T>) -> Attempt<Verdict>;
@@ -146,6 +166,7 @@ impl<'a> Trie<'a> {
                 let mut draft = Draft::default();
                 let outcome = self.sweep_below(root, 0, 0, &mut sweep, &mut draft);
                 let (taken, next) = (sweep.taken, sweep.next);
+                let outcome = outcome.map(|edited| edited.map(|edited| edited.reference));
                 if self.commit(word, outcome, &draft)? { Ok((taken, next)) } else { Err(Stop::Moved) }
             })
         };
@@ -157,8 +178,8 @@ impl<'a> Trie<'a> {
         swept
     }
 
-    /// Swaps the root if there is anything to swap. True: it is done.
-    fn commit(&self, word: u64, outcome: Attempt<Option<Edited>>, draft: &Draft) -> Attempt<bool> {
+    /// Swaps the root for another page, if any, or none. True: it is done.
+    fn commit(&self, word: u64, outcome: Attempt<Option<u64>>, draft: &Draft) -> Attempt<bool> {
         let cx = self.cx;
         let give_back = |draft: &Draft| {
             for held in &draft.new {
@@ -174,8 +195,8 @@ impl<'a> Trie<'a> {
                 give_back(draft);
                 Ok(true)
             }
-            Ok(Some(edited)) => {
-                let root = match edited.reference {
+            Ok(Some(reference)) => {
+                let root = match reference {
                     0 => cx.space.fresh_empty(),
                     reference => reference,
                 };
@@ -210,7 +231,8 @@ impl<'a> Trie<'a> {
         }
     }
 
-    /// Changes one entry: down to its leaf, then up again, page by page, with copies of the path.
+    /// Changes one entry: down to its leaf, then up again, page by page, with copies of the path. Gives the ref of the new root
+    /// page, 0 for none; `None`: nothing changes.
     fn edit(
         &self,
         root: Option<u64>,
@@ -218,104 +240,106 @@ impl<'a> Trie<'a> {
         same: &impl Fn(u64) -> Option<bool>,
         decide: impl FnOnce(Option<Entry>) -> Attempt<Change>,
         draft: &mut Draft,
-    ) -> Attempt<Option<Edited>> {
+    ) -> Attempt<Option<u64>> {
         let mut path = SmallVec::<[Step; 6]>::new();
-        let mut entries = Entries::new();
+        let mut leaf = None;
         let mut next = root;
         while let Some(reference) = next {
             let (_, at) = self.cx.life(reference).ok_or(Stop::Moved)?;
-            if path.len() < DEPTH_MAX as usize
-                && let Some(child) = self.child(at, nibble(place, path.len() as u32))
-            {
-                if !self.cx.still(reference, at) {
-                    return Err(Stop::Moved);
-                }
-                path.push(Step { reference, at });
-                next = Some(child).filter(|&child| child != 0);
-            } else {
-                self.read_leaf(at, &mut entries).filter(|()| self.cx.still(reference, at)).ok_or(Stop::Moved)?;
-                draft.old.push(reference);
+            let step = Step { reference, at };
+            let depth = path.len() as u32;
+            let Some(child) = self.child(at, nibble(place, depth)).filter(|_| depth < DEPTH_MAX) else {
+                leaf = Some(step);
                 break;
+            };
+            if !self.cx.still(reference, at) {
+                return Err(Stop::Moved);
             }
+            path.push(step);
+            next = Some(child).filter(|&child| child != 0);
         }
-        let mut found = None;
-        for (index, entry) in entries.iter().enumerate() {
-            if entry.place() == place && same(entry.value).ok_or(Stop::Moved)? {
-                found = Some(index);
-                break;
-            }
-        }
-        let before = found.map(|index| entries[index]);
+        let (count, index, before) = match &leaf {
+            Some(leaf) => self.look_up(leaf, place, same)?,
+            None => (0, 0, None),
+        };
         let change = decide(before)?;
-        let Some(after) = self.apply(&mut entries, found, place, change, draft) else {
+        let Some(edit) = planned(change, before, index, place, draft) else {
             return Ok(None);
         };
-        let reference = self.leaf_or_subtree(&entries, path.len() as u32, draft)?;
-        let mut edited = Edited { reference, before: Counts::of(before.as_slice()), after: Counts::of(after.as_slice()) };
+        let after = match edit {
+            Edit::Replace(_, entry) | Edit::Insert(_, entry) => Some(entry),
+            Edit::Remove(_) => None,
+        };
+        let mut reference = self.changed_leaf(leaf, count, &edit, place, path.len() as u32, draft)?;
+        let (before, after) = (Counts::of(before.as_slice()), Counts::of(after.as_slice()));
         while let Some(step) = path.pop() {
-            edited = self.changed(&step, path.len() as u32, place, edited, draft)?;
+            reference = self.changed_inner(&step, path.len() as u32, place, (reference, before, after), draft)?;
         }
-        Ok(Some(edited))
+        Ok(Some(reference))
     }
 
-    /// An inner page with one child replaced, or what it shrinks to.
-    fn changed(&self, step: &Step, depth: u32, place: u64, child: Edited, draft: &mut Draft) -> Attempt<Edited> {
-        let index = nibble(place, depth);
-        let before = read_counts(self.cx, step.at);
-        let after = before.exchange(child.before, child.after);
-        if after.total() <= COLLAPSE {
-            let Some(Page::Inner(mut inner)) = self.page(step.reference) else {
-                return Err(Stop::Moved);
+    /// A leaf with one entry changed: nothing, a leaf, or the subtree it splits into.
+    fn changed_leaf(&self, leaf: Option<Step>, count: usize, edit: &Edit, place: u64, depth: u32, draft: &mut Draft) -> Attempt<u64> {
+        let Some(leaf) = leaf else {
+            let Edit::Insert(_, entry) = *edit else {
+                return Ok(0);
             };
-            let before = inner.counts;
-            inner.children[index] = child.reference;
-            inner.counts = before.exchange(child.before, child.after);
-            draft.old.push(step.reference);
-            return self.inner_rebuilt(inner, place, depth, before, draft);
+            return self.build(&[entry], depth, draft);
+        };
+        draft.old.push(leaf.reference);
+        match *edit {
+            Edit::Remove(_) if count <= 1 => return Ok(0),
+            Edit::Insert(index, entry) if count >= LEAF_MAX => {
+                let mut entries = Entries::new();
+                self.read_leaf(leaf.at, &mut entries).filter(|()| self.cx.still(leaf.reference, leaf.at)).ok_or(Stop::Moved)?;
+                entries.insert(index.min(entries.len()), entry);
+                return self.build(&entries, depth, draft);
+            }
+            _ => {}
         }
-        let held = self.copy_inner(step.at, (index, child.reference), after, place, depth, draft.grows)?;
+        let held = self.copy_leaf(leaf.at, count, edit, place, depth, draft.grows)?;
+        draft.new.push(held);
+        // Copied, then validated.
+        if !self.cx.still(leaf.reference, leaf.at) {
+            return Err(Stop::Moved);
+        }
+        Ok(held.reference())
+    }
+
+    /// An inner page with one child replaced, whose counts before and after differ as much, or what it shrinks to.
+    #[inline(always)]
+    fn changed_inner(&self, step: &Step, depth: u32, place: u64, child: (u64, Counts, Counts), draft: &mut Draft) -> Attempt<u64> {
+        let after = read_counts(self.cx, step.at).exchange(child.1, child.2);
+        if after.total() <= COLLAPSE {
+            return self.shrunk(step, depth, place, child, draft);
+        }
+        let held = self.copy_inner(step.at, (nibble(place, depth), child.0), after, place, depth, draft.grows)?;
         draft.new.push(held);
         // Copied, then validated.
         if !self.cx.still(step.reference, step.at) {
             return Err(Stop::Moved);
         }
         draft.old.push(step.reference);
-        Ok(Edited { reference: held.reference(), before, after })
+        Ok(held.reference())
     }
 
-    /// Applies a change to a leaf's entries. Gives the entry as it is now, if it is there; `None`: nothing changes.
-    fn apply(&self, entries: &mut Entries, found: Option<usize>, place: u64, change: Change, draft: &mut Draft) -> Option<Option<Entry>> {
-        let entry = match change {
-            Change::Keep => return None,
-            Change::Remove => {
-                let index = found?;
-                draft.old_values.push(entries[index].value);
-                entries.remove(index);
-                return Some(None);
-            }
-            Change::Mark(flags) => {
-                let entry = &mut entries[found?];
-                *entry = Entry::new(place, flags, entry.value);
-                return Some(Some(*entry));
-            }
-            Change::Put(flags, held) => {
-                draft.new.push(held);
-                Entry::new(place, flags, held.reference())
-            }
-            Change::PutInline(flags, value) => Entry::new(place, flags, value | super::VALUE_INLINE),
+    #[inline(never)]
+    fn shrunk(
+        &self,
+        step: &Step,
+        depth: u32,
+        place: u64,
+        (child, before, after): (u64, Counts, Counts),
+        draft: &mut Draft,
+    ) -> Attempt<u64> {
+        let Some(Page::Inner(mut inner)) = self.page(step.reference) else {
+            return Err(Stop::Moved);
         };
-        match found {
-            Some(index) => {
-                draft.old_values.push(entries[index].value);
-                entries[index] = entry;
-            }
-            None => {
-                draft.grows = true;
-                let index = entries.partition_point(|other| other.place() <= place);
-                entries.insert(index, entry);
-            }
-        }
-        Some(Some(entry))
+        let all = inner.counts;
+        inner.children[nibble(place, depth)] = child;
+        inner.counts = all.exchange(before, after);
+        draft.old.push(step.reference);
+        Ok(self.inner_rebuilt(inner, place, depth, all, draft)?.reference)
     }
 
     /// Writes a leaf, or the subtree it splits into.
@@ -413,9 +437,14 @@ impl<'a> Trie<'a> {
                 let mut changed = false;
                 for entry in found {
                     let change = if entry.place() < sweep.from { Change::Keep } else { (sweep.decide)(&entry, &mut sweep.taken)? };
-                    entries.push(entry);
-                    let index = entries.len() - 1;
-                    changed |= self.apply(&mut entries, Some(index), entry.place(), change, draft).is_some();
+                    match planned(change, Some(entry), entries.len(), entry.place(), draft) {
+                        None => entries.push(entry),
+                        Some(Edit::Replace(_, entry) | Edit::Insert(_, entry)) => {
+                            changed = true;
+                            entries.push(entry);
+                        }
+                        Some(Edit::Remove(_)) => changed = true,
+                    }
                 }
                 if !changed {
                     return Ok(None);

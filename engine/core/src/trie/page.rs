@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::Trie;
+use super::{Attempt, Stop, Trie};
 use crate::arena::{Held, Info, SMALL};
 use crate::error::{Error, Result};
 use crate::layout::{Block, kind};
@@ -91,6 +91,22 @@ impl Counts {
             gone: one(self.gone, old.gone, new.gone),
         }
     }
+}
+
+/// What changes in a leaf: where, and the entry as it is then.
+pub(super) enum Edit {
+    /// Another entry in the place of one.
+    Replace(usize, Entry),
+    /// One more, before the one there.
+    Insert(usize, Entry),
+    /// One less.
+    Remove(usize),
+}
+
+/// A page on the way from the root to an entry.
+pub(super) struct Step {
+    pub reference: u64,
+    pub at: usize,
 }
 
 /// Entries of one leaf, and one more while it is being split.
@@ -224,7 +240,17 @@ impl Trie<'_> {
     }
 
     /// A change that adds no entry may use the reserve.
+    #[inline(always)]
     fn block_for_page(&self, grows: bool) -> Result<Held> {
+        match self.cx.claim_hinted(0) {
+            Some(held) => Ok(held),
+            None => self.other_block_for_page(grows),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn other_block_for_page(&self, grows: bool) -> Result<Held> {
         if grows { self.cx.allocate(SMALL) } else { self.cx.allocate_for_less(SMALL) }
     }
 
@@ -244,9 +270,66 @@ impl Trie<'_> {
         Ok(held)
     }
 
+    /// Copies a leaf with one entry changed into a held block; it keeps at least one. What is copied is unvalidated.
+    pub(super) fn copy_leaf(&self, from: usize, count: usize, edit: &Edit, place: u64, depth: u32, grows: bool) -> Result<Held> {
+        let held = self.block_for_page(grows)?;
+        let view = self.cx.view();
+        view.copy(from + Block::WORDS, held.at + Block::WORDS);
+        let put = |index: usize, entry: Entry| {
+            let at = held.at + Block::WORDS + index.min(LEAF_MAX - 1) * 2;
+            view.set(at, entry.word);
+            view.set(at + 1, entry.value);
+        };
+        let count = match *edit {
+            Edit::Replace(index, entry) => {
+                put(index, entry);
+                count
+            }
+            Edit::Insert(index, entry) => {
+                (index..count).for_each(|moved| put(moved + 1, leaf_entry(self.cx, from, moved)));
+                put(index, entry);
+                count + 1
+            }
+            Edit::Remove(index) => {
+                (index + 1..count).for_each(|moved| put(moved - 1, leaf_entry(self.cx, from, moved)));
+                count - 1
+            }
+        };
+        let info = Info::new(kind::LEAF, 0, count as u64, count as u64 * 16);
+        self.cx.fill(&held, info, self.back(depth), prefix(place, depth));
+        Ok(held)
+    }
+
+    /// Looks for an entry in a leaf. Gives how many it has, where an entry at `place` is or would be, and the entry.
+    #[inline]
+    pub(super) fn look_up(&self, step: &Step, place: u64, same: &impl Fn(u64) -> Option<bool>) -> Attempt<(usize, usize, Option<Entry>)> {
+        let (cx, at) = (self.cx, step.at);
+        let page = cx.view().array::<PAGE_WORDS>(at).ok_or(Stop::Moved)?;
+        let info = Info(page[Block::info].load(Ordering::Relaxed));
+        let count = (info.entries() as usize).min(LEAF_MAX);
+        let mut index = 0;
+        let mut found = None;
+        for pair in page[Block::WORDS..].chunks_exact(2).take(count) {
+            let entry = Entry { word: pair[0].load(Ordering::Relaxed), value: pair[1].load(Ordering::Relaxed) };
+            if entry.place() > place {
+                break;
+            }
+            if entry.place() == place && same(entry.value).ok_or(Stop::Moved)? {
+                found = Some(entry);
+                break;
+            }
+            index += 1;
+        }
+        if info.kind() != kind::LEAF || !cx.still(step.reference, at) {
+            return Err(Stop::Moved);
+        }
+        Ok((count, index, found))
+    }
+
     /// Writes an inner page into a held block. `grows`: as above.
     pub(super) fn write_inner(&self, inner: &Inner, place: u64, depth: u32, grows: bool) -> Result<Held> {
-        let held = self.new_inner(inner.counts, place, depth, grows)?;
+        let held = self.block_for_page(grows)?;
+        self.begin_inner(&held, inner.counts, place, depth);
         if let Some(to) = self.cx.view().array::<16>(held.at + Block::WORDS) {
             to.iter().zip(inner.children).for_each(|(to, child)| to.store(child, Ordering::Relaxed));
         }
@@ -254,6 +337,7 @@ impl Trie<'_> {
     }
 
     /// Copies an inner page, with one child replaced, into a held block. What is copied is unvalidated.
+    #[inline(always)]
     pub(super) fn copy_inner(
         &self,
         from: usize,
@@ -263,23 +347,19 @@ impl Trie<'_> {
         depth: u32,
         grows: bool,
     ) -> Result<Held> {
-        let held = self.new_inner(counts, place, depth, grows)?;
-        let view = self.cx.view();
-        if let (Some(from), Some(to)) = (view.array::<16>(from + Block::WORDS), view.array::<16>(held.at + Block::WORDS)) {
-            to.iter().zip(from).for_each(|(to, from)| to.store(from.load(Ordering::Relaxed), Ordering::Relaxed));
-            to[index].store(child, Ordering::Relaxed);
-        }
+        let held = self.block_for_page(grows)?;
+        self.cx.view().copy(from + Block::WORDS, held.at + Block::WORDS);
+        self.begin_inner(&held, counts, place, depth);
+        self.cx.view().set(held.at + Block::WORDS + (index & 0xf), child);
         Ok(held)
     }
 
-    /// A held inner page without its children.
-    #[inline]
-    fn new_inner(&self, counts: Counts, place: u64, depth: u32, grows: bool) -> Result<Held> {
-        let held = self.block_for_page(grows)?;
-        self.cx.fill(&held, Info::new(kind::INNER, 0, 16, 144), self.back(depth), prefix(place, depth));
+    /// Writes everything of an inner page but its children.
+    #[inline(always)]
+    fn begin_inner(&self, held: &Held, counts: Counts, place: u64, depth: u32) {
+        self.cx.fill(held, Info::new(kind::INNER, 0, 16, 144), self.back(depth), prefix(place, depth));
         self.cx.view().set(held.at + Block::WORDS + 16, counts.live);
         self.cx.view().set(held.at + Block::WORDS + 17, counts.pending << 32 | counts.gone & 0xffff_ffff);
-        Ok(held)
     }
 
     fn back(&self, depth: u32) -> u64 {
@@ -302,4 +382,4 @@ pub(super) fn collision() -> Error {
 /// Words of the block that a page is in, its header included.
 pub(super) const PAGE_WORDS: usize = Block::WORDS + LEAF_MAX * 2;
 
-const _: () = assert!(PAGE_WORDS == 256 / 8);
+const _: () = assert!(PAGE_WORDS == 256 / 8 && PAGE_WORDS == Block::WORDS + crate::view::COPIED);
