@@ -31,6 +31,10 @@ pub struct Geometry {
     pub units_at: usize,
     /// First word of the descriptors.
     pub descriptors_at: usize,
+    /// First word of the lines of hints to where clients are.
+    pub hints_at: usize,
+    /// Binary logarithm of how many lines there are.
+    pub hint_bits: u32,
     /// First word of each class's bitmap of blocks that may be free.
     pub bits_at: [usize; 3],
     /// First word of each class's blocks.
@@ -75,8 +79,8 @@ impl Default for Options {
     }
 }
 
-/// Small blocks that a member takes: its record, its whereabouts record, and its share of both tries' pages.
-pub const BLOCKS_PER_MEMBER: u64 = 3;
+/// Small blocks that a member takes: its record, its share of pages, and of hints whose lines are full.
+pub const BLOCKS_PER_MEMBER: u64 = 2;
 /// Small blocks that a heartbeat client takes: its record and its share of pages.
 pub const BLOCKS_PER_CLIENT: u64 = 2;
 /// Smallest segment that is of any use.
@@ -88,6 +92,23 @@ pub const MAX_SIZE: u64 = 64 << 30;
 
 /// Most small blocks that are kept for changes that add nothing: the paths of a dozen at once.
 const RESERVE: u32 = 64;
+
+/// Words of a line of hints: a cache line's.
+pub const HINTS_A_LINE: usize = 8;
+/// There is a line of hints for so many small blocks, at least: one for a dozen members of a full arena.
+const BLOCKS_A_LINE: u32 = 16;
+/// The bits of a client's place.
+const PLACE_BITS: u32 = 60;
+
+/// The binary logarithm of how many lines of hints there are. A hint has the rest of a client's place behind the bits that
+/// choose the line, and the number of a cell: so there are enough lines for a cell's number to fit beside it.
+const fn hint_bits_of(cells: u32, small: u32) -> u32 {
+    let cells = (cells + 1).next_power_of_two().trailing_zeros();
+    let fit = cells.saturating_sub(u64::BITS - PLACE_BITS);
+    let share = (small / BLOCKS_A_LINE).next_power_of_two().trailing_zeros();
+    let bits = if fit > share { fit } else { share };
+    if bits > 1 { bits } else { 1 }
+}
 
 /// How many of so many small blocks.
 const fn reserve_of(small: u32) -> u32 {
@@ -108,7 +129,9 @@ impl Geometry {
         let cells_at = align(interest_at + cells as usize * bells.div_ceil(64) as usize, 16);
         let units_at = cells_at + cells as usize * CELL_WORDS;
         let descriptors_at = align(units_at + units as usize * Unit::WORDS, 16);
-        let mut at = descriptors_at + units as usize * UNIT_DESCRIPTORS;
+        let hints_at = align(descriptors_at + units as usize * UNIT_DESCRIPTORS, 16);
+        let hint_bits = hint_bits_of(cells, blocks[0]);
+        let mut at = hints_at + (HINTS_A_LINE << hint_bits);
         let mut bits_at = [0; 3];
         for class in 0..3 {
             bits_at[class] = at;
@@ -133,6 +156,8 @@ impl Geometry {
             cells_at,
             units_at,
             descriptors_at,
+            hints_at,
+            hint_bits,
             bits_at,
             blocks_at,
             words: at,
@@ -201,8 +226,10 @@ impl Geometry {
         let wanted =
             u64::from(options.members.unwrap_or(0)) * BLOCKS_PER_MEMBER + u64::from(options.clients.unwrap_or(0)) * BLOCKS_PER_CLIENT;
         let wanted = if wanted > 0 { wanted + u64::from(RESERVE) } else { 0 };
+        let hints = |small: u64| (HINTS_A_LINE as u64 * 8) << hint_bits_of(cells as u32, small.min(u64::from(u32::MAX)) as u32);
         let slack = 16 << 10;
-        let floor = fixed + wanted * CLASS_BYTES[0] as u64 + 4 * CLASS_BYTES[2] as u64 + 8 * CLASS_BYTES[1] as u64 + slack;
+        let floor =
+            fixed + wanted * CLASS_BYTES[0] as u64 + hints(wanted + 64) + 4 * CLASS_BYTES[2] as u64 + 8 * CLASS_BYTES[1] as u64 + slack;
         if floor + 64 * CLASS_BYTES[0] as u64 > size {
             return Err(Error::invalid(
                 "size",
@@ -214,7 +241,7 @@ impl Geometry {
         let arena = size - fixed - slack;
         let arena = arena - arena / 1024;
         let small = (arena / 2 / CLASS_BYTES[0] as u64).max(wanted);
-        let rest = arena.saturating_sub(small * CLASS_BYTES[0] as u64);
+        let rest = arena.saturating_sub(small * CLASS_BYTES[0] as u64 + hints(small));
         let medium = rest / 2 / CLASS_BYTES[1] as u64;
         let large = (rest - medium * CLASS_BYTES[1] as u64) / CLASS_BYTES[2] as u64;
         Geometry::check(size, u64::from(slots), cells, units, bells, [small, medium, large])
@@ -248,6 +275,39 @@ impl Geometry {
     #[inline(always)]
     pub const fn row_words(&self) -> usize {
         self.bells.div_ceil(64) as usize
+    }
+
+    /// How many lines of hints there are.
+    pub const fn hint_lines(&self) -> usize {
+        1 << self.hint_bits
+    }
+
+    /// The first word of the line of hints of a client, by its place among members.
+    #[inline(always)]
+    pub const fn hint_line(&self, client: u64) -> usize {
+        self.hints_at + (client >> (u64::BITS - self.hint_bits)) as usize * HINTS_A_LINE
+    }
+
+    /// The lowest place that has a line.
+    pub const fn first_in_line(&self, number: usize) -> u64 {
+        (number as u64) << (u64::BITS - self.hint_bits)
+    }
+
+    /// The hint in its line that the client of a place is a member in a cell; never 0.
+    #[inline(always)]
+    pub const fn hint_word(&self, client: u64, cell: u32) -> u64 {
+        client << self.hint_bits | (cell as u64 + 1)
+    }
+
+    /// What a hint says that is in the line of some client: client and cell. `None`: nothing.
+    #[inline(always)]
+    pub const fn hint(&self, neighbour: u64, word: u64) -> Option<(u64, u32)> {
+        let cell = word & !(!0 << (u64::BITS - PLACE_BITS + self.hint_bits));
+        if cell == 0 {
+            return None;
+        }
+        let line = neighbour & !(!0 >> self.hint_bits);
+        Some((line | (word ^ cell) >> self.hint_bits, (cell - 1) as u32))
     }
 
     /// The small blocks from here on are a reserve for changes that add nothing (see `allocate_for_less`).

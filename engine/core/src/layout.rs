@@ -162,7 +162,7 @@ structure! {
         broadcasts,
         /// Root: channels that have members.
         presence,
-        /// Root: (client, channel) pairs, a hint to where a client is present.
+        /// Root: (client, cell), hints to where a client is present whose lines are full.
         whereabouts,
         /// Root: heartbeat clients.
         heartbeats,
@@ -315,6 +315,8 @@ pub fn fingerprint() -> u64 {
     eat(b"siphash-1-3");
     // What is kept with handles that were made for a pattern, and with its registration.
     eat(b"made, pattern, name; messages, counting, before");
+    // Hints to where clients are: in lines, and where those are full.
+    eat(b"rest of place, cell + 1; client:40 | cell:20, client:20 | cell:24");
     // What a unit says of the cell it belongs to.
     eat(b"generation:32 | cell:32");
     hash

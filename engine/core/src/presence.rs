@@ -1,8 +1,7 @@
 //! Presence: who is in which channel, with metadata, last seen and the net change since the last flush.
 //!
-//! A channel's members are one trie; that is the truth. The world's `whereabouts`, keyed by (client,
-//! channel), is a hint to where a client is: written first, removed last, checked on use, pruned by
-//! the keeper. A join nobody has flushed yet is PENDING, a leave is GONE; join and leave between two
+//! A channel's members are one trie; that is the truth. Beside it, `whereabouts` hints at where a client is: written first,
+//! removed last, checked on use, pruned by the keeper. A join nobody has flushed yet is PENDING, a leave is GONE; join and leave between two
 //! flushes cancel out.
 
 use std::sync::Arc;
@@ -23,7 +22,7 @@ use crate::record::{Owners, Record, begin};
 use crate::relief;
 use crate::space::{Context, Hash};
 use crate::trie::{Change, GONE, PENDING, Root, Stop, Trie};
-use crate::whereabouts::{Hint, NamedGroup, forget_gone};
+use crate::whereabouts::{Hint, forget_gone, prune_lines};
 use crate::world::{World, check_length};
 
 /// The net change since the last flush.
@@ -105,10 +104,6 @@ impl Presence {
 
     pub(crate) fn directory<'a>(&self, cx: Context<'a>) -> Directory<'a> {
         Directory::new(cx, self.world.root(WorldCell::presence))
-    }
-
-    pub(crate) fn whereabouts<'a>(&self, cx: Context<'a>) -> Trie<'a> {
-        Trie::new(cx, self.world.root(WorldCell::whereabouts))
     }
 
     pub(crate) fn members<'a>(&self, cx: Context<'a>, channel: &str) -> Result<Option<(Cell, Trie<'a>)>> {
@@ -266,8 +261,6 @@ impl Presence {
     /// Takes a member out, if `whole` says so; otherwise only this process from its owners. True: it is out.
     pub(crate) fn remove(&self, cx: Context<'_>, cell: Cell, client: &str, hash: Hash, whole: impl Fn(&Record) -> bool) -> Result<bool> {
         let members = cell.trie(cx, Group::members);
-        // Now: once nobody is left the cell may become another channel's.
-        let hint = self.hint(cx, hash, cell);
         let left = members.change_record(hash.place(), client.as_bytes(), |found| {
             let Some((entry, record)) = found.filter(|(entry, _)| entry.is_live()) else {
                 return Ok((Change::Keep, false));
@@ -283,13 +276,13 @@ impl Presence {
         if left {
             point!("untrack.left");
             cx.news(cell.number);
-            hint.forget()?;
+            self.hint(cx, hash, cell).forget()?;
         }
         Ok(left)
     }
 
     fn hint<'a>(&self, cx: Context<'a>, client: Hash, cell: Cell) -> Hint<'a> {
-        Hint::new(cx, self.world.root(0), client, cell)
+        Hint::new(cx, self.world.root(0), client.place(), cell.number)
     }
 
     pub(crate) fn find(&self, cx: Context<'_>, channel: &str, client: &str) -> Result<Option<Record>> {
@@ -411,7 +404,6 @@ impl Presence {
         let mut evicted = Vec::new();
         for (channel, cell) in groups {
             let members = cell.trie(cx, Group::members);
-            let group = NamedGroup::of(cx, cell);
             let stale = |record: &Record| {
                 let seen = cx.hot(record.reference, record.at, Block::hot0).unwrap_or(now);
                 now.saturating_sub(seen) as f64 >= timeout_secs * 1e6
@@ -422,7 +414,7 @@ impl Presence {
             }
             for client in left {
                 point!("stale.left");
-                Hint::in_group(cx, self.world.root(0), cx.space.hash(client.as_bytes()), &group).forget()?;
+                self.hint(cx, cx.space.hash(client.as_bytes()), cell).forget()?;
                 evicted.push((channel.clone(), client));
             }
         }
@@ -438,6 +430,7 @@ impl Presence {
             remove_all(&cell.trie(cx, Group::members))?;
             cx.news(cell.number);
         }
+        prune_lines(cx)?;
         forget_gone(cx, self.world.root(0)).map(drop)
     }
 }

@@ -99,6 +99,7 @@ pub fn scavenge(cx: Context<'_>, is_dead: &dyn Fn(u64) -> bool) -> Result<Scaven
         done.cells += u64::from(scavenge_cell(cx, cell, kind, is_dead)?);
         Ok(())
     })?;
+    done.entries += whereabouts::prune_lines(cx)?;
     point!("scavenge.cells");
     done.units = scavenge_units(cx, is_dead);
     point!("scavenge.units");

@@ -1,102 +1,137 @@
-//! Whereabouts: the hint to which channels a client is in, so that one client's are neighbours. The members are
-//! the truth: a hint is written before its member and removed after it, checked on use, and pruned here.
+//! Whereabouts: the hint to which channels a client is in. The members are the truth: a hint is written before its member
+//! and removed after it, checked on use, and pruned here.
 //!
-//! A hint is an entry without a record. It says 79 bits of the client's keyed hash and 20 of the channel's, which
-//! tell it from all others, and the number of the cell that has the channel's members:
+//! A hint is one word in the line of its client, one of 2^k lines of 8 words that all worlds share. It says the client's
+//! place among members, whose first k bits choose the line, and the cell that has the channel's members:
 //!
 //! ```text
-//! place = client:40 | channel:20          value = inline:1 | client, its next 39 bits | cell:24
+//! hint  = the rest of the client's place:60-k | cell + 1:4+k          0: free
 //! ```
+//!
+//! What finds its line full is an entry without a record in the world's `whereabouts`, where one client's are neighbours:
+//!
+//! ```text
+//! place = client:40 | cell, its last 20 bits          value = inline:1 | client, its next 20 bits | cell:24
+//! ```
+//!
+//! Whoever changes a hint looks at its member afterwards, and whoever changes a member at its hint, so the last of them
+//! leaves both in agreement. Two may write one hint twice: whoever removes it removes both.
+
+use smallvec::SmallVec;
 
 use crate::cells::Cell;
 use crate::directory::{Directory, cell_of};
 use crate::error::Result;
+use crate::geometry::HINTS_A_LINE;
 use crate::layout::{Channel, Group, World as WorldCell, cell_kind, state};
 use crate::points::point;
-use crate::record::Record;
-use crate::space::{Context, Hash, PAIR_MASK};
-use crate::sync::{Ordering, fence};
+use crate::space::{Context, PAIR_MASK};
+use crate::sync::{AtomicU64, Ordering, fence, fence_after_swap};
 use crate::trie::{Change, Entry, Root, Trie, VALUE_INLINE};
 
 const CELL_BITS: u32 = 24;
-/// Bits of a client's hash that stand in the value: 20 that end its place among members, and 19 more.
-const REST_BITS: u32 = 39;
+const CELL_MASK: u64 = (1 << CELL_BITS) - 1;
+/// The bits of a cell's number that end an entry's place.
+const CELL_IN_PLACE: u64 = !PAIR_MASK >> 4;
 
 /// Rounds against others who change the same member: what is left after them is pruned.
 const PATIENCE: u32 = 1 << 10;
 
 /// The hint that a client is in a channel.
-///
-/// Whoever changes a hint looks at its member afterwards, and whoever changes a member at its hint, so the last of them
-/// leaves both in agreement.
 #[derive(Clone, Copy)]
 pub(crate) struct Hint<'a> {
-    trie: Trie<'a>,
-    /// Root word of the directory of groups.
-    directory: usize,
-    place: u64,
-    value: u64,
-}
-
-/// What hints say of a group.
-pub(crate) struct NamedGroup {
-    number: u32,
-    channel: Hash,
-}
-
-impl NamedGroup {
-    /// Of one that is there now.
-    pub(crate) fn of(cx: Context<'_>, cell: Cell) -> NamedGroup {
-        NamedGroup { number: cell.number, channel: Hash { high: cx.view().get(cell.at + Group::ident), low: 0 } }
-    }
-}
-
-/// The bits of a client's hash that stand in the values of its hints.
-const fn rest_of(client: Hash) -> u64 {
-    (client.high & !PAIR_MASK) >> 4 << 19 | client.low >> 45
+    cx: Context<'a>,
+    /// First word of the world's cell.
+    world: usize,
+    /// The client's place among members.
+    client: u64,
+    /// The number of the cell that has the members.
+    cell: u32,
 }
 
 impl<'a> Hint<'a> {
-    /// The hint that a client is a member in a group's cell of the world at a word. To be made before the member leaves:
-    /// afterwards the cell may be of another channel.
-    pub(crate) fn new(cx: Context<'a>, world: usize, client: Hash, cell: Cell) -> Hint<'a> {
-        Hint::in_group(cx, world, client, &NamedGroup::of(cx, cell))
+    /// The hint that the client of a place is a member in a cell of the world at a word.
+    pub(crate) fn new(cx: Context<'a>, world: usize, client: u64, cell: u32) -> Hint<'a> {
+        Hint { cx, world, client, cell }
     }
 
-    pub(crate) fn in_group(cx: Context<'a>, world: usize, client: Hash, group: &NamedGroup) -> Hint<'a> {
-        let value = VALUE_INLINE | rest_of(client) << CELL_BITS | u64::from(group.number);
-        Hint::of(cx, world, &Entry { word: client.pair(group.channel), value })
+    /// What tells it from all others.
+    pub(crate) const fn key(&self) -> (u64, u32) {
+        (self.client, self.cell)
     }
 
-    /// An entry of the whereabouts of the world at a word.
-    fn of(cx: Context<'a>, world: usize, entry: &Entry) -> Hint<'a> {
-        let trie = Trie::new(cx, world + WorldCell::whereabouts);
-        Hint { trie, directory: world + WorldCell::presence, place: entry.place(), value: entry.value }
+    fn word(&self) -> u64 {
+        self.cx.space.geometry.hint_word(self.client, self.cell)
     }
 
-    /// What tells it from all others of its trie.
-    pub(crate) const fn key(&self) -> (u64, u64) {
-        (self.place, self.value)
+    fn overflow(&self) -> Trie<'a> {
+        Trie::new(self.cx, self.world + WorldCell::whereabouts)
+    }
+
+    /// Its entry, where its line is full.
+    fn entry(&self) -> Entry {
+        let place = self.client & PAIR_MASK | (u64::from(self.cell) & CELL_IN_PLACE) << 4;
+        let value = VALUE_INLINE | (self.client & !PAIR_MASK) >> 4 << CELL_BITS | u64::from(self.cell);
+        Entry { word: place, value }
+    }
+
+    fn has_entry(&self) -> Result<bool> {
+        let entry = self.entry();
+        self.overflow().has_value(entry.place(), entry.value)
     }
 
     /// Is it there?
+    #[inline]
     pub(crate) fn is_there(&self) -> Result<bool> {
-        self.trie.has_value(self.place, self.value)
+        let word = self.word();
+        let is_this = |hint: &AtomicU64| hint.load(Ordering::Acquire) == word;
+        Ok(line(self.cx, self.client).is_some_and(|line| line.iter().any(is_this)) || self.has_entry()?)
     }
 
     /// Writes it. False: it was there.
+    #[inline]
     pub(crate) fn write(&self) -> Result<bool> {
-        let written = self.trie.change(
-            self.place,
-            |value| Some(value == self.value),
-            |found| Ok((if found.is_some() { Change::Keep } else { Change::PutInline(0, self.value) }, found.is_none())),
+        let word = self.word();
+        // Once more for each place that others may take.
+        for _ in 0..HINTS_A_LINE {
+            let mut free = None;
+            for hint in line(self.cx, self.client).into_iter().flatten() {
+                match hint.load(Ordering::Acquire) {
+                    0 => free = free.or(Some(hint)),
+                    there if there == word => return Ok(false),
+                    _ => {}
+                }
+            }
+            let Some(free) = free else {
+                break;
+            };
+            if self.has_entry()? {
+                return Ok(false);
+            }
+            if free.compare_exchange(0, word, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                // The hint before the look at the member.
+                fence_after_swap();
+                point!("hint.written");
+                return Ok(true);
+            }
+        }
+        let entry = self.entry();
+        let written = self.overflow().change(
+            entry.place(),
+            |value| Some(value == entry.value),
+            |found| Ok((if found.is_some() { Change::Keep } else { Change::PutInline(0, entry.value) }, found.is_none())),
         )?;
         Ok(written.unwrap_or(false))
     }
 
     /// Removes it. False: it was not there.
     fn take(&self) -> Result<bool> {
-        self.trie.remove(self.place, |value| Some(value == self.value))
+        let mut taken = take_from_line(self.cx, self.client, self.word());
+        let (entry, overflow) = (self.entry(), self.overflow());
+        if overflow.root() != Root::Empty {
+            taken |= overflow.remove(entry.place(), |value| Some(value == entry.value))?;
+        }
+        Ok(taken)
     }
 
     /// To be called when its member left. Gives whether it was there.
@@ -123,75 +158,135 @@ impl<'a> Hint<'a> {
 
     /// Is somebody a member in the group that it leads to who would have this hint?
     fn is_right(&self) -> Result<bool> {
-        let cx = self.trie.cx;
-        let Some(cell) = group_of(cx, self.directory, self.place, self.value) else {
-            return Ok(false);
-        };
-        let rest = self.value >> CELL_BITS & ((1 << REST_BITS) - 1);
-        let place = self.place & PAIR_MASK | rest >> 19 << 4;
-        let would_have = |record: &Record| rest_of(cx.space.hash(record.key())) == rest;
-        let member = cell.trie(cx, Group::members).find(place, |value| cx.record(value).map(|record| would_have(&record)))?;
-        Ok(member.is_some_and(|entry| entry.is_live()))
+        match group_of(self.cx, self.world, self.cell) {
+            Some(cell) => is_member(cell.trie(self.cx, Group::members), self.client),
+            None => Ok(false),
+        }
     }
 }
 
-/// Where a hint leads: the group with this name's hash bits that now has the cell. `None`: there is none.
-fn group_of(cx: Context<'_>, directory: usize, place: u64, value: u64) -> Option<Cell> {
-    let number = (value & ((1 << CELL_BITS) - 1)) as u32;
+fn is_member(members: Trie<'_>, client: u64) -> Result<bool> {
+    // Two clients of one place are one to hints, and either is reason enough for one.
+    Ok(members.find(client, |_| Some(true))?.is_some_and(|entry| entry.is_live()))
+}
+
+/// Removes a hint's word, twice where it is there twice. False: it was not there.
+fn take_from_line(cx: Context<'_>, client: u64, word: u64) -> bool {
+    let mut taken = false;
+    for hint in line(cx, client).into_iter().flatten() {
+        taken |= hint.load(Ordering::Acquire) == word && hint.compare_exchange(word, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    }
+    // The hint before the look at the member.
+    fence_after_swap();
+    point!("hint.taken");
+    taken
+}
+
+/// The line of a client, by its place among members.
+#[inline(always)]
+fn line<'a>(cx: Context<'a>, client: u64) -> Option<&'a [AtomicU64; HINTS_A_LINE]> {
+    cx.view().array(cx.space.geometry.hint_line(client))
+}
+
+/// The group of the world at a word that now has a cell. `None`: there is none.
+fn group_of(cx: Context<'_>, world: usize, number: u32) -> Option<Cell> {
+    let directory = (world + WorldCell::presence) as u64;
+    group_in(cx, number).and_then(|(cell, back)| (back >> 8 == directory).then_some(cell))
+}
+
+/// The group that now has a cell, and the cell's `back` word.
+fn group_in(cx: Context<'_>, number: u32) -> Option<(Cell, u64)> {
     let at = cx.space.geometry.cell(number)?;
     let cell = Cell { number, at, generation: state::generation(cx.view().get(at)) };
     let back = cx.view().get(at + Channel::back);
-    let name = Hash { high: cx.view().get(at + Group::ident), low: 0 };
-    let same_name = Hash { high: 0, low: 0 }.pair(name) == place & !PAIR_MASK;
     // Last: it tells whether what was read is of this life.
     // SYNC cell.words (R): pairs with (W) in `claim_cell`.
     fence(Ordering::Acquire);
-    (back == cell_kind::GROUP | (directory as u64) << 8 && same_name && cell.is_open(cx)).then_some(cell)
+    (back & 0xff == cell_kind::GROUP && cell.is_open(cx)).then_some((cell, back))
 }
 
-/// The groups that the hints in the world at a word name for a client: it may be a member there.
-pub(crate) fn hinted(cx: Context<'_>, world: usize, client: Hash) -> Result<smallvec::SmallVec<[Cell; 4]>> {
-    let mut cells = smallvec::SmallVec::new();
-    let first = client.high & PAIR_MASK;
+/// The groups that the hints in the world at a word name for the client of a place: it may be a member there.
+pub(crate) fn hinted(cx: Context<'_>, world: usize, client: u64) -> Result<SmallVec<[Cell; 4]>> {
+    let mut cells = SmallVec::<[Cell; 4]>::new();
+    let mut add = |number: u32| {
+        if let Some(cell) = group_of(cx, world, number).filter(|cell| !cells.contains(cell)) {
+            cells.push(cell);
+        }
+    };
+    let geometry = &cx.space.geometry;
+    for hint in line(cx, client).into_iter().flatten() {
+        if let Some((_, cell)) = geometry.hint(client, hint.load(Ordering::Acquire)).filter(|&(place, _)| place == client) {
+            add(cell);
+        }
+    }
+    let first = client & PAIR_MASK;
     Trie::new(cx, world + WorldCell::whereabouts).entries_between(first, first | !PAIR_MASK, |entry| {
-        if entry.value >> CELL_BITS & ((1 << REST_BITS) - 1) == rest_of(client) {
-            cells.extend(group_of(cx, world + WorldCell::presence, entry.place(), entry.value));
+        let (place, cell) = of_entry(entry);
+        if place == client {
+            add(cell);
         }
     })?;
     Ok(cells)
 }
 
-/// How many clients the hints name.
-pub(crate) fn clients(whereabouts: &Trie<'_>) -> Result<u64> {
-    let mut total = 0;
-    let mut last = None;
-    let mut others = hashbrown::HashSet::new();
-    whereabouts.entries(|entry| {
-        let (prefix, rest) = (entry.place() & PAIR_MASK, entry.value >> CELL_BITS);
-        match last {
-            Some((before, _)) if before != prefix => others.clear(),
-            // Neighbours under one prefix are almost always one client in several channels.
-            Some((_, first)) if rest == first || !others.insert(rest) => return,
-            Some((_, first)) => {
-                total += 1;
-                last = Some((prefix, first));
-                return;
-            }
-            None => {}
-        }
-        total += 1;
-        last = Some((prefix, rest));
-    })?;
-    Ok(total)
+/// Client and cell of an entry.
+fn of_entry(entry: &Entry) -> (u64, u32) {
+    let rest = entry.value >> CELL_BITS << 4 & !PAIR_MASK;
+    (entry.place() & PAIR_MASK | rest, (entry.value & CELL_MASK) as u32)
 }
 
-/// Removes the hints to members that are not there. Gives how many there were.
-pub(crate) fn forget_gone(cx: Context<'_>, world: usize) -> Result<u64> {
-    let mut hints = Vec::new();
-    Trie::new(cx, world + WorldCell::whereabouts).entries(|entry| hints.push(*entry))?;
+/// Calls `see` with the client and the cell of each hint in a line, whatever world it is of.
+pub(crate) fn each_in_lines(cx: Context<'_>, mut see: impl FnMut(u64, u32) -> Result<()>) -> Result<()> {
+    let geometry = &cx.space.geometry;
+    for number in 0..geometry.hint_lines() {
+        let first = geometry.first_in_line(number);
+        for hint in line(cx, first).into_iter().flatten() {
+            if let Some((client, cell)) = geometry.hint(first, hint.load(Ordering::Acquire)) {
+                see(client, cell)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The hints of the world at a word whose lines were full.
+pub(crate) fn entries(cx: Context<'_>, world: usize) -> Result<Vec<(u64, u32)>> {
+    let mut all = Vec::new();
+    Trie::new(cx, world + WorldCell::whereabouts).entries(|entry| all.push(of_entry(entry)))?;
+    Ok(all)
+}
+
+/// Removes the hints in lines that lead to no member of any world. Gives how many there were.
+pub(crate) fn prune_lines(cx: Context<'_>) -> Result<u64> {
     let mut gone = 0;
-    for entry in hints {
-        let hint = Hint::of(cx, world, &entry);
+    let there = |client: u64, number: u32| -> Result<Option<u64>> {
+        let Some((cell, back)) = group_in(cx, number) else {
+            return Ok(None);
+        };
+        Ok(is_member(cell.trie(cx, Group::members), client)?.then_some(back))
+    };
+    each_in_lines(cx, |client, number| {
+        if there(client, number)?.is_some() {
+            return Ok(());
+        }
+        let word = cx.space.geometry.hint_word(client, number);
+        gone += u64::from(take_from_line(cx, client, word));
+        // As in `forget`.
+        if let Some(back) = there(client, number)?
+            && let Some(world) = Cell::around(cx, (back >> 8) as usize)
+        {
+            Hint::new(cx, world.at, client, number).settle()?;
+        }
+        Ok(())
+    })?;
+    Ok(gone)
+}
+
+/// Removes the hints of the world at a word to members that are not there. Gives how many there were.
+pub(crate) fn forget_gone(cx: Context<'_>, world: usize) -> Result<u64> {
+    let mut gone = 0;
+    for (client, cell) in entries(cx, world)? {
+        let hint = Hint::new(cx, world, client, cell);
         if !hint.is_right()? {
             gone += u64::from(hint.forget()?);
         }
@@ -200,6 +295,7 @@ pub(crate) fn forget_gone(cx: Context<'_>, world: usize) -> Result<u64> {
 }
 
 /// Removes hints to members that are not there, writes those that are missing, and gives back groups in which nobody is left.
+/// (Those in lines are removed by `prune_lines`.)
 pub(crate) fn prune(cx: Context<'_>, world: Cell) -> Result<u64> {
     let mut pruned = forget_gone(cx, world.at)?;
     point!("prune.removed");
@@ -209,9 +305,9 @@ pub(crate) fn prune(cx: Context<'_>, world: Cell) -> Result<u64> {
     for cell in groups {
         // Somebody who removed the hint of a member that was back died before writing it again.
         let mut members = Vec::new();
-        cell.trie(cx, Group::members).records(|entry, record| members.extend(entry.is_live().then(|| cx.space.hash(record.key()))))?;
+        cell.trie(cx, Group::members).entries(|entry| members.extend(entry.is_live().then_some(entry.place())))?;
         for client in members {
-            let hint = Hint::new(cx, world.at, client, cell);
+            let hint = Hint::new(cx, world.at, client, cell.number);
             if !hint.is_there()? {
                 hint.settle()?;
             }

@@ -3,7 +3,7 @@
 //! without the other fails here, and the message shows the row that the code stands for.
 #![cfg(not(modelled))]
 
-use hypern_shm_core::geometry::{BLOCKS_PER_CLIENT, BLOCKS_PER_MEMBER, Geometry, Options};
+use hypern_shm_core::geometry::{BLOCKS_PER_CLIENT, BLOCKS_PER_MEMBER, Geometry, HINTS_A_LINE, Options};
 use hypern_shm_core::layout::{
     Bell, Block, CELL_WORDS, CLASS_BYTES, Channel, Group, Header, LAYOUT_VERSION, MAGIC, MAX_PROCESSES, MAX_RING_LOG2, Slot,
     UNIT_DESCRIPTORS, Unit, World, cell_kind, fields, kind, means, reference, state,
@@ -118,6 +118,7 @@ fn a_segment_of_the_default_size_is_divided_so() {
     add("cells", geometry.cells_at, CELL_WORDS, geometry.cells as usize);
     add("ring units", geometry.units_at, Unit::WORDS, geometry.units as usize);
     add("descriptors", geometry.descriptors_at, 1, geometry.units as usize * UNIT_DESCRIPTORS);
+    add("lines of hints", geometry.hints_at, HINTS_A_LINE, geometry.hint_lines());
     for (class, bytes) in CLASS_BYTES.into_iter().enumerate() {
         let words = (geometry.blocks[class] as usize).div_ceil(64);
         add(&format!("bitmap of the {bytes}-byte blocks"), geometry.bits_at[class], 1, words);

@@ -1,6 +1,8 @@
 //! The check of keyed groups: every page and record of a trie, who owns the entries, and that members and the
 //! hints to them agree.
 
+use hashbrown::{HashMap, HashSet};
+
 use super::Look;
 use crate::arena::Info;
 use crate::cells::Cell;
@@ -8,7 +10,7 @@ use crate::directory::cell_of;
 use crate::layout::{Block, Group, World, cell_kind, kind, reference};
 use crate::record::Record;
 use crate::trie::{Counts, Entry, Page, Root, VALUE_INLINE};
-use crate::whereabouts::Hint;
+use crate::whereabouts::{self, Hint};
 
 /// What stands in the keys of a group, and whose its entries are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -152,32 +154,44 @@ impl Look<'_> {
     /// Each member has a hint to it, and each hint a member.
     pub(super) fn presence(&mut self, cells: &[(Cell, u64)]) {
         let cx = self.cx;
+        let mut members = HashMap::new();
+        let mut entries = HashSet::new();
         for &(world, _) in cells.iter().filter(|&&(_, kind)| kind == cell_kind::WORLD) {
             let mut groups = Vec::new();
             let directory = crate::directory::Directory::new(cx, world.at + World::presence);
             let listed = directory.each(|found| groups.push((found.record.name(), found.cell)));
             self.unless(listed, "channels with members");
-            let whereabouts = world.trie(cx, World::whereabouts);
-            let mut members = hashbrown::HashMap::new();
             for (channel, cell) in groups {
                 let listed = cell.trie(cx, Group::members).records(|entry, record| {
                     if entry.is_live() {
-                        let hint = Hint::new(cx, world.at, cx.space.hash(record.key()), cell);
-                        members.insert(hint.key(), (record.name(), channel.clone()));
+                        let hint = Hint::new(cx, world.at, entry.place(), cell.number);
+                        members.insert(hint.key(), (world, record.name(), channel.clone()));
                     }
                 });
                 self.unless(listed, "members");
             }
-            let mut hints = hashbrown::HashSet::new();
-            let listed = whereabouts.entries(|entry| {
-                hints.insert((entry.place(), entry.value));
+            let listed = whereabouts::entries(cx, world.at).map(|found| {
+                entries.extend(found.into_iter().map(|hint| (world, hint)));
             });
             self.unless(listed, "whereabouts");
-            for (_, pair) in members.iter().filter(|(hint, _)| !hints.contains(*hint)) {
-                self.say(format!("cell {}: no hint leads to the member {pair:?}", world.number));
+        }
+        let mut lines = HashSet::new();
+        let listed = whereabouts::each_in_lines(cx, |client, cell| {
+            lines.insert((client, cell));
+            Ok(())
+        });
+        self.unless(listed, "lines of hints");
+        for (hint, (world, client, channel)) in &members {
+            if !lines.contains(hint) && !entries.contains(&(*world, *hint)) {
+                self.say(format!("cell {}: no hint leads to the member {client:?} of {channel:?}", world.number));
             }
-            for (place, value) in hints.into_iter().filter(|hint| !members.contains_key(hint)) {
-                self.say(format!("cell {}: a hint to the member {place:016x} in {value:016x}, who is not there", world.number));
+        }
+        for (client, cell) in lines.into_iter().filter(|hint| !members.contains_key(hint)) {
+            self.say(format!("a hint to the member {client:016x} in cell {cell}, who is not there"));
+        }
+        for (world, (client, cell)) in entries {
+            if members.get(&(client, cell)).is_none_or(|(of, ..)| *of != world) {
+                self.say(format!("cell {}: a hint to the member {client:016x} in cell {cell}, who is not there", world.number));
             }
         }
     }

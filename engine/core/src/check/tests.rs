@@ -1,7 +1,8 @@
 //! Every kind of damage is found and named; a sound segment is found sound.
 
 use crate::error::{Error, Result};
-use crate::layout::{Block, Channel, Group, Header, LAYOUT_VERSION, Slot, Unit, World as WorldCell, cell_kind, kind, reference, state};
+use crate::geometry::HINTS_A_LINE;
+use crate::layout::{Block, Channel, Group, Header, LAYOUT_VERSION, Slot, Unit, cell_kind, kind, reference, state};
 use crate::os::shm;
 use crate::reap::each_cell;
 use crate::space::Context;
@@ -168,8 +169,9 @@ fn damage() -> Vec<Case> {
         (
             "no hint leads to",
             Box::new(move |cx| {
-                let (at, ..) = group_of(cx, cell_kind::WORLD, WorldCell::whereabouts);
-                set(cx, at + WorldCell::whereabouts, cx.space.fresh_empty());
+                let geometry = &cx.space.geometry;
+                let words = geometry.hints_at..geometry.hints_at + geometry.hint_lines() * HINTS_A_LINE;
+                words.for_each(|at| set(cx, at, 0));
             }),
         ),
         (
