@@ -46,7 +46,7 @@ mod armed {
         "close.unanchored",
         "pattern.anchored", "pattern.registered", "pattern.unregistered",
         "purge.sealed", "purge.unnamed", "relief.given_up", "relief.counting", "relief.added", "relief.counted",
-        "track.hinted", "track.joined",
+        "track.hinted", "track.joined", "hint.written", "hint.taken",
         "untrack.left", "untrack.forgotten",
         "stale.left",
         "register.found",
