@@ -19,6 +19,8 @@ class BroadcastSubscriber(Receiving, _engine.BroadcastSubscriber):
     """An open handle on a broadcast channel: waits as a :class:`Subscriber` does. Made by
     ``RealtimeBroadcast.subscribe``."""
 
+    __slots__ = ()
+
 
 class RealtimeBroadcast(_engine.RealtimeBroadcast):
     """Broadcast channels of one namespace of a segment, shared by all workers.

@@ -40,6 +40,8 @@ class Subscriber(Receiving, _engine.Subscriber):
     for any other loop. Made by ``ChannelManager.subscribe`` and ``subscribe_pattern``.
     """
 
+    __slots__ = ()
+
 
 class ChannelManager(_engine.ChannelManager):
     """Named channels of one namespace of a segment, shared by all workers.

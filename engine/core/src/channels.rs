@@ -368,12 +368,13 @@ impl Channels {
 
     fn open(&self, name: &str, client: &str, registered: bool, last_event_id: Option<&str>) -> Result<Option<Receiver>> {
         let segment = self.0.world.segment();
+        let hash = self.0.world.cx()?.space.hash(client.as_bytes());
         for _ in 0..PATIENCE {
             let cx = self.0.world.cx()?;
             let Some(bound) = self.bind(cx, name)? else {
                 return Ok(None);
             };
-            if registered && !register(cx, bound.cell, client, true)? {
+            if registered && !register(cx, bound.cell, (client, hash), true)? {
                 must_be_over(cx, bound.cell)?;
                 continue;
             }
@@ -383,7 +384,7 @@ impl Channels {
                 Some(id) => ids::after(cx, &bound, id),
                 None => Start { cursor: bound.ring.head(cx), missed: 0, unknown: false },
             };
-            if let Some(receiver) = Receiver::open(segment, bound, name, HandleKey::new(cx, client), registered, start)? {
+            if let Some(receiver) = Receiver::open(segment, bound, name, HandleKey::hashed(cx, client, hash), registered, start)? {
                 return Ok(Some(receiver));
             }
             must_be_over(cx, bound.cell)?;
@@ -413,11 +414,11 @@ impl Channels {
             return Ok(false);
         };
         let subscribers = bound.cell.trie(cx, Channel::subscribers);
-        let place = cx.space.hash(client.as_bytes()).place();
-        let removed = subscribers.remove(place, |value| cx.has_key(value, client.as_bytes()))?;
+        let hash = cx.space.hash(client.as_bytes());
+        let removed = subscribers.remove(hash.place(), |value| cx.has_key(value, client.as_bytes()))?;
         if removed {
             point!("unsubscribe.removed");
-            end_handles(cx, &bound, client)?;
+            end_handles(cx, &bound, (client, hash))?;
         }
         Ok(removed)
     }

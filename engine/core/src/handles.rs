@@ -11,7 +11,7 @@ use crate::layout::{Block, Channel, state};
 use crate::points::point;
 use crate::record::{Owners, Record, encode, key_pair, pair_key};
 use crate::space::{Context, Hash, PAIR_MASK};
-use crate::trie::{Change, Entry, GONE};
+use crate::trie::{Change, Entry, GONE, Stop};
 
 /// In a handle's first hot word: delivery has not ended.
 pub(crate) const OPEN: u64 = HOT_MASK;
@@ -36,19 +36,28 @@ pub(crate) struct HandleKey {
 impl HandleKey {
     /// A new one of this process.
     pub fn new(cx: Context<'_>, client: &str) -> HandleKey {
+        HandleKey::hashed(cx, client, cx.space.hash(client.as_bytes()))
+    }
+
+    /// As `new`, where the client's hash is known.
+    pub fn hashed(cx: Context<'_>, client: &str, hash: Hash) -> HandleKey {
         let serial = SERIAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        HandleKey::of(cx, client, cx.actor.owner, serial)
+        HandleKey::made(client, hash, cx.actor.owner, serial)
     }
 
     /// That of an owner.
     pub fn of(cx: Context<'_>, client: &str, owner: u64, serial: u64) -> HandleKey {
+        HandleKey::made(client, cx.space.hash(client.as_bytes()), owner, serial)
+    }
+
+    fn made(client: &str, hash: Hash, owner: u64, serial: u64) -> HandleKey {
         let mut bytes = Vec::with_capacity(client.len() + NUMBERS);
         bytes.extend_from_slice(client.as_bytes());
         bytes.extend_from_slice(&owner.to_le_bytes());
         bytes.extend_from_slice(&serial.to_le_bytes());
         // One client's handles beside each other. The rest need not be hashed with a key: no client chooses it.
         let rest = Hash { high: (owner ^ serial.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15), low: 0 };
-        HandleKey { bytes: bytes.into(), place: cx.space.hash(client.as_bytes()).pair(rest) }
+        HandleKey { bytes: bytes.into(), place: hash.pair(rest) }
     }
 
     /// That of a handle's entry, if it is one's.
@@ -179,32 +188,35 @@ pub(crate) const fn stride(ring: u64) -> u64 {
 }
 
 /// Adds this process to a client's registration; with `create`, makes one. False: the channel is gone.
-pub(crate) fn register(cx: Context<'_>, cell: Cell, client: &str, create: bool) -> Result<bool> {
+pub(crate) fn register(cx: Context<'_>, cell: Cell, (client, hash): (&str, Hash), create: bool) -> Result<bool> {
     let trie = cell.trie(cx, Channel::subscribers);
-    let place = cx.space.hash(client.as_bytes()).place();
-    let me = cx.actor.owner;
-    let is_mine = |value| Some(cx.has_key(value, client.as_bytes())? && cx.has_owner(value, me)?);
-    if trie.find(place, is_mine)?.is_some() {
-        return Ok(true);
-    }
-    let done = trie.change_record(place, client.as_bytes(), |found| {
-        let mut owners = match found {
-            Some((_, record)) if record.owners.contains(&me) => return Ok((Change::Keep, ())),
-            Some((_, record)) => record.owners,
-            None if create => Owners::new(),
-            None => return Ok((Change::Keep, ())),
-        };
-        owners.push(me);
-        let held = cx.new_record(trie.root, place, &encode(&owners, client.as_bytes(), &[]))?;
-        Ok((Change::Put(0, held), ()))
-    })?;
+    let (place, me) = (hash.place(), cx.actor.owner);
+    let done = trie.change(
+        place,
+        |value| cx.has_key(value, client.as_bytes()),
+        |found| {
+            let mut owners = Owners::new();
+            if let Some(entry) = found {
+                // In place: somebody who comes again is registered already.
+                if cx.has_owner(entry.value, me).ok_or(Stop::Moved)? {
+                    return Ok((Change::Keep, ()));
+                }
+                owners = cx.record(entry.value).ok_or(Stop::Moved)?.owners;
+            } else if !create {
+                return Ok((Change::Keep, ()));
+            }
+            owners.push(me);
+            let held = cx.new_record(trie.root, place, &encode(&owners, client.as_bytes(), &[]))?;
+            Ok((Change::Put(0, held), ()))
+        },
+    )?;
     Ok(done.is_some())
 }
 
 /// Ends delivery to all handles of a client: each gets what was published until now.
-pub(crate) fn end_handles(cx: Context<'_>, bound: &Bound, client: &str) -> Result<()> {
+pub(crate) fn end_handles(cx: Context<'_>, bound: &Bound, (client, hash): (&str, Hash)) -> Result<()> {
     let trie = bound.cell.trie(cx, Channel::handles);
-    let pair = cx.space.hash(client.as_bytes()).high;
+    let pair = hash.high;
     let mut handles = smallvec::SmallVec::<[Entry; 4]>::new();
     trie.entries_between(pair & PAIR_MASK, pair | !PAIR_MASK, |entry| handles.push(*entry))?;
     let start = cx.view().get(bound.cell.at + Channel::start);

@@ -331,7 +331,7 @@ impl Receiver {
             return Ok(true);
         }
         if self.registered {
-            register(cx, self.cell, &self.client, false)?;
+            register(cx, self.cell, (&self.client, cx.space.hash(self.client.as_bytes())), false)?;
         }
         let key = HandleKey::new(cx, &self.client);
         match anchor(cx, self.cell, &key, &[])? {

@@ -184,7 +184,7 @@ impl Subscriber {
     ) -> PyResult<PyClassInitializer<Subscriber>> {
         let (channels, py) = (&manager.get().channels, manager.py());
         let receiving = match (channel_name, pattern) {
-            (None, Some(pattern)) => Receiving::Many(channels.subscribe_pattern(&pattern, &client_id).map_err(raise)?),
+            (None, Some(pattern)) => Receiving::Many(channels.subscribe_pattern(&pattern, &client_id).map_err(raise)?.into()),
             (Some(name), None) => {
                 let after = last_event_id.as_deref().map(EventId::text);
                 let receiver = channels.subscribe(&name, &client_id, after).map_err(raise)?;

@@ -18,7 +18,7 @@ use crate::segment::is_left_over;
 /// A receiver of one channel or of a pattern's.
 pub enum Receiving {
     One(core::Receiver),
-    Many(core::PatternReceiver),
+    Many(Box<core::PatternReceiver>),
 }
 
 impl core::Source for Receiving {

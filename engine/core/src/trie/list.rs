@@ -44,8 +44,41 @@ impl Trie<'_> {
         }
     }
 
+    /// The entries of the only leaf that has places between two, copied without the pages on the way. False: there may be
+    /// others.
+    fn only_leaf(&self, word: u64, first: u64, last: u64, entries: &mut Entries) -> Attempt<bool> {
+        let Root::Page(mut reference) = root_of(word) else {
+            return Ok(true);
+        };
+        for depth in 0..DEPTH_MAX {
+            let (_, at) = self.cx.life(reference).ok_or(Stop::Moved)?;
+            let index = nibble(first, depth);
+            let Some(child) = self.child(at, index) else {
+                entries.clear();
+                self.read_leaf(at, entries).filter(|()| self.cx.still(reference, at)).ok_or(Stop::Moved)?;
+                return Ok(true);
+            };
+            if !self.cx.still(reference, at) {
+                return Err(Stop::Moved);
+            }
+            if index != nibble(last, depth) {
+                return Ok(false);
+            }
+            if child == 0 {
+                return Ok(true);
+            }
+            reference = child;
+        }
+        Ok(false)
+    }
+
     /// Calls `see` with every entry between two places, both included, in order of place.
     pub fn entries_between(&self, first: u64, last: u64, mut see: impl FnMut(&Entry)) -> Result<()> {
+        let mut only = Entries::new();
+        if with_patience(self, |word| self.only_leaf(word, first, last, &mut only))? {
+            only.iter().filter(|entry| (first..=last).contains(&entry.place())).for_each(see);
+            return Ok(());
+        }
         let mut from = Some(first);
         while let Some(cursor) = from {
             let Some((entries, next)) = self.leaf_from(cursor)? else {
