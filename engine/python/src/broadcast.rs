@@ -130,7 +130,7 @@ impl BroadcastSubscriber {
     #[new]
     fn new(broadcast: Of<'_, '_, RealtimeBroadcast>, name: Arg<&str>) -> PyResult<PyClassInitializer<BroadcastSubscriber>> {
         match broadcast.get().channels.open_handle(&name, None).map_err(raise)? {
-            Some(receiver) => Ok(PyClassInitializer::from(Handle::new(Receiving::One(receiver))).add_subclass(BroadcastSubscriber)),
+            Some(receiver) => Ok(PyClassInitializer::from(Handle::new(Receiving::One(receiver.into()))).add_subclass(BroadcastSubscriber)),
             None => Err(unknown_channel(broadcast.py(), KIND, &name)),
         }
     }

@@ -188,7 +188,7 @@ impl Subscriber {
             (Some(name), None) => {
                 let after = last_event_id.as_deref().map(EventId::text);
                 let receiver = channels.subscribe(&name, &client_id, after).map_err(raise)?;
-                Receiving::One(receiver.ok_or_else(|| unknown_channel(py, KIND, &name))?)
+                Receiving::One(receiver.ok_or_else(|| unknown_channel(py, KIND, &name))?.into())
             }
             _ => return Err(PyTypeError::new_err("channel_name must be a str, or None with a pattern")),
         };

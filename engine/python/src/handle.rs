@@ -17,29 +17,15 @@ use crate::segment::is_left_over;
 
 /// A receiver of one channel or of a pattern's.
 pub enum Receiving {
-    One(core::Receiver),
-    Many(Box<core::PatternReceiver>),
+    One(Arc<core::Receiver>),
+    Many(Arc<core::PatternReceiver>),
 }
 
-impl core::Source for Receiving {
-    fn segment(&self) -> &core::Segment {
+impl Receiving {
+    fn source(&self) -> Arc<dyn core::Source> {
         match self {
-            Receiving::One(receiver) => receiver.segment(),
-            Receiving::Many(receiver) => receiver.segment(),
-        }
-    }
-
-    fn cells(&self) -> core::Cells {
-        match self {
-            Receiving::One(receiver) => receiver.cells(),
-            Receiving::Many(receiver) => receiver.cells(),
-        }
-    }
-
-    fn has_news(&self) -> core::Result<bool> {
-        match self {
-            Receiving::One(receiver) => receiver.has_news(),
-            Receiving::Many(receiver) => receiver.has_news(),
+            Receiving::One(receiver) => receiver.clone(),
+            Receiving::Many(receiver) => receiver.clone(),
         }
     }
 }
@@ -91,7 +77,7 @@ impl Message {
 #[pyclass(frozen, subclass, module = "hypern_realtime_shm._engine")]
 pub struct Handle {
     // With it the list that watches it for a foreign event loop.
-    receiving: Arc<Receiving>,
+    receiving: Receiving,
     is_watched: AtomicBool,
     watched: Mutex<Option<(Arc<core::Waitlist>, u64)>>,
 }
@@ -116,23 +102,23 @@ fn is_spoilt(error: &PyErr) -> bool {
 
 impl Handle {
     pub fn new(receiving: Receiving) -> Handle {
-        Handle { receiving: Arc::new(receiving), is_watched: AtomicBool::new(false), watched: Mutex::new(None) }
+        Handle { receiving, is_watched: AtomicBool::new(false), watched: Mutex::new(None) }
     }
 
     pub fn one(&self) -> Option<&core::Receiver> {
-        match &*self.receiving {
+        match &self.receiving {
             Receiving::One(receiver) => Some(receiver),
             Receiving::Many(_) => None,
         }
     }
 
     pub fn source(&self) -> Arc<dyn core::Source> {
-        self.receiving.clone()
+        self.receiving.source()
     }
 
     #[inline(always)]
     fn take<R>(&self, found: impl Fn(&[u8], core::Received, &str) -> PyResult<R>) -> PyResult<Option<R>> {
-        match &*self.receiving {
+        match &self.receiving {
             Receiving::One(receiver) => {
                 while let Some(ready) = receiver.next_ready().map_err(raise)? {
                     let made = Scratch::with(|buffer| {
@@ -208,14 +194,14 @@ impl Handle {
     }
 
     pub fn client(&self) -> &str {
-        match &*self.receiving {
+        match &self.receiving {
             Receiving::One(receiver) => receiver.client(),
             Receiving::Many(receiver) => receiver.client(),
         }
     }
 
     pub fn missed(&self) -> u64 {
-        match &*self.receiving {
+        match &self.receiving {
             Receiving::One(receiver) => receiver.missed(),
             Receiving::Many(receiver) => receiver.missed(),
         }
@@ -239,12 +225,12 @@ impl Handle {
 
     /// All messages that are there now: never more than the rings hold, however fast others publish.
     fn drain<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        let most = match &*self.receiving {
+        let most = match &self.receiving {
             Receiving::One(receiver) => receiver.capacity(),
             Receiving::Many(receiver) => receiver.capacity(),
         };
         let mut all = Vec::new();
-        if let Receiving::One(receiver) = &*self.receiving {
+        if let Receiving::One(receiver) = &self.receiving {
             // Not the thread's buffer: what is taken outlives the making of an object, which may run other code.
             let (mut buffer, mut messages) = (Vec::new(), Vec::new());
             while (all.len() as u64) < most {
@@ -308,7 +294,7 @@ impl Handle {
             return Err(raise(core::Error::HandleClosed));
         }
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        let list = own_list(self.receiving.as_ref())?;
+        let list = own_list(&*self.source())?;
         if let Some((watching, _)) = &*watched
             && Arc::ptr_eq(watching, &list)
         {
@@ -329,7 +315,7 @@ impl Handle {
         if let Some((list, token)) = self.watched.lock().unwrap_or_else(PoisonError::into_inner).take() {
             list.unpark(token);
         }
-        match &*self.receiving {
+        match &self.receiving {
             Receiving::One(receiver) => receiver.close(),
             Receiving::Many(receiver) => receiver.close(),
         }
@@ -348,7 +334,7 @@ impl Handle {
     /// The channel's name, or the pattern.
     #[getter]
     pub fn channel_name(&self) -> &str {
-        match &*self.receiving {
+        match &self.receiving {
             Receiving::One(receiver) => receiver.channel(),
             Receiving::Many(receiver) => receiver.pattern(),
         }
@@ -363,7 +349,7 @@ impl Handle {
     /// Messages received.
     #[getter]
     pub fn received_count(&self) -> u64 {
-        match &*self.receiving {
+        match &self.receiving {
             Receiving::One(receiver) => receiver.received(),
             Receiving::Many(receiver) => receiver.received(),
         }
@@ -372,7 +358,7 @@ impl Handle {
     /// Will nothing come any more: removed, unsubscribed or closed, and all that was left received?
     #[getter]
     fn ended(&self) -> PyResult<bool> {
-        match &*self.receiving {
+        match &self.receiving {
             Receiving::One(receiver) => receiver.is_ended().map_err(raise),
             Receiving::Many(receiver) => Ok(receiver.is_closed()),
         }
@@ -381,7 +367,7 @@ impl Handle {
     /// Was it closed?
     #[getter]
     fn closed(&self) -> bool {
-        match &*self.receiving {
+        match &self.receiving {
             Receiving::One(receiver) => receiver.is_closed(),
             Receiving::Many(receiver) => receiver.is_closed(),
         }
