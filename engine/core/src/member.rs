@@ -4,24 +4,25 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::record::{Record, pairs_of, text_of};
+use crate::spare::Spare;
 
 /// A member of a channel.
 #[derive(Clone, Debug)]
 pub struct Member {
-    /// The channel's name.
-    pub channel: Arc<str>,
     /// Unix seconds.
     pub joined_at: f64,
     /// Unix seconds.
     pub last_seen: f64,
-    /// The client's id and the metadata behind it, among those of who was listed with it.
+    /// The channel's name, then the client's id and the metadata behind it, among those of who was listed with it.
     text: Arc<[u8]>,
     place: Place,
 }
 
-/// Where a member's text is: its client's id from `client` on, its metadata from `metadata` on, to `end`.
+/// Where a member's text is: the channel's name up to `channel`, the client's id from `client` on, its metadata from
+/// `metadata` on, to `end`.
 #[derive(Clone, Copy, Debug)]
 struct Place {
+    channel: usize,
     client: usize,
     metadata: usize,
     end: usize,
@@ -33,13 +34,18 @@ pub(crate) const JOINED: usize = 8;
 impl Member {
     /// A member that no segment knows of.
     pub fn new(channel: &str, client: &str, metadata: &Metadata, joined_at: f64, last_seen: f64) -> Member {
-        Member::of(channel.into(), client.as_bytes(), metadata.encoded(), joined_at, last_seen)
+        Member::of(channel, client.as_bytes(), metadata.encoded(), joined_at, last_seen)
     }
 
-    pub(crate) fn of(channel: Arc<str>, client: &[u8], metadata: &[u8], joined_at: f64, last_seen: f64) -> Member {
-        let text = [client, metadata].concat().into();
-        let place = Place { client: 0, metadata: client.len(), end: client.len() + metadata.len() };
-        Member { channel, joined_at, last_seen, text, place }
+    pub(crate) fn of(channel: &str, client: &[u8], metadata: &[u8], joined_at: f64, last_seen: f64) -> Member {
+        let mut text = Spare::new();
+        let place = put(&mut text, channel.as_bytes(), client, metadata);
+        Member { joined_at, last_seen, text: text.as_slice().into(), place }
+    }
+
+    /// The channel's name.
+    pub fn channel(&self) -> Cow<'_, str> {
+        text_of(self.encoded_channel())
     }
 
     /// The client's id; damaged text is shown with replacement characters.
@@ -50,6 +56,10 @@ impl Member {
     /// The metadata: text pairs, as they were given.
     pub fn metadata(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
         pairs_of(self.encoded_metadata())
+    }
+
+    fn encoded_channel(&self) -> &[u8] {
+        &self.text[..self.place.channel]
     }
 
     fn encoded_client(&self) -> &[u8] {
@@ -63,35 +73,43 @@ impl Member {
 
 impl PartialEq for Member {
     fn eq(&self, other: &Member) -> bool {
-        let all = |member: &Member| (member.channel.clone(), member.joined_at, member.last_seen);
-        let text = |member: &Member| (member.encoded_client().to_vec(), member.encoded_metadata().to_vec());
-        all(self) == all(other) && text(self) == text(other)
+        let times = |member: &Member| (member.joined_at, member.last_seen);
+        let same = times(self) == times(other) && self.encoded_channel() == other.encoded_channel();
+        same && self.encoded_client() == other.encoded_client() && self.encoded_metadata() == other.encoded_metadata()
     }
+}
+
+/// Appends a member's text, behind the channel's name, which comes first of all.
+fn put(text: &mut Vec<u8>, channel: &[u8], client: &[u8], metadata: &[u8]) -> Place {
+    if text.is_empty() {
+        text.extend_from_slice(channel);
+    }
+    let start = text.len();
+    text.extend_from_slice(client);
+    text.extend_from_slice(metadata);
+    Place { channel: channel.len(), client: start, metadata: start + client.len(), end: text.len() }
 }
 
 /// Members of one channel share their memory in portions of about so many bytes: who keeps one keeps no more.
 const PORTION: usize = 8 << 10;
 
 /// The members of a channel, as they are listed.
-pub(crate) struct Members {
-    channel: Arc<str>,
+pub(crate) struct Members<'a> {
+    channel: &'a str,
     text: Vec<u8>,
     /// Those whose text is in `text`.
     waiting: Vec<(f64, f64, Place)>,
     done: Vec<Member>,
 }
 
-impl Members {
+impl<'a> Members<'a> {
     /// None yet, of about so many.
-    pub(crate) fn new(channel: Arc<str>, about: usize) -> Members {
+    pub(crate) fn new(channel: &'a str, about: usize) -> Members<'a> {
         Members { channel, text: Vec::new(), waiting: Vec::new(), done: Vec::with_capacity(about) }
     }
 
     pub(crate) fn push(&mut self, client: &[u8], metadata: &[u8], joined_at: f64, last_seen: f64) {
-        let start = self.text.len();
-        self.text.extend_from_slice(client);
-        self.text.extend_from_slice(metadata);
-        let place = Place { client: start, metadata: start + client.len(), end: self.text.len() };
+        let place = put(&mut self.text, self.channel.as_bytes(), client, metadata);
         self.waiting.push((joined_at, last_seen, place));
         if self.text.len() >= PORTION {
             self.finish();
@@ -101,14 +119,8 @@ impl Members {
     fn finish(&mut self) {
         let text: Arc<[u8]> = self.text.as_slice().into();
         self.text.clear();
-        let channel = &self.channel;
-        let members = self.waiting.drain(..).map(|(joined_at, last_seen, place)| Member {
-            channel: channel.clone(),
-            joined_at,
-            last_seen,
-            text: text.clone(),
-            place,
-        });
+        let members =
+            self.waiting.drain(..).map(|(joined_at, last_seen, place)| Member { joined_at, last_seen, text: text.clone(), place });
         self.done.extend(members);
     }
 

@@ -79,9 +79,9 @@ fn metadata_of(record: &Record) -> &[u8] {
     record.value().get(JOINED..).unwrap_or(&[])
 }
 
-pub(crate) fn member_of(cx: Context<'_>, channel: &Arc<str>, record: &Record) -> Member {
+pub(crate) fn member_of(cx: Context<'_>, channel: &str, record: &Record) -> Member {
     let (joined, seen) = times_of(cx, record);
-    Member::of(channel.clone(), record.key(), metadata_of(record), joined, seen)
+    Member::of(channel, record.key(), metadata_of(record), joined, seen)
 }
 
 /// A member of a group, if it is there.
@@ -234,7 +234,7 @@ impl Presence {
         })?;
         Ok(joined.map(|joined| {
             cx.news(cell.number);
-            Member::of(channel.into(), client.as_bytes(), metadata.encoded(), unix_seconds(cx, joined), unix_seconds(cx, now))
+            Member::of(channel, client.as_bytes(), metadata.encoded(), unix_seconds(cx, joined), unix_seconds(cx, now))
         }))
     }
 
@@ -336,7 +336,7 @@ impl Presence {
         let Some((_, members)) = self.members(cx, channel)? else {
             return Ok(Vec::new());
         };
-        let mut list = Members::new(channel.into(), members.live()?.min(1 << 20) as usize);
+        let mut list = Members::new(channel, members.live()?.min(1 << 20) as usize);
         members.records(|entry, record| {
             if entry.is_live() {
                 let (joined, seen) = times_of(cx, record);
@@ -349,7 +349,7 @@ impl Presence {
     /// One member.
     pub fn get(&self, channel: &str, client: &str) -> Result<Option<Member>> {
         let cx = self.world.cx()?;
-        Ok(self.find(cx, channel, client)?.map(|record| member_of(cx, &channel.into(), &record)))
+        Ok(self.find(cx, channel, client)?.map(|record| member_of(cx, channel, &record)))
     }
 
     /// How many members a channel has.
@@ -369,7 +369,6 @@ impl Presence {
         let Some((_, members)) = self.members(cx, channel)? else {
             return Ok(diff);
         };
-        let channel: Arc<str> = channel.into();
         let mut from = Some(0);
         while let Some(cursor) = from {
             let (taken, next) = members.sweep(cursor, true, |entry, taken| {
@@ -382,7 +381,7 @@ impl Presence {
             })?;
             for (live, record) in taken {
                 if live {
-                    diff.joins.push(member_of(cx, &channel, &record));
+                    diff.joins.push(member_of(cx, channel, &record));
                 } else {
                     diff.leaves.push(record.name());
                 }

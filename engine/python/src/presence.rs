@@ -166,8 +166,8 @@ impl PresenceInfo {
 
     /// The channel's name.
     #[getter]
-    fn channel(&self) -> &str {
-        &self.member.channel
+    fn channel(&self) -> Cow<'_, str> {
+        self.member.channel()
     }
 
     /// The member's metadata.
@@ -190,7 +190,7 @@ impl PresenceInfo {
 
     fn __repr__(&self) -> String {
         let member = &self.member;
-        format!("PresenceInfo(client={:?}, channel={:?}, meta={})", member.client(), member.channel, show(member.metadata()))
+        format!("PresenceInfo(client={:?}, channel={:?}, meta={})", member.client(), member.channel(), show(member.metadata()))
     }
 }
 
