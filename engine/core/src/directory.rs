@@ -79,7 +79,7 @@ impl<'a> Directory<'a> {
         let inserted = self.trie.change_record(place, name.as_bytes(), |found| {
             // An entry whose cell is gone was left by a process that died, or is stopped, while removing it.
             if let Some((_, record)) = found {
-                if cell_of(cx, &record).is_some_and(|cell| cell.is_open(cx)) {
+                if cell_of(cx, record).is_some_and(|cell| cell.is_open(cx)) {
                     return Ok((Change::Keep, false));
                 }
                 cx.entry_leaves();
@@ -114,7 +114,7 @@ impl<'a> Directory<'a> {
             let Some((_, record)) = found else {
                 return Ok((Change::Keep, None));
             };
-            let cell = cell_of(cx, &record);
+            let cell = cell_of(cx, record);
             if only.is_some() && cell != only {
                 return Ok((Change::Keep, None));
             }

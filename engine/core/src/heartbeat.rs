@@ -169,7 +169,7 @@ impl Heartbeats {
         let place = cx.space.hash(client.as_bytes()).place();
         let now = clock::monotonic_micros() & HOT_MASK;
         clients.change_record(place, client.as_bytes(), |found| {
-            let mut owners = found.map_or_else(Owners::new, |(_, record)| record.owners);
+            let mut owners = found.map_or_else(Owners::new, |(_, record)| record.owners.clone());
             if !owners.contains(&cx.actor.owner) {
                 owners.push(cx.actor.owner);
             }
@@ -373,7 +373,7 @@ impl Heartbeats {
         let clients = self.clients(cx);
         let place = cx.space.hash(orphan.key()).place();
         let adopted = clients.change_record(place, orphan.key(), |found| match found {
-            Some((entry, record)) if !has_owner(cx, &record) => Ok((replaced(&clients, &entry, &record, &[cx.actor.owner])?, true)),
+            Some((entry, record)) if !has_owner(cx, record) => Ok((replaced(&clients, &entry, record, &[cx.actor.owner])?, true)),
             _ => Ok((Change::Keep, false)),
         })?;
         Ok(adopted.unwrap_or(false))
@@ -395,7 +395,7 @@ impl Heartbeats {
                 return Ok((Change::Keep, false));
             };
             let held = cx.new_record(clients.root, place, &content_of(&record.owners, client, Some(id)))?;
-            carry_hot(cx, &record, &held);
+            carry_hot(cx, record, &held);
             Ok((Change::Put(entry.flags(), held), true))
         })?;
         Ok(set.unwrap_or(false))

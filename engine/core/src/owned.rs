@@ -66,7 +66,7 @@ pub(crate) fn release_owner(trie: &Trie<'_>, key: &str) -> Result<bool> {
         match (rest.len() == record.owners.len(), rest.is_empty()) {
             (true, _) => Ok((Change::Keep, false)),
             (false, true) => Ok((Change::Remove, true)),
-            (false, false) => Ok((replaced(trie, &entry, &record, &rest)?, false)),
+            (false, false) => Ok((replaced(trie, &entry, record, &rest)?, false)),
         }
     })?;
     Ok(released.unwrap_or(false))

@@ -106,21 +106,24 @@ impl Presence {
         Directory::new(cx, self.world.root(WorldCell::presence))
     }
 
+    #[inline(always)]
     pub(crate) fn members<'a>(&self, cx: Context<'a>, channel: &str) -> Result<Option<(Cell, Trie<'a>)>> {
         let remembered = self.known.try_lock().and_then(|known| known.groups.get(channel).copied());
         let cell = match remembered.filter(|cell| cell.is_open(cx)) {
-            Some(cell) => cell,
-            None => match self.directory(cx).find(channel)? {
-                Some(found) => {
-                    if let Some(mut known) = self.known.try_lock() {
-                        known.remember(&channel.into(), found.cell);
-                    }
-                    found.cell
-                }
-                None => return Ok(None),
-            },
+            Some(cell) => Some(cell),
+            None => self.find_group(cx, channel)?,
         };
-        Ok(Some((cell, cell.trie(cx, Group::members))))
+        Ok(cell.map(|cell| (cell, cell.trie(cx, Group::members))))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_group(&self, cx: Context<'_>, channel: &str) -> Result<Option<Cell>> {
+        let found = self.directory(cx).find(channel)?;
+        if let (Some(found), Some(mut known)) = (&found, self.known.try_lock()) {
+            known.remember(&channel.into(), found.cell);
+        }
+        Ok(found.map(|found| found.cell))
     }
 
     /// The channel whose members a group has; `None`: it is gone.
@@ -218,9 +221,9 @@ impl Presence {
             if let Some((entry, record)) = found
                 && entry.is_live()
             {
-                joined = joined_of(&record).unwrap_or(now);
+                joined = joined_of(record).unwrap_or(now);
                 flags = entry.flags();
-                owners = record.owners;
+                owners = record.owners.clone();
             }
             if !owners.contains(&me) {
                 owners.push(me);
@@ -265,11 +268,11 @@ impl Presence {
             let Some((entry, record)) = found.filter(|(entry, _)| entry.is_live()) else {
                 return Ok((Change::Keep, false));
             };
-            if whole(&record) {
+            if whole(record) {
                 return Ok((leaving(&entry), true));
             }
             let rest: Owners = record.owners.iter().copied().filter(|&owner| owner != cx.actor.owner).collect();
-            let change = if rest.len() < record.owners.len() { replaced(&members, &entry, &record, &rest)? } else { Change::Keep };
+            let change = if rest.len() < record.owners.len() { replaced(&members, &entry, record, &rest)? } else { Change::Keep };
             Ok((change, false))
         })?;
         let left = left.unwrap_or(false);
@@ -305,7 +308,7 @@ impl Presence {
                 return Ok((Change::Keep, false));
             };
             let mut content = begin(&record.owners, client.as_bytes(), JOINED + metadata.encoded().len());
-            content.extend_from_slice(&joined_of(&record).unwrap_or(now).to_le_bytes());
+            content.extend_from_slice(&joined_of(record).unwrap_or(now).to_le_bytes());
             content.extend_from_slice(metadata.encoded());
             let held = cx.new_record(members.root, place, &content)?;
             cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), now));

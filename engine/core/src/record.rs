@@ -92,7 +92,7 @@ fn decode(record: &mut Record) -> Option<()> {
 impl Context<'_> {
     /// Reads the record that `reference` names. `None`: it has moved on; start again at the root.
     pub fn record(self, reference: u64) -> Option<Record> {
-        let mut record = Record { bytes: Spare::new(), ..Record::default() };
+        let mut record = Record::default();
         self.record_into(reference, &mut record)?;
         Some(record)
     }
@@ -100,6 +100,9 @@ impl Context<'_> {
     /// As `record`, into one that was used before.
     pub fn record_into(self, reference: u64, record: &mut Record) -> Option<()> {
         let (class, at) = self.life(reference)?;
+        if record.bytes.capacity() == 0 {
+            record.bytes = Spare::new();
+        }
         record.bytes.clear();
         let info = self.load(at, class, &mut record.bytes);
         // Validated before anything is made of the bytes.

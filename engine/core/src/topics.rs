@@ -270,7 +270,7 @@ impl Topics {
         let (place, key) = pair_of(cx, pattern, client);
         let me = cx.actor.owner;
         trie.change_record(place, &key, |found| {
-            let mut owners = found.map_or_else(Owners::new, |(_, record)| record.owners);
+            let mut owners = found.map_or_else(Owners::new, |(_, record)| record.owners.clone());
             if owners.contains(&me) {
                 return Ok((Change::Keep, ()));
             }

@@ -125,17 +125,18 @@ impl<'a> Trie<'a> {
         &self,
         place: u64,
         key: &[u8],
-        mut decide: impl FnMut(Option<(Entry, Record)>) -> Attempt<(Change, R)>,
+        mut decide: impl FnMut(Option<(Entry, &Record)>) -> Attempt<(Change, R)>,
     ) -> Result<Option<R>> {
+        let mut record = Record::default();
         self.change(
             place,
             |value| self.cx.has_key(value, key),
             |entry| {
-                let found = match entry {
-                    None => None,
-                    Some(entry) => Some((entry, self.cx.record(entry.value).ok_or(Stop::Moved)?)),
+                let Some(entry) = entry else {
+                    return decide(None);
                 };
-                decide(found)
+                self.cx.record_into(entry.value, &mut record).ok_or(Stop::Moved)?;
+                decide(Some((entry, &record)))
             },
         )
     }
