@@ -142,6 +142,8 @@ def test_no_task_outlives_its_connection(server: Server) -> None:
     async def main() -> None:
         for round_ in range(3):
             async with people(server, *(f"p{number}" for number in range(15))) as present:
+                # A connection is accepted before its client has joined.
+                await until(lambda first=present[0]: len(first.here()) == 15, "all have joined")
                 await present[0].say("hello")
                 await until(
                     lambda present=present: all(person.messages for person in present), "everybody has heard it"
