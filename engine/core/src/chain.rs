@@ -103,27 +103,28 @@ impl Context<'_> {
 
     /// Copies a chain's content behind what `out` holds. What is copied means nothing until the
     /// caller has re-checked, behind an acquire fence, that the chain is still the one it meant.
-    #[inline]
+    #[inline(always)]
     pub fn load(self, at: usize, class: usize, out: &mut Vec<u8>) -> Option<Info> {
-        let view = self.view();
-        let info = Info(view.get(at + Block::info));
+        let info = Info(self.view().get(at + Block::info));
         let bytes = info.bytes() as usize;
-        let mut part = bytes.min(Geometry::payload(class));
-        view.read(at + BLOCK_HEADER_WORDS, part, out);
-        if part == bytes {
-            return Some(info);
-        }
-        if bytes as u64 > self.space.geometry.size {
+        let part = bytes.min(Geometry::payload(class));
+        self.view().read(at + BLOCK_HEADER_WORDS, part, out);
+        if part == bytes { Some(info) } else { self.load_rest(at, info, bytes - part, out) }
+    }
+
+    #[inline(never)]
+    fn load_rest(self, at: usize, info: Info, mut rest: usize, out: &mut Vec<u8>) -> Option<Info> {
+        if info.bytes() > self.space.geometry.size {
             return None;
         }
-        let mut rest = bytes - part;
+        let view = self.view();
         let mut next = view.get(at + Block::next);
         while rest > 0 {
             let (class, at) = self.space.geometry.block(reference::block(next))?;
             if !reference::is_life(next, self.word(at).load(Ordering::Acquire)) {
                 return None;
             }
-            part = rest.min(Geometry::payload(class));
+            let part = rest.min(Geometry::payload(class));
             view.read(at + BLOCK_HEADER_WORDS, part, out);
             next = view.get(at + Block::next);
             rest -= part;
