@@ -79,8 +79,9 @@ impl Default for Options {
     }
 }
 
-/// Small blocks that a member takes: its record, its share of pages, and of hints whose lines are full.
-pub const BLOCKS_PER_MEMBER: u64 = 2;
+/// Small blocks that a member takes where many are alone in their channels: its record, a page, and the channel's name. In one
+/// channel it is less than half of that.
+pub const BLOCKS_PER_MEMBER: u64 = 3;
 /// Small blocks that a heartbeat client takes: its record and its share of pages.
 pub const BLOCKS_PER_CLIENT: u64 = 2;
 /// Smallest segment that is of any use.

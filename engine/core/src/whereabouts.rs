@@ -11,7 +11,7 @@
 //! What finds its line full is an entry without a record in the world's `whereabouts`, where one client's are neighbours:
 //!
 //! ```text
-//! place = client:40 | cell, its last 20 bits          value = inline:1 | client, its next 20 bits | cell:24
+//! place = client:40 | cell, mixed:20          value = inline:1 | client, its next 20 bits | cell:24
 //! ```
 //!
 //! Whoever changes a hint looks at its member afterwards, and whoever changes a member at its hint, so the last of them
@@ -31,8 +31,9 @@ use crate::trie::{Change, Entry, Root, Trie, VALUE_INLINE};
 
 const CELL_BITS: u32 = 24;
 const CELL_MASK: u64 = (1 << CELL_BITS) - 1;
-/// The bits of a cell's number that end an entry's place.
-const CELL_IN_PLACE: u64 = !PAIR_MASK >> 4;
+/// Mixes cells' numbers, which are close to each other, into places that are not: a page with as many neighbours would be
+/// divided into as many leaves. (Odd: no two of 2^20 numbers become one. The golden ratio: Knuth, TAOCP 3, 6.4.)
+const MIXING: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Rounds against others who change the same member: what is left after them is pruned.
 const PATIENCE: u32 = 1 << 10;
@@ -70,7 +71,7 @@ impl<'a> Hint<'a> {
 
     /// Its entry, where its line is full.
     fn entry(&self) -> Entry {
-        let place = self.client & PAIR_MASK | (u64::from(self.cell) & CELL_IN_PLACE) << 4;
+        let place = self.client & PAIR_MASK | u64::from(self.cell).wrapping_mul(MIXING) << 4 & !PAIR_MASK;
         let value = VALUE_INLINE | (self.client & !PAIR_MASK) >> 4 << CELL_BITS | u64::from(self.cell);
         Entry { word: place, value }
     }

@@ -86,3 +86,26 @@ fn what_members_say_is_hinted_at_in_the_end() {
     }
     sound(&segment);
 }
+
+#[test]
+fn what_is_beyond_the_lines_takes_its_share_of_a_page() {
+    const ROOMS: u64 = 400;
+    let segment = segment();
+    let presence = presence(&segment, "");
+    let used = || segment.stats().expect("attached").blocks[0];
+    // The groups, and pages for whoever comes next.
+    for room in 0..ROOMS {
+        for client in ["ada", "bob"] {
+            presence.track(&format!("room {room}"), client, &Metadata::default()).expect("room");
+        }
+    }
+    let before = used();
+    for room in 0..ROOMS {
+        presence.track(&format!("room {room}"), "cy", &Metadata::default()).expect("room");
+    }
+    // A record, and of the leaves of hints a share: cells are neighbours, their hints are not.
+    let each = (used() - before) as f64 / ROOMS as f64;
+    println!("{each:.2} blocks for a member in {ROOMS} rooms");
+    assert!(each < 1.4, "{each} blocks a member");
+    sound(&segment);
+}
