@@ -89,7 +89,7 @@ fn what_members_say_is_hinted_at_in_the_end() {
 
 #[test]
 fn what_is_beyond_the_lines_takes_its_share_of_a_page() {
-    const ROOMS: u64 = 400;
+    const ROOMS: u64 = 150;
     let segment = segment();
     let presence = presence(&segment, "");
     let used = || segment.stats().expect("attached").blocks[0];
@@ -106,6 +106,6 @@ fn what_is_beyond_the_lines_takes_its_share_of_a_page() {
     // A record, and of the leaves of hints a share: cells are neighbours, their hints are not.
     let each = (used() - before) as f64 / ROOMS as f64;
     println!("{each:.2} blocks for a member in {ROOMS} rooms");
-    assert!(each < 1.4, "{each} blocks a member");
+    assert!(each < 1.5, "{each} blocks a member");
     sound(&segment);
 }
