@@ -231,17 +231,17 @@ impl Geometry {
         let slack = 16 << 10;
         let floor =
             fixed + wanted * CLASS_BYTES[0] as u64 + hints(wanted + 64) + 4 * CLASS_BYTES[2] as u64 + 8 * CLASS_BYTES[1] as u64 + slack;
-        if floor + 64 * CLASS_BYTES[0] as u64 > size {
-            return Err(Error::invalid(
-                "size",
-                options.size,
-                format!("at least {} bytes for the capacities asked for", floor + 64 * CLASS_BYTES[0] as u64),
-            ));
+        let floor = floor + 64 * CLASS_BYTES[0] as u64;
+        // With what is left for bitmaps below.
+        let floor = floor + floor / 1000;
+        if floor > size {
+            return Err(Error::invalid("size", options.size, format!("at least {floor} bytes for the capacities asked for")));
         }
         // a block's bit in the bitmap rounds to 1/64 of a word: below the slack for any size
         let arena = size - fixed - slack;
         let arena = arena - arena / 1024;
-        let small = (arena / 2 / CLASS_BYTES[0] as u64).max(wanted);
+        // Not of what the cells alone need: that may be most of it.
+        let small = (arena.saturating_sub(hints(0)) / 2 / CLASS_BYTES[0] as u64).max(wanted);
         let rest = arena.saturating_sub(small * CLASS_BYTES[0] as u64 + hints(small));
         let medium = rest / 2 / CLASS_BYTES[1] as u64;
         let large = (rest - medium * CLASS_BYTES[1] as u64) / CLASS_BYTES[2] as u64;
@@ -300,15 +300,15 @@ impl Geometry {
         client << self.hint_bits | (cell as u64 + 1)
     }
 
-    /// What a hint says that is in the line of some client: client and cell. `None`: nothing.
+    /// What a hint says that is in the line of some client: client and cell; damaged, one that there is not. `None`: it is free.
     #[inline(always)]
     pub const fn hint(&self, neighbour: u64, word: u64) -> Option<(u64, u32)> {
-        let cell = word & !(!0 << (u64::BITS - PLACE_BITS + self.hint_bits));
-        if cell == 0 {
+        if word == 0 {
             return None;
         }
+        let cell = word & !(!0 << (u64::BITS - PLACE_BITS + self.hint_bits));
         let line = neighbour & !(!0 >> self.hint_bits);
-        Some((line | (word ^ cell) >> self.hint_bits, (cell - 1) as u32))
+        Some((line | (word ^ cell) >> self.hint_bits, cell.wrapping_sub(1) as u32))
     }
 
     /// The small blocks from here on are a reserve for changes that add nothing (see `allocate_for_less`).
@@ -391,6 +391,31 @@ mod tests {
                 cells in any::<u64>(), units in any::<u64>(), bells in any::<u64>(), blocks in any::<[u64; 3]>()) {
             if let Ok(geometry) = Geometry::check(size, slots, cells, units, bells, blocks) {
                 prop_assert!(geometry.words as u64 * 8 <= size);
+            }
+        }
+
+        #[test]
+        fn what_is_said_to_be_enough_is(processes in 1_u32..4000, channels in 0_u32..1_000_000, ring in 0_u32..10_000_000,
+                members in proptest::option::of(0_u32..10_000_000), clients in proptest::option::of(0_u32..10_000_000),
+                waiters in 0_u32..17_000) {
+            let (channels, ring_slots, waiters) = (Some(channels), Some(ring), Some(waiters));
+            let options = Options { size: MIN_SIZE, max_processes: processes, channels, ring_slots, members, clients, waiters, ..Options::default() };
+            if let Err(Error::Invalid { argument: "size", bound, .. }) = Geometry::divide(&options) {
+                let enough: u64 = bound.split(' ').find_map(|word| word.parse().ok()).unwrap();
+                let enlarged = Geometry::divide(&Options { size: enough.next_multiple_of(4096), ..options });
+                prop_assert!(enlarged.is_ok(), "{bound}, but {enlarged:?}");
+            }
+        }
+
+        #[test]
+        fn a_hint_says_what_was_written(size in MIN_SIZE..(1 << 36), channels in proptest::option::of(0_u32..8_000_000),
+                client in any::<u64>(), number in any::<u32>()) {
+            if let Ok(geometry) = Geometry::divide(&Options { size, channels, ..Options::default() }) {
+                let client = client & !0xf;
+                for cell in [0, number % geometry.cells, geometry.cells - 1] {
+                    prop_assert_eq!(geometry.hint(client, geometry.hint_word(client, cell)), Some((client, cell)));
+                }
+                prop_assert!((geometry.hints_at..geometry.bits_at[0]).contains(&(geometry.hint_line(client) + HINTS_A_LINE - 1)));
             }
         }
     }

@@ -127,12 +127,13 @@ impl<'a> Hint<'a> {
 
     /// Removes it. False: it was not there.
     fn take(&self) -> Result<bool> {
-        let mut taken = take_from_line(self.cx, self.client, self.word());
+        let taken = take_from_line(self.cx, self.client, self.word());
+        Ok(self.take_entry()? || taken)
+    }
+
+    fn take_entry(&self) -> Result<bool> {
         let (entry, overflow) = (self.entry(), self.overflow());
-        if overflow.root() != Root::Empty {
-            taken |= overflow.remove(entry.place(), |value| Some(value == entry.value))?;
-        }
-        Ok(taken)
+        Ok(overflow.root() != Root::Empty && overflow.remove(entry.place(), |value| Some(value == entry.value))?)
     }
 
     /// To be called when its member left. Gives whether it was there.
@@ -140,8 +141,8 @@ impl<'a> Hint<'a> {
         let taken = self.take()?;
         point!("untrack.forgotten");
         // The client may be back, and its hint have been written before we removed it.
-        if self.is_right()? {
-            self.settle()?;
+        if let Some(right) = self.now()? {
+            right.settle()?;
         }
         Ok(taken)
     }
@@ -149,7 +150,11 @@ impl<'a> Hint<'a> {
     /// Brings it into agreement with its member.
     pub(crate) fn settle(&self) -> Result<()> {
         for _ in 0..PATIENCE {
-            let changed = if self.is_right()? { self.write()? } else { self.take()? };
+            let changed = match self.now()? {
+                Some(right) if right.world == self.world => right.write()?,
+                Some(right) => self.take_entry()? | right.write()?,
+                None => self.take()?,
+            };
             if !changed {
                 break;
             }
@@ -157,12 +162,19 @@ impl<'a> Hint<'a> {
         Ok(())
     }
 
-    /// Is somebody a member in the group that it leads to who would have this hint?
-    fn is_right(&self) -> Result<bool> {
-        match group_of(self.cx, self.world, self.cell) {
-            Some(cell) => is_member(cell.trie(self.cx, Group::members), self.client),
-            None => Ok(false),
+    /// The hint of somebody who is a member in the group that now has the cell. Its word is the same in all worlds: who comes
+    /// late may find the cell in another than its own. `None`: there is nobody.
+    fn now(&self) -> Result<Option<Hint<'a>>> {
+        let Some((cell, back)) = group_in(self.cx, self.cell) else {
+            return Ok(None);
+        };
+        if !is_member(cell.trie(self.cx, Group::members), self.client)? {
+            return Ok(None);
         }
+        let directory = (back >> 8) as usize;
+        let is_world = |world: &Cell| self.cx.view().get(world.at + WorldCell::back) & 0xff == cell_kind::WORLD;
+        let world = Cell::around(self.cx, directory).filter(|world| directory == world.at + WorldCell::presence && is_world(world));
+        Ok(world.map(|world| Hint { world: world.at, ..*self }))
     }
 }
 
@@ -236,14 +248,15 @@ fn of_entry(entry: &Entry) -> (u64, u32) {
     (entry.place() & PAIR_MASK | rest, (entry.value & CELL_MASK) as u32)
 }
 
-/// Calls `see` with the client and the cell of each hint in a line, whatever world it is of.
-pub(crate) fn each_in_lines(cx: Context<'_>, mut see: impl FnMut(u64, u32) -> Result<()>) -> Result<()> {
+/// Calls `see` with the client and the cell of each hint in a line, whatever world it is of, and its word.
+pub(crate) fn each_in_lines(cx: Context<'_>, mut see: impl FnMut(u64, u32, u64) -> Result<()>) -> Result<()> {
     let geometry = &cx.space.geometry;
     for number in 0..geometry.hint_lines() {
         let first = geometry.first_in_line(number);
         for hint in line(cx, first).into_iter().flatten() {
-            if let Some((client, cell)) = geometry.hint(first, hint.load(Ordering::Acquire)) {
-                see(client, cell)?;
+            let word = hint.load(Ordering::Acquire);
+            if let Some((client, cell)) = geometry.hint(first, word) {
+                see(client, cell, word)?;
             }
         }
     }
@@ -260,23 +273,16 @@ pub(crate) fn entries(cx: Context<'_>, world: usize) -> Result<Vec<(u64, u32)>> 
 /// Removes the hints in lines that lead to no member of any world. Gives how many there were.
 pub(crate) fn prune_lines(cx: Context<'_>) -> Result<u64> {
     let mut gone = 0;
-    let there = |client: u64, number: u32| -> Result<Option<u64>> {
-        let Some((cell, back)) = group_in(cx, number) else {
-            return Ok(None);
-        };
-        Ok(is_member(cell.trie(cx, Group::members), client)?.then_some(back))
-    };
-    each_in_lines(cx, |client, number| {
-        if there(client, number)?.is_some() {
+    each_in_lines(cx, |client, number, word| {
+        // The world comes from the cell.
+        let hint = Hint::new(cx, 0, client, number);
+        if hint.now()?.is_some() {
             return Ok(());
         }
-        let word = cx.space.geometry.hint_word(client, number);
         gone += u64::from(take_from_line(cx, client, word));
         // As in `forget`.
-        if let Some(back) = there(client, number)?
-            && let Some(world) = Cell::around(cx, (back >> 8) as usize)
-        {
-            Hint::new(cx, world.at, client, number).settle()?;
+        if let Some(right) = hint.now()? {
+            right.settle()?;
         }
         Ok(())
     })?;
@@ -288,7 +294,7 @@ pub(crate) fn forget_gone(cx: Context<'_>, world: usize) -> Result<u64> {
     let mut gone = 0;
     for (client, cell) in entries(cx, world)? {
         let hint = Hint::new(cx, world, client, cell);
-        if !hint.is_right()? {
+        if hint.now()?.is_none_or(|right| right.world != world) {
             gone += u64::from(hint.forget()?);
         }
     }
@@ -328,4 +334,83 @@ pub(crate) fn prune(cx: Context<'_>, world: Cell) -> Result<u64> {
         pruned += 1;
     }
     Ok(pruned)
+}
+
+#[cfg(all(test, not(modelled)))]
+mod tests {
+    use super::*;
+    use crate::{Metadata, Options, Presence, Segment, World};
+
+    fn segment() -> Segment {
+        Segment::private(&Options { size: 1 << 20, ..Options::default() }).expect("room")
+    }
+
+    /// Who slept between a leave and forgetting its hint finds the cell with a group of another world.
+    #[test]
+    fn a_hint_of_an_earlier_life_takes_no_other_worlds() {
+        let segment = segment();
+        let (ours, other) = (World::new(&segment, "").expect("room"), World::new(&segment, "another").expect("room"));
+        let presence = Presence::new(&ours);
+        presence.track("room", "ada", &Metadata::default()).expect("room");
+        let cx = ours.cx().expect("attached");
+        let client = cx.space.hash(b"ada").place();
+        let [cell] = hinted(cx, ours.root(0), client).expect("sound")[..] else { panic!("one hint") };
+        for settle in [false, true] {
+            let late = Hint::new(cx, other.root(0), client, cell.number);
+            if settle { late.settle().map(|()| true) } else { late.forget() }.expect("sound");
+            assert!(presence.is_anywhere("ada").expect("attached"));
+            assert_eq!(segment.check().expect("attached"), Vec::<String>::new());
+        }
+    }
+
+    /// An entry of a world whose cell has a group of another world by now.
+    #[test]
+    fn pruning_one_world_leaves_anothers_hints() {
+        let segment = segment();
+        let (ours, other) = (World::new(&segment, "").expect("room"), World::new(&segment, "another").expect("room"));
+        let presence = Presence::new(&ours);
+        presence.track("room", "ada", &Metadata::default()).expect("room");
+        let cx = ours.cx().expect("attached");
+        let client = cx.space.hash(b"ada").place();
+        let [cell] = hinted(cx, ours.root(0), client).expect("sound")[..] else { panic!("one hint") };
+        let late = Hint::new(cx, other.root(0), client, cell.number);
+        let entry = late.entry();
+        let put = late.overflow().change(entry.place(), |_| Some(false), |_| Ok((Change::PutInline(0, entry.value), ())));
+        put.expect("room");
+        crate::reap::scavenge(cx, &|_| false).expect("sound");
+        assert!(presence.is_anywhere("ada").expect("attached"));
+        assert_eq!(segment.check().expect("attached"), Vec::<String>::new());
+    }
+
+    /// Whatever stands in the words: what is wrong goes, and takes no place from what is right.
+    #[test]
+    fn damage_in_lines_is_mended() {
+        let segment = segment();
+        let world = World::new(&segment, "").expect("room");
+        let presence = Presence::new(&world);
+        for client in 0..200 {
+            presence.track("room", &format!("client {client}"), &Metadata::default()).expect("room");
+        }
+        let cx = world.cx().expect("attached");
+        let geometry = &cx.space.geometry;
+        let words = geometry.hints_at..geometry.hints_at + geometry.hint_lines() * HINTS_A_LINE;
+        let mut state = 1_u64;
+        for at in words.clone() {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let word = match state >> 60 {
+                0..4 => continue,
+                4..8 => state ^ state >> 31,
+                8..12 => (state ^ state >> 31) & !0 << geometry.hint_bits + 4,
+                _ => 1 << (state >> 40 & 63),
+            };
+            cx.view().set(at, word);
+        }
+        crate::reap::scavenge(cx, &|_| false).expect("sound");
+        crate::reap::scavenge(cx, &|_| false).expect("sound");
+        assert_eq!(segment.check().expect("attached"), Vec::<String>::new());
+        for client in 0..200 {
+            presence.untrack("room", &format!("client {client}")).expect("attached");
+        }
+        assert!(words.clone().all(|at| cx.view().get(at) == 0), "{} words are left", words.filter(|&at| cx.view().get(at) != 0).count());
+    }
 }

@@ -176,7 +176,7 @@ impl Look<'_> {
             self.unless(listed, "whereabouts");
         }
         let mut lines = HashSet::new();
-        let listed = whereabouts::each_in_lines(cx, |client, cell| {
+        let listed = whereabouts::each_in_lines(cx, |client, cell, _| {
             lines.insert((client, cell));
             Ok(())
         });
