@@ -111,33 +111,33 @@ test-core: | tools ## the engine alone, without Python: unit, property and proce
 	@echo "==> engine tests"
 	timeout $(PATIENCE) cargo test --locked -p hypern-shm-core -- -q | $(COUNTED)
 
+# These three are built as `.ci/mutants` wants them, too, so that nothing is built twice: no safeguard is out unless MUTANT says so.
 test-loom: | tools ## the engine's algorithms under a model checker
 	@echo "==> model checking (loom)"
-	export RUSTFLAGS="--cfg modelled --cfg loom" CARGO_TARGET_DIR=target/loom CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
-	timeout $(PATIENCE) cargo test --locked --release -p hypern-shm-core --test loom --test loom_doorbell -- -q | $(COUNTED)
+	export RUSTFLAGS="--cfg lean --cfg mutants --cfg modelled --cfg loom" CARGO_TARGET_DIR=target/loom
+	timeout $(PATIENCE) cargo test --locked --profile suites -p hypern-shm-core --test loom --test loom_doorbell -- -q | $(COUNTED)
 
-# Built as `.ci/mutants` wants it, too, so that it need not build it again: no safeguard is out unless MUTANT says so.
 test-shuttle: | tools ## the same with more threads and steps, in random interleavings: SEED= and ROUNDS= choose
 	@echo "==> random interleavings (shuttle)"
-	export RUSTFLAGS="--cfg mutants --cfg modelled --cfg shuttle" CARGO_TARGET_DIR=target/shuttle CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
-	timeout $(PATIENCE) cargo test --locked --release -p hypern-shm-core --test shuttle -- --show-output | $(COUNTED)
+	export RUSTFLAGS="--cfg lean --cfg mutants --cfg modelled --cfg shuttle" CARGO_TARGET_DIR=target/shuttle
+	timeout $(PATIENCE) cargo test --locked --profile suites -p hypern-shm-core --test shuttle -- --show-output | $(COUNTED)
 
 test-crash: | tools ## one process killed, and stopped, at every crash point of the engine: SEED= and POINT= choose
 	@echo "==> crash points"
-	export RUSTFLAGS="--cfg crash_points" CARGO_TARGET_DIR=target/crash CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
-	timeout $(PATIENCE) cargo test --locked --release -p hypern-shm-core --test crash -- --nocapture | $(COUNTED)
+	export RUSTFLAGS="--cfg lean --cfg mutants --cfg crash_points" CARGO_TARGET_DIR=target/crash
+	timeout $(PATIENCE) cargo test --locked --profile suites -p hypern-shm-core --test crash -- --nocapture | $(COUNTED)
 
 test-mutants: | tools ## one safeguard out of the engine at a time: a checker must miss it
 	@echo "==> mutants"
-	.ci/mutants
+	PATIENCE=$(PATIENCE) .ci/mutants
 
 # The sanitizer is not stable yet: RUSTC_BOOTSTRAP lets this build, and no other, use it.
 test-threads: export RUSTC_BOOTSTRAP := 1
 test-threads: | tools ## threads of one process under ThreadSanitizer
 	@echo "==> ThreadSanitizer"
-	export RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" CARGO_TARGET_DIR=target/tsan
-	export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 TSAN_OPTIONS="suppressions=$(CURDIR)/.ci/tsan"
-	timeout $(PATIENCE) cargo test --locked --release -p hypern-shm-core --test threads --target "$$(rustc --print host-tuple)"
+	export RUSTFLAGS="--cfg lean -Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" CARGO_TARGET_DIR=target/tsan
+	export TSAN_OPTIONS="suppressions=$(CURDIR)/.ci/tsan"
+	timeout $(PATIENCE) cargo test --locked --profile suites -p hypern-shm-core --test threads --target "$$(rustc --print host-tuple)"
 
 test-python: $(VENV)/.engine $(VENV)/.test ## real processes, real servers, a real browser
 	@.ci/need strace=strace tmux=tmux
