@@ -26,10 +26,15 @@ RUST := Cargo.toml Cargo.lock $(shell find engine -name '*.rs' -o -name Cargo.to
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
+ifdef SIDE_BY_SIDE
+# Cargo is told nothing of this make's jobs: a suite that runs on one core would keep the other from who builds.
+unexport MAKEFLAGS
+else
 .NOTPARALLEL:
+endif
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check check-rust check-python test-core test-loom test-shuttle test-crash test-mutants test-threads test-python test-pythons bench bench-check bench-baseline fuzz soak load churn clean tools
+.PHONY: help setup demo test check check-rust check-python built-core test-core test-loom test-shuttle test-crash test-mutants test-threads test-python test-pythons bench bench-check bench-baseline fuzz soak load churn clean tools
 
 # pip and maturin are those of .venv, whatever is active or set outside.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME
@@ -87,8 +92,12 @@ demo: $(VENV)/.engine $(VENV)/.demo ## a chat served by 4 gunicorn workers, on h
 
 # ---- tests
 
-test: check test-core test-loom test-shuttle test-crash test-mutants test-threads bench-check test-python ## all checks and tests, after installing what they need
-	@echo "==> all passed"
+# What only computes goes two at a time, each with its output in one piece: a search has one core, and so has much of a
+# build. What waits for processes and clocks goes alone.
+test: $(VENV)/.test ## all checks and tests, after installing what they need
+	@$(MAKE) --no-print-directory -j2 --output-sync=target SIDE_BY_SIDE=1 test-mutants check test-threads built-core bench-check test-shuttle test-loom
+	$(MAKE) --no-print-directory test-core test-crash test-python
+	echo "==> all passed"
 
 check: check-rust check-python ## formatting, clippy, documentation, ruff, mypy strict, stubs against the binary
 
@@ -106,6 +115,11 @@ check-python: $(VENV)/.engine $(VENV)/.test
 	$(BIN)/ruff format -q --check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest hypern_realtime_shm._engine
+
+# What test-core runs.
+built-core: | tools
+	@echo "==> building the engine's tests"
+	cargo test -q --locked -p hypern-shm-core --no-run
 
 test-core: | tools ## the engine alone, without Python: unit, property and process tests
 	@echo "==> engine tests"
