@@ -142,6 +142,10 @@ def test_no_task_outlives_its_connection(server: Server) -> None:
     async def main() -> None:
         for round_ in range(3):
             async with people(server, *(f"p{number}" for number in range(15))) as present:
+                # Who is connected has yet to join.
+                await until(
+                    lambda present=present: all(len(person.members) == 15 for person in present), "everybody is there"
+                )
                 await present[0].say("hello")
                 await until(
                     lambda present=present: all(person.messages for person in present), "everybody has heard it"
