@@ -28,7 +28,7 @@ SHELL := bash
 .ONESHELL:
 ifdef SIDE_BY_SIDE
 # Cargo is told nothing of this make's jobs: a suite that runs on one core would keep the other from who builds.
-unexport MAKEFLAGS
+unexport MAKEFLAGS MFLAGS
 else
 .NOTPARALLEL:
 endif
