@@ -26,10 +26,15 @@ RUST := Cargo.toml Cargo.lock $(shell find engine -name '*.rs' -o -name Cargo.to
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
+ifdef SIDE_BY_SIDE
+# Cargo is told nothing of this make's jobs: a suite that runs on one core would keep the other from who builds.
+unexport MAKEFLAGS MFLAGS
+else
 .NOTPARALLEL:
+endif
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check check-rust check-python test-core test-loom test-shuttle test-crash test-mutants test-threads test-python test-pythons bench bench-check bench-baseline fuzz soak load churn clean tools
+.PHONY: help setup demo test check check-rust check-python built-core test-core test-loom test-shuttle test-crash test-mutants test-threads test-python test-pythons bench bench-check bench-baseline fuzz soak load churn clean tools
 
 # pip and maturin are those of .venv, whatever is active or set outside.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME
@@ -87,8 +92,12 @@ demo: $(VENV)/.engine $(VENV)/.demo ## a chat served by 4 gunicorn workers, on h
 
 # ---- tests
 
-test: check test-core test-loom test-shuttle test-crash test-mutants test-threads bench-check test-python ## all checks and tests, after installing what they need
-	@echo "==> all passed"
+# What only computes goes two at a time, each with its output in one piece: a search has one core, and so has much of a
+# build. What waits for processes and clocks goes alone.
+test: $(VENV)/.test ## all checks and tests, after installing what they need
+	@$(MAKE) --no-print-directory -j2 --output-sync=target SIDE_BY_SIDE=1 test-mutants check test-threads built-core bench-check test-shuttle test-loom
+	$(MAKE) --no-print-directory test-core test-crash test-python
+	echo "==> all passed"
 
 check: check-rust check-python ## formatting, clippy, documentation, ruff, mypy strict, stubs against the binary
 
@@ -107,37 +116,42 @@ check-python: $(VENV)/.engine $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest hypern_realtime_shm._engine
 
+# What test-core runs.
+built-core: | tools
+	@echo "==> building the engine's tests"
+	cargo test -q --locked -p hypern-shm-core --no-run
+
 test-core: | tools ## the engine alone, without Python: unit, property and process tests
 	@echo "==> engine tests"
 	timeout $(PATIENCE) cargo test --locked -p hypern-shm-core -- -q | $(COUNTED)
 
+# These three are built as `.ci/mutants` wants them, too, so that nothing is built twice: no safeguard is out unless MUTANT says so.
 test-loom: | tools ## the engine's algorithms under a model checker
 	@echo "==> model checking (loom)"
-	export RUSTFLAGS="--cfg modelled --cfg loom" CARGO_TARGET_DIR=target/loom CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
-	timeout $(PATIENCE) cargo test --locked --release -p hypern-shm-core --test loom --test loom_doorbell -- -q | $(COUNTED)
+	export RUSTFLAGS="--cfg lean --cfg mutants --cfg modelled --cfg loom" CARGO_TARGET_DIR=target/loom
+	timeout $(PATIENCE) cargo test --locked --profile suites -p hypern-shm-core --test loom --test loom_doorbell -- -q | $(COUNTED)
 
-# Built as `.ci/mutants` wants it, too, so that it need not build it again: no safeguard is out unless MUTANT says so.
 test-shuttle: | tools ## the same with more threads and steps, in random interleavings: SEED= and ROUNDS= choose
 	@echo "==> random interleavings (shuttle)"
-	export RUSTFLAGS="--cfg mutants --cfg modelled --cfg shuttle" CARGO_TARGET_DIR=target/shuttle CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
-	timeout $(PATIENCE) cargo test --locked --release -p hypern-shm-core --test shuttle -- --show-output | $(COUNTED)
+	export RUSTFLAGS="--cfg lean --cfg mutants --cfg modelled --cfg shuttle" CARGO_TARGET_DIR=target/shuttle
+	timeout $(PATIENCE) cargo test --locked --profile suites -p hypern-shm-core --test shuttle -- --show-output | $(COUNTED)
 
 test-crash: | tools ## one process killed, and stopped, at every crash point of the engine: SEED= and POINT= choose
 	@echo "==> crash points"
-	export RUSTFLAGS="--cfg crash_points" CARGO_TARGET_DIR=target/crash CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
-	timeout $(PATIENCE) cargo test --locked --release -p hypern-shm-core --test crash -- --nocapture | $(COUNTED)
+	export RUSTFLAGS="--cfg lean --cfg mutants --cfg crash_points" CARGO_TARGET_DIR=target/crash
+	timeout $(PATIENCE) cargo test --locked --profile suites -p hypern-shm-core --test crash -- --nocapture | $(COUNTED)
 
 test-mutants: | tools ## one safeguard out of the engine at a time: a checker must miss it
 	@echo "==> mutants"
-	.ci/mutants
+	PATIENCE=$(PATIENCE) .ci/mutants
 
 # The sanitizer is not stable yet: RUSTC_BOOTSTRAP lets this build, and no other, use it.
 test-threads: export RUSTC_BOOTSTRAP := 1
 test-threads: | tools ## threads of one process under ThreadSanitizer
 	@echo "==> ThreadSanitizer"
-	export RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" CARGO_TARGET_DIR=target/tsan
-	export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 TSAN_OPTIONS="suppressions=$(CURDIR)/.ci/tsan"
-	timeout $(PATIENCE) cargo test --locked --release -p hypern-shm-core --test threads --target "$$(rustc --print host-tuple)"
+	export RUSTFLAGS="--cfg lean -Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" CARGO_TARGET_DIR=target/tsan
+	export TSAN_OPTIONS="suppressions=$(CURDIR)/.ci/tsan"
+	timeout $(PATIENCE) cargo test --locked --profile suites -p hypern-shm-core --test threads --target "$$(rustc --print host-tuple)"
 
 test-python: $(VENV)/.engine $(VENV)/.test ## real processes, real servers, a real browser
 	@.ci/need strace=strace tmux=tmux

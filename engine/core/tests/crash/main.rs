@@ -3,8 +3,8 @@
 //! channel; what is delivered and what is missed add up to what was published; and afterwards, with the dead
 //! reaped, every block, cell, ring unit, bell and slot is accounted for.
 //!
-//! Run with `RUSTFLAGS="--cfg crash_points" cargo test --release --test crash`; SEED replays the choices, POINT
-//! takes one point (or the beginning of several names), TIMES how often each.
+//! Run with `make test-crash`; SEED replays the choices, POINT takes one point (or the beginning of several names), TIMES
+//! how often each.
 #![cfg(all(crash_points, not(modelled)))]
 
 mod ledger;
