@@ -34,7 +34,12 @@ VALGRIND = ("valgrind", "--tool=callgrind", "--error-exitcode=0")
 def build(*packages: str) -> Path:
     """Builds packages so that valgrind can run them; returns where they are."""
     command = ["cargo", "build", "-q", "--release", "--locked", *(f"-p{package}" for package in packages)]
-    environment = os.environ | {"RUSTFLAGS": FLAGS, "CARGO_TARGET_DIR": str(TARGET), "PYO3_PYTHON": sys.executable}
+    environment = os.environ | {
+        "RUSTFLAGS": FLAGS,
+        "CARGO_TARGET_DIR": str(TARGET),
+        "PYO3_PYTHON": sys.executable,
+        "RUSTC_WORKSPACE_WRAPPER": str(ROOT / ".ci" / "rustc"),
+    }
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
     return TARGET / "release"
 
