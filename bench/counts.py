@@ -54,8 +54,8 @@ def count() -> dict[str, float]:
 
 
 def count_once(program: Path) -> dict[str, float]:
-    # Nothing of this machine's on the stack, and a path that is as long everywhere: where the stack lies seeds private hashes,
-    # and moves how many steps a search takes.
+    # Nothing of this machine's on the stack, and a path that is as long everywhere: where the stack lies seeds private
+    # hashes, and moves how many steps a search takes.
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         out = f"{directory}/out"
         shutil.copy(program, directory)
