@@ -299,15 +299,15 @@ impl Geometry {
         client << self.hint_bits | (cell as u64 + 1)
     }
 
-    /// What a hint says that is in the line of some client: client and cell. `None`: nothing.
+    /// What a hint says that is in the line of some client: client and cell; damaged, one that there is not. `None`: it is free.
     #[inline(always)]
     pub const fn hint(&self, neighbour: u64, word: u64) -> Option<(u64, u32)> {
-        let cell = word & !(!0 << (u64::BITS - PLACE_BITS + self.hint_bits));
-        if cell == 0 {
+        if word == 0 {
             return None;
         }
+        let cell = word & !(!0 << (u64::BITS - PLACE_BITS + self.hint_bits));
         let line = neighbour & !(!0 >> self.hint_bits);
-        Some((line | (word ^ cell) >> self.hint_bits, (cell - 1) as u32))
+        Some((line | (word ^ cell) >> self.hint_bits, cell.wrapping_sub(1) as u32))
     }
 
     /// The small blocks from here on are a reserve for changes that add nothing (see `allocate_for_less`).

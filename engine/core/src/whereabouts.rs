@@ -380,4 +380,36 @@ mod tests {
         assert!(presence.is_anywhere("ada").expect("attached"));
         assert_eq!(segment.check().expect("attached"), Vec::<String>::new());
     }
+
+    /// Whatever stands in the words: what is wrong goes, and takes no place from what is right.
+    #[test]
+    fn damage_in_lines_is_mended() {
+        let segment = segment();
+        let world = World::new(&segment, "").expect("room");
+        let presence = Presence::new(&world);
+        for client in 0..200 {
+            presence.track("room", &format!("client {client}"), &Metadata::default()).expect("room");
+        }
+        let cx = world.cx().expect("attached");
+        let geometry = &cx.space.geometry;
+        let words = geometry.hints_at..geometry.hints_at + geometry.hint_lines() * HINTS_A_LINE;
+        let mut state = 1_u64;
+        for at in words.clone() {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let word = match state >> 60 {
+                0..4 => continue,
+                4..8 => state ^ state >> 31,
+                8..12 => (state ^ state >> 31) & (!0 << (geometry.hint_bits + 4)),
+                _ => 1 << (state >> 40 & 63),
+            };
+            cx.view().set(at, word);
+        }
+        crate::reap::scavenge(cx, &|_| false).expect("sound");
+        crate::reap::scavenge(cx, &|_| false).expect("sound");
+        assert_eq!(segment.check().expect("attached"), Vec::<String>::new());
+        for client in 0..200 {
+            presence.untrack("room", &format!("client {client}")).expect("attached");
+        }
+        assert!(words.clone().all(|at| cx.view().get(at) == 0), "{} words are left", words.filter(|&at| cx.view().get(at) != 0).count());
+    }
 }
