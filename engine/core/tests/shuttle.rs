@@ -345,7 +345,7 @@ fn a_trie_beside_listings_and_scavengers_loses_nothing() {
 #[test]
 fn a_listing_never_shows_another_groups_page() {
     // Blocks are few, so that the page of one group is soon a page of the other.
-    explore(|| {
+    explore_often(8, || {
         let space = Arc::new(Space::boxed(Geometry::tiny(10, 1, 1, [6, 0, 0])));
         let second = space.geometry.cells_at + Channel::subscribers;
         at_the_end(&space, |cx| cx.word(second).store(space.fresh_empty(), Ordering::Release));
@@ -360,8 +360,12 @@ fn a_listing_never_shows_another_groups_page() {
         });
         let listing = act(&space, 3, move |cx| {
             for _ in 0..3 {
-                let keys: Vec<u64> = listed(&Trie::new(cx, Header::worlds)).into_keys().collect();
+                let trie = Trie::new(cx, Header::worlds);
+                let keys: Vec<u64> = listed(&trie).into_keys().collect();
                 assert!(keys.is_empty() || keys == [1], "{keys:?}");
+                let mut places = Vec::new();
+                trie.entries(|entry| places.push(entry.place())).unwrap();
+                assert!(places.is_empty() || places == [place(1)], "{places:x?}");
             }
         });
         for thread in changing.into_iter().chain([listing]) {

@@ -47,6 +47,8 @@ impl Trie<'_> {
     /// The entries of the only leaf that has places between two, copied without the pages on the way. False: there may be
     /// others.
     fn only_leaf(&self, word: u64, first: u64, last: u64, entries: &mut Entries) -> Attempt<bool> {
+        // What an attempt before this one copied was not valid.
+        entries.clear();
         let Root::Page(mut reference) = root_of(word) else {
             return Ok(true);
         };
@@ -54,7 +56,6 @@ impl Trie<'_> {
             let (_, at) = self.cx.life(reference).ok_or(Stop::Moved)?;
             let index = nibble(first, depth);
             let Some(child) = self.child(at, index) else {
-                entries.clear();
                 self.read_leaf(at, entries).filter(|()| self.cx.still(reference, at)).ok_or(Stop::Moved)?;
                 return Ok(true);
             };
