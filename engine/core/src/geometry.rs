@@ -228,19 +228,19 @@ impl Geometry {
         let wanted = if wanted > 0 { wanted + u64::from(RESERVE) } else { 0 };
         let hints = |small: u64| (HINTS_A_LINE as u64 * 8) << hint_bits_of(cells as u32, small.min(u64::from(u32::MAX)) as u32);
         let slack = 16 << 10;
-        let floor =
-            fixed + wanted * CLASS_BYTES[0] as u64 + hints(wanted + 64) + 4 * CLASS_BYTES[2] as u64 + 8 * CLASS_BYTES[1] as u64 + slack;
-        if floor + 64 * CLASS_BYTES[0] as u64 > size {
-            return Err(Error::invalid(
-                "size",
-                options.size,
-                format!("at least {} bytes for the capacities asked for", floor + 64 * CLASS_BYTES[0] as u64),
-            ));
+        let others = 4 * CLASS_BYTES[2] as u64 + 8 * CLASS_BYTES[1] as u64;
+        let floor = fixed + (wanted + 64) * CLASS_BYTES[0] as u64 + hints(wanted + 64) + others + slack;
+        // With what is left for bitmaps below.
+        let floor = floor + floor / 1000;
+        if floor > size {
+            return Err(Error::invalid("size", options.size, format!("at least {floor} bytes for the capacities asked for")));
         }
         // a block's bit in the bitmap rounds to 1/64 of a word: below the slack for any size
         let arena = size - fixed - slack;
         let arena = arena - arena / 1024;
-        let small = (arena / 2 / CLASS_BYTES[0] as u64).max(wanted);
+        // Where there are many cells, hints may need most of it.
+        let half = (arena / 2).min(arena.saturating_sub(hints(0) + others));
+        let small = (half / CLASS_BYTES[0] as u64).max(wanted);
         let rest = arena.saturating_sub(small * CLASS_BYTES[0] as u64 + hints(small));
         let medium = rest / 2 / CLASS_BYTES[1] as u64;
         let large = (rest - medium * CLASS_BYTES[1] as u64) / CLASS_BYTES[2] as u64;
@@ -390,6 +390,31 @@ mod tests {
                 cells in any::<u64>(), units in any::<u64>(), bells in any::<u64>(), blocks in any::<[u64; 3]>()) {
             if let Ok(geometry) = Geometry::check(size, slots, cells, units, bells, blocks) {
                 prop_assert!(geometry.words as u64 * 8 <= size);
+            }
+        }
+
+        #[test]
+        fn what_is_said_to_be_enough_is(processes in 1_u32..4000, channels in 0_u32..1_000_000, ring in 0_u32..10_000_000,
+                members in proptest::option::of(0_u32..10_000_000), clients in proptest::option::of(0_u32..10_000_000),
+                waiters in 0_u32..17_000) {
+            let (channels, ring_slots, waiters) = (Some(channels), Some(ring), Some(waiters));
+            let options = Options { size: MIN_SIZE, max_processes: processes, channels, ring_slots, members, clients, waiters, ..Options::default() };
+            if let Err(Error::Invalid { argument: "size", bound, .. }) = Geometry::divide(&options) {
+                let enough: u64 = bound.split(' ').find_map(|word| word.parse().ok()).unwrap();
+                let enlarged = Geometry::divide(&Options { size: enough.next_multiple_of(4096), ..options });
+                prop_assert!(enlarged.is_ok(), "{bound}, but {enlarged:?}");
+            }
+        }
+
+        #[test]
+        fn a_hint_says_what_was_written(size in MIN_SIZE..(1 << 36), channels in proptest::option::of(0_u32..8_000_000),
+                client in any::<u64>(), number in any::<u32>()) {
+            if let Ok(geometry) = Geometry::divide(&Options { size, channels, ..Options::default() }) {
+                let client = client & !0xf;
+                for cell in [0, number % geometry.cells, geometry.cells - 1] {
+                    prop_assert_eq!(geometry.hint(client, geometry.hint_word(client, cell)), Some((client, cell)));
+                }
+                prop_assert!((geometry.hints_at..geometry.bits_at[0]).contains(&(geometry.hint_line(client) + HINTS_A_LINE - 1)));
             }
         }
     }
