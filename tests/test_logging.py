@@ -196,3 +196,43 @@ def test_an_end_while_the_keeper_logs_is_clean(name: str) -> None:
     for _ in range(8):
         with Process(source, name) as process:
             process.end()
+
+
+def test_a_death_that_was_settled_for_want_of_room_is_told(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever finds the segment full settles it and tells of it soon, also where another process keeps the segment."""
+    keeper = logged("""
+    segment = rt.Segment.attach(sys.argv[1])
+    segment.start_keeper()
+    hear()
+    """)
+    filler = """
+    hub = rt.RealtimeHub(segment=sys.argv[1])
+    try:
+        for number in range(100_000):
+            hub.presence.track("room", f"client {number}")
+    except rt.SegmentFull:
+        say("full")
+    hear()
+    """
+    with caplog.at_level(logging.INFO, "hypern_realtime_shm"), Segment.open(name, size="512KiB") as segment:
+        hub = RealtimeHub(segment=segment)
+        with Process(keeper, name) as other:
+            told(other, "keeper")
+            segment.start_keeper()
+            with Process(filler, name) as victim:
+                assert victim.hear() == "full"
+                victim.kill()
+                hub.presence.track("room", "there is room again")
+            # The other's keeper may have come in between.
+            there: list[str] = []
+            reader = threading.Thread(target=lambda: there.extend(other.popen.stdout or ()), daemon=True)
+            reader.start()
+
+            def reaped() -> int:
+                here = [getattr(record, "event", "") for record in list(caplog.records)]
+                return here.count("reaped") + "".join(there).count('"reaped"')
+
+            eventually(reaped)
+            assert reaped() == 1
+            other.say("")
+            reader.join(10)

@@ -173,6 +173,8 @@ impl Attachment {
             return false;
         }
         self.sweep();
+        // Who died may have been settled on the way of this process, whoever keeps the segment.
+        self.deaths.tell(self.name.as_deref());
         // A lost descriptor is noticed here at the latest.
         let _ = self.file();
         let now = clock::monotonic_micros();

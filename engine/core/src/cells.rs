@@ -296,7 +296,7 @@ impl Context<'_> {
             if state::of(free) == state::FREE && self.word(at).compare_exchange(free, held, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 point!("create.cell");
                 // SYNC cell.words (W): the state word before all other words of its life; pairs with (R) in `ring` and
-                // `whereabouts::group_of`.
+                // `whereabouts::group_in`.
                 fence(Ordering::Release);
                 self.actor.cell_cursor.store(u64::from(number) + 1, Ordering::Relaxed);
                 return Some(Cell { number, at, generation });

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::events::{self, Settled};
 use crate::holds::owned_by;
 use crate::layout::Header;
-use crate::os::fork::{Borrowed, Guarded};
+use crate::os::fork::{self, Borrowed, Guarded};
 use crate::os::lock::Lock;
 use crate::os::locks;
 use crate::owned::{Dead, Departure};
@@ -29,7 +29,8 @@ thread_local! {
 /// The file whose locks tell who is alive, and the deaths that nobody was told of yet.
 pub(crate) struct Deaths {
     file: Guarded,
-    untold: Lock<Vec<Settled>>,
+    /// With the token of the process that settled them: what a forked child inherits, its parent tells.
+    untold: Lock<(u64, Vec<Settled>)>,
 }
 
 impl Deaths {
@@ -50,8 +51,18 @@ impl Deaths {
 
     /// Tells of the deaths that were settled where nothing may be told.
     pub fn tell(&self, name: Option<&str>) {
-        let untold = self.untold.try_lock().map(|mut untold| std::mem::take(&mut *untold));
-        events::settled(name, &untold.unwrap_or_default());
+        let (process, untold) = self.untold.try_lock().map(|mut untold| std::mem::take(&mut *untold)).unwrap_or_default();
+        if process == fork::token() {
+            events::settled(name, &untold);
+        }
+    }
+
+    fn keep_untold(&self, settled: Vec<Settled>) {
+        let mut untold = self.untold.lock();
+        if untold.0 != fork::token() {
+            *untold = (fork::token(), Vec::new());
+        }
+        untold.1.extend(settled);
     }
 }
 
@@ -63,7 +74,9 @@ impl Reaper for Deaths {
         let settled = settle_dead(cx.space, &file, Some(cx.actor))?;
         let any = !settled.is_empty();
         // Who finds a segment full may hold something, and is to wait for nobody who listens.
-        self.untold.lock().extend(settled);
+        if any {
+            self.keep_untold(settled);
+        }
         Ok(any)
     }
 }

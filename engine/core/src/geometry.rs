@@ -229,9 +229,8 @@ impl Geometry {
         let wanted = if wanted > 0 { wanted + u64::from(RESERVE) } else { 0 };
         let hints = |small: u64| (HINTS_A_LINE as u64 * 8) << hint_bits_of(cells as u32, small.min(u64::from(u32::MAX)) as u32);
         let slack = 16 << 10;
-        let floor =
-            fixed + wanted * CLASS_BYTES[0] as u64 + hints(wanted + 64) + 4 * CLASS_BYTES[2] as u64 + 8 * CLASS_BYTES[1] as u64 + slack;
-        let floor = floor + 64 * CLASS_BYTES[0] as u64;
+        let others = 4 * CLASS_BYTES[2] as u64 + 8 * CLASS_BYTES[1] as u64;
+        let floor = fixed + (wanted + 64) * CLASS_BYTES[0] as u64 + hints(wanted + 64) + others + slack;
         // With what is left for bitmaps below.
         let floor = floor + floor / 1000;
         if floor > size {
@@ -240,8 +239,9 @@ impl Geometry {
         // a block's bit in the bitmap rounds to 1/64 of a word: below the slack for any size
         let arena = size - fixed - slack;
         let arena = arena - arena / 1024;
-        // Not of what the cells alone need: that may be most of it.
-        let small = (arena.saturating_sub(hints(0)) / 2 / CLASS_BYTES[0] as u64).max(wanted);
+        // Where there are many cells, hints may need most of it.
+        let half = (arena / 2).min(arena.saturating_sub(hints(0) + others));
+        let small = (half / CLASS_BYTES[0] as u64).max(wanted);
         let rest = arena.saturating_sub(small * CLASS_BYTES[0] as u64 + hints(small));
         let medium = rest / 2 / CLASS_BYTES[1] as u64;
         let large = (rest - medium * CLASS_BYTES[1] as u64) / CLASS_BYTES[2] as u64;

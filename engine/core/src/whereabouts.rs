@@ -400,7 +400,7 @@ mod tests {
             let word = match state >> 60 {
                 0..4 => continue,
                 4..8 => state ^ state >> 31,
-                8..12 => (state ^ state >> 31) & !0 << (geometry.hint_bits + 4),
+                8..12 => (state ^ state >> 31) & (!0 << (geometry.hint_bits + 4)),
                 _ => 1 << (state >> 40 & 63),
             };
             cx.view().set(at, word);
