@@ -6,6 +6,7 @@
 
 use std::cell::Cell as Flag;
 use std::fs::File;
+use std::sync::atomic::{AtomicU64 as PrivateU64, Ordering as PrivateOrdering};
 
 use crate::error::Result;
 use crate::events::{self, Settled};
@@ -13,7 +14,7 @@ use crate::holds::owned_by;
 use crate::layout::Header;
 use crate::os::fork::{self, Borrowed, Guarded};
 use crate::os::lock::Lock;
-use crate::os::locks;
+use crate::os::{clock, locks};
 use crate::owned::{Dead, Departure};
 use crate::points::point;
 use crate::process::{FREE, LEAVING, SETTLED, SlotState, TAKEN};
@@ -31,12 +32,20 @@ pub(crate) struct Deaths {
     file: Guarded,
     /// With the token of the process that settled them: what a forked child inherits, its parent tells.
     untold: Lock<(u64, Vec<Settled>)>,
+    /// Monotonic microseconds until which nobody looks for want of room again.
+    rest: PrivateU64,
 }
+
+/// So many times as long as a look in vain took, none is taken for want of room: a look asks the kernel of each process, and a
+/// full segment is to refuse at about the cost of one that nobody else is attached to.
+const REST: u64 = 10;
+/// No longer than this, in microseconds: whoever was stopped meanwhile took no time for it.
+const LONGEST_REST: u64 = 100_000;
 
 impl Deaths {
     /// None yet.
     pub fn new(file: Guarded) -> Deaths {
-        Deaths { file, untold: Lock::default() }
+        Deaths { file, untold: Lock::default(), rest: PrivateU64::new(0) }
     }
 
     /// The segment's file; `None`: its descriptor is lost.
@@ -68,11 +77,17 @@ impl Deaths {
 
 impl Reaper for Deaths {
     fn reap(&self, cx: Context<'_>) -> Result<bool> {
-        let Some(file) = self.file.file() else {
+        let before = clock::monotonic_micros();
+        let Some(file) = self.file.file().filter(|_| before >= self.rest.load(PrivateOrdering::Relaxed)) else {
             return Ok(false);
         };
         let settled = settle_dead(cx.space, &file, Some(cx.actor))?;
         let any = !settled.is_empty();
+        if !any {
+            let after = clock::monotonic_micros();
+            let rest = after.saturating_sub(before).saturating_mul(REST).min(LONGEST_REST);
+            self.rest.store(after.saturating_add(rest), PrivateOrdering::Relaxed);
+        }
         // Who finds a segment full may hold something, and is to wait for nobody who listens.
         if any {
             self.keep_untold(settled);
