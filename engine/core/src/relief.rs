@@ -39,15 +39,15 @@ pub(crate) fn new_channel(cx: Context<'_>, kind: u64, directory: usize, ident: u
 fn with_relief<T>(cx: Context<'_>, make: impl Fn() -> Result<T>) -> Result<T> {
     for _ in 0..=cx.space.geometry.cells {
         match make() {
-            Err(full @ Error::Full { .. }) => match relieve(cx) {
+            Err(Error::Full { .. }) => match relieve(cx) {
                 Ok(true) => {}
-                Ok(false) => return Err(full),
+                // Others may have made room since.
+                Ok(false) => break,
                 Err(error) => return Err(error),
             },
             made => return made,
         }
     }
-    // Others take what is given up.
     make()
 }
 
@@ -110,7 +110,11 @@ fn give_up_removed(cx: Context<'_>) -> Result<bool> {
     removed.sort_unstable_by_key(|&(order, _)| order);
     let mut given = 0;
     for (_, cell) in removed {
-        given += give_up(cx, cell)?;
+        given += match give_up(cx, cell)? {
+            // Somebody else has given it up, or received it to its end.
+            0 => usize::from(!cell.is_same_life(cx)),
+            given => given,
+        };
         if given >= AT_ONCE {
             break;
         }

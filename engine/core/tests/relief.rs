@@ -267,10 +267,10 @@ fn everything_adds_up_while_others_create_and_look() {
                 drain(receiver, &mut last);
             });
         }
-        for creator in creators {
-            creator.join().expect("everybody can create");
-        }
+        // Before anything is said of them: the others end only then.
+        let created: Vec<_> = creators.into_iter().map(|creator| creator.join()).collect();
         over.store(true, Ordering::Release);
+        created.into_iter().for_each(|created| created.expect("everybody can create"));
     });
     let published = published.load(Ordering::Relaxed);
     for receiver in &receivers {
