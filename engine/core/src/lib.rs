@@ -96,6 +96,8 @@ pub mod os;
 #[cfg(not(modelled))]
 mod park;
 #[cfg(not(modelled))]
+mod parts;
+#[cfg(not(modelled))]
 mod patterns;
 #[cfg(not(modelled))]
 mod presence;
@@ -113,6 +115,8 @@ mod source;
 mod stats;
 #[cfg(not(modelled))]
 mod topics;
+#[cfg(not(modelled))]
+mod turns;
 #[cfg(not(modelled))]
 mod usage;
 #[cfg(not(modelled))]

@@ -12,8 +12,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64 as PrivateU64, Ordering as PrivateOrdering};
 
-use hashbrown::HashMap;
-
 use crate::bound::bound_of;
 use crate::cells::Cell;
 use crate::directory::cell_of;
@@ -22,6 +20,7 @@ use crate::handles::{HandleKey, Made, Note, anchor, handle_of, unanchor};
 use crate::ids::Start;
 use crate::layout::{Channel, Header, cell_kind, state};
 use crate::os::lock::{Guard, Lock};
+use crate::parts::{Part, Parts};
 use crate::points::point;
 use crate::reap::each_cell;
 use crate::receiver::{Received, Receiver};
@@ -32,7 +31,8 @@ use crate::source::{Cells, Source};
 use crate::space::Context;
 use crate::sync::Ordering;
 use crate::topics::{Topics, pattern_matches};
-use crate::trie::{Delta, Mirror, Trie};
+use crate::trie::{Delta, Trie};
+use crate::turns::Found;
 use crate::world::{World, check_length};
 
 /// A registration: its pattern, and whose it is.
@@ -67,65 +67,8 @@ pub(crate) fn anchor_all(
     Ok(())
 }
 
-/// The handle on one of the channels.
-struct Part {
-    receiver: Receiver,
-    /// The channel that had the name before, while it is still being drained: its messages come first.
-    behind: Option<Cell>,
-}
-
-/// A channel that has no receiver yet.
-struct Found {
-    /// Of two of one name, the later has more.
-    order: u64,
-    name: Arc<str>,
-    cell: Cell,
-}
-
-struct Parts {
-    /// Channel names and cells of the directory as last seen.
-    mirror: Mirror<(Arc<str>, Cell)>,
-    /// `Header::removals` as last seen.
-    removals: u64,
-    /// The ref and first word of the registration's record, once it was looked for.
-    registration: Option<(u64, usize)>,
-    receivers: Vec<Part>,
-    /// What was found and could not be received from yet, for want of room.
-    found: Vec<Found>,
-    /// The last life of each cell that was received to its end, or given up: its creator may make a late handle on it.
-    finished: HashMap<u32, u64>,
-    /// Which receiver is asked first.
-    next: usize,
-    key: HandleKey,
-    attachment: u64,
-    closed: bool,
-}
-
-/// What a forked child finds where another thread of its parent was just receiving.
-impl Default for Parts {
-    fn default() -> Parts {
-        let (mirror, key) = (Mirror::default(), HandleKey::default());
-        Parts {
-            mirror,
-            removals: 0,
-            registration: None,
-            receivers: Vec::new(),
-            found: Vec::new(),
-            finished: HashMap::new(),
-            next: 0,
-            key,
-            attachment: 0,
-            closed: true,
-        }
-    }
-}
-
-impl Parts {
-    /// Is there a receiver on this channel?
-    fn has(&self, cell: Cell) -> bool {
-        self.receivers.iter().any(|part| part.receiver.cell() == cell)
-    }
-}
+/// Removed channels that are received from at once (see `turns`).
+const AT_ONCE: usize = 8;
 
 /// An open handle on a pattern. Dropping it closes it.
 pub struct PatternReceiver {
@@ -152,18 +95,7 @@ impl PatternReceiver {
         let (cx, attachment) = world.segment().attached()?;
         let key = HandleKey::new(cx, client);
         let removals = cx.view().get(Header::removals);
-        let parts = Parts {
-            mirror: Mirror::default(),
-            removals,
-            registration: None,
-            receivers: Vec::new(),
-            found: Vec::new(),
-            finished: HashMap::new(),
-            next: 0,
-            key: key.clone(),
-            attachment,
-            closed: false,
-        };
+        let parts = Parts::new(key.clone(), attachment, removals);
         let receiver = PatternReceiver {
             world: world.clone(),
             directory,
@@ -230,7 +162,11 @@ impl PatternReceiver {
         let before = parts.receivers.iter().rev().find(|part| part.receiver.channel() == &**name);
         let behind = before.map(|part| part.receiver.cell());
         match Receiver::open(segment, bound, name, parts.key.clone(), false, start)? {
-            Some(receiver) => parts.receivers.push(Part { receiver, behind }),
+            Some(receiver) => {
+                let turn = cell.is_over(cx);
+                parts.turns += usize::from(turn);
+                parts.receivers.push(Part { receiver, behind, turn });
+            }
             None => self.leave(cx, parts, cell)?,
         }
         Ok(())
@@ -247,8 +183,8 @@ impl PatternReceiver {
         Ok(())
     }
 
-    /// Opens receivers on what was created since the last look. Where there is no room for one, it is an error, and that
-    /// channel is tried again the next time; the others are received from.
+    /// Opens receivers on what was created since the last look, on removed channels a few at a time. Where there is no room
+    /// for one, it is an error, and that channel is tried again the next time; the others are received from.
     fn refresh(&self, cx: Context<'_>, parts: &mut Parts) -> Result<()> {
         let segment = self.world.segment();
         let (_, attachment) = segment.attached()?;
@@ -261,17 +197,11 @@ impl PatternReceiver {
             // What was given up in the parent's name before is ours, too.
             self.missed_before.fetch_add(self.given_up.swap(0, PrivateOrdering::Relaxed), PrivateOrdering::Relaxed);
         }
-        let mut found = std::mem::take(&mut parts.found);
+        let mut found = Vec::new();
         let looked = self.look(cx, parts, &mut found);
         // What was in the directory may be gone since, and what came after it, too.
         found.sort_by_key(|found| found.order);
-        let mut failed = Ok(());
-        for found in found {
-            if let Err(error) = self.receive_from(cx, parts, &found, true) {
-                parts.found.push(found);
-                failed = failed.and(Err(error));
-            }
-        }
+        let received_from = self.receive_from_each(cx, parts, found);
         let mut given_up = parts.registration.and_then(|registration| relief::given_up(cx, registration));
         if given_up.is_none() {
             let record = self.registrations.record(&self.pattern, &parts.key.text())?;
@@ -281,7 +211,38 @@ impl PatternReceiver {
         if let Some(given_up) = given_up {
             self.given_up.store(given_up, PrivateOrdering::Relaxed);
         }
-        looked.and(failed)
+        looked.and(received_from)
+    }
+
+    /// Opens receivers on what was found, in order, and on what has waited and may be received from now.
+    fn receive_from_each(&self, cx: Context<'_>, parts: &mut Parts, found: Vec<Found>) -> Result<()> {
+        let mut done = Ok(());
+        for found in found {
+            if found.cell.is_over(cx) || parts.waiting.has_name(&found.name) {
+                parts.waiting.push(found);
+            } else if let Err(error) = self.receive_from(cx, parts, &found, true) {
+                done = done.and(Err(error));
+                parts.waiting.push(found);
+            }
+        }
+        let mut set_aside: Vec<Found> = Vec::new();
+        for _ in 0..parts.waiting.len() {
+            if parts.turns >= AT_ONCE {
+                break;
+            }
+            let Some(found) = parts.waiting.pop() else {
+                break;
+            };
+            let after_another = set_aside.iter().any(|other| other.name == found.name);
+            if after_another {
+                set_aside.push(found);
+            } else if let Err(error) = self.receive_from(cx, parts, &found, true) {
+                done = done.and(Err(error));
+                set_aside.push(found);
+            }
+        }
+        set_aside.into_iter().rev().for_each(|found| parts.waiting.push_front(found));
+        done
     }
 
     /// Adds what was created since the last look.
@@ -307,6 +268,7 @@ impl PatternReceiver {
             if kind != cell_kind::CHANNEL
                 || cell.state(cx) != Some(state::RETIRED)
                 || parts.has(cell)
+                || parts.waiting.has(cell)
                 || found.iter().any(|found| found.cell == cell)
             {
                 return Ok(());
@@ -345,12 +307,25 @@ impl PatternReceiver {
             return Err(Error::HandleClosed);
         }
         let cx = self.world.cx()?;
-        let parts = &mut *parts;
-        // No room to receive from one channel: an error when there is nothing of the others.
-        let refreshed = match self.refresh(cx, parts) {
-            Err(error @ Error::Full { .. }) => Err(error),
-            other => Ok(other?),
-        };
+        loop {
+            // No room to receive from one channel: an error when there is nothing of the others.
+            let refreshed = match self.refresh(cx, &mut parts) {
+                Err(error @ Error::Full { .. }) => Err(error),
+                other => Ok(other?),
+            };
+            let before = parts.receivers.len();
+            if let Some(received) = self.take(cx, &mut parts, buffer)? {
+                return Ok(Some(received));
+            }
+            // Those that have ended leave their turns to others.
+            if parts.waiting.is_empty() || parts.receivers.len() == before {
+                return refreshed.map(|()| None);
+            }
+        }
+    }
+
+    /// The next message of the channels that are received from.
+    fn take(&self, cx: Context<'_>, parts: &mut Parts, buffer: &mut Vec<u8>) -> Result<Option<(Received, String)>> {
         let mut asked = 0;
         while asked < parts.receivers.len() {
             let at = parts.next % parts.receivers.len();
@@ -372,7 +347,10 @@ impl PatternReceiver {
             if receiver.is_ended()? {
                 self.missed_before.fetch_add(receiver.missed(), PrivateOrdering::Relaxed);
                 // Dropping it closes it. Whoever waits behind it gets another turn.
-                let cell = parts.receivers.remove(at).receiver.cell();
+                let part = parts.receivers.remove(at);
+                parts.turns -= usize::from(part.turn);
+                let cell = part.receiver.cell();
+                drop(part);
                 parts.finished.insert(cell.number, cell.generation);
                 // In a forked child the receiver's own key is another than the one that others made handles under.
                 unanchor(cx, cell, &parts.key)?;
@@ -382,7 +360,7 @@ impl PatternReceiver {
             parts.next = at + 1;
             asked += 1;
         }
-        refreshed.map(|()| None)
+        Ok(None)
     }
 
     /// The pattern.
@@ -409,7 +387,13 @@ impl PatternReceiver {
 
     /// The most that one look at everything can find.
     pub fn capacity(&self) -> u64 {
-        self.parts.look().receivers.iter().map(|part| part.receiver.capacity()).sum()
+        let parts = self.parts.look();
+        let open: u64 = parts.receivers.iter().map(|part| part.receiver.capacity()).sum();
+        let Ok(cx) = self.world.cx() else {
+            return open;
+        };
+        let waiting = parts.waiting.cells().filter_map(|cell| cell.ring(cx).ok().flatten());
+        open + waiting.map(|ring| ring.len()).sum::<u64>()
     }
 
     /// Was it closed?
@@ -436,7 +420,7 @@ impl PatternReceiver {
         let mut cells: Vec<Cell> = parts.receivers.drain(..).map(|part| part.receiver.cell()).collect();
         let mut unseen = self.discover(cx, parts)?;
         self.find_removed(cx, parts, u64::MAX, &mut unseen)?;
-        cells.extend(unseen.into_iter().chain(parts.found.drain(..)).map(|found| found.cell));
+        cells.extend(unseen.into_iter().map(|found| found.cell).chain(parts.waiting.cells()));
         for cell in cells {
             unanchor(cx, cell, &parts.key)?;
         }

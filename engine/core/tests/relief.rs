@@ -71,6 +71,31 @@ fn who_never_looks_keeps_nobody_from_creating() {
 }
 
 #[test]
+fn who_has_begun_to_look_keeps_a_few_channels_only() {
+    let segment = segment();
+    let channels = channels(&segment, "");
+    let receiver = channels.subscribe_pattern("#", "ada").unwrap();
+    for number in 0..100 {
+        come_and_go(&channels, &format!("room:{number}"), 4, 3);
+    }
+    // One message of a hundred channels; as if stopped from here on.
+    let mut buffer = Vec::new();
+    assert!(receiver.try_recv(&mut buffer).unwrap().is_some());
+    let often = u64::from(CELLS) * 20;
+    for number in 100..often {
+        come_and_go(&channels, &format!("room:{number}"), 4, 3);
+    }
+    sound(&segment);
+    let mut last = HashMap::new();
+    drain(&receiver, &mut last);
+    assert_eq!(receiver.received() + receiver.missed(), 3 * often, "received {}", receiver.received());
+    assert!(last.contains_key("room:1") && last.contains_key(&format!("room:{}", often - 1)), "what was begun is kept, and the last");
+    println!("{often} channels in {CELLS} cells: received {}, missed {}", receiver.received(), receiver.missed());
+    receiver.close().unwrap();
+    sound(&segment);
+}
+
+#[test]
 fn ring_units_are_given_up_like_cells() {
     let segment = Segment::private(&Options { channels: Some(CELLS), ring_slots: Some(1 << 10), ..Options::default() }).expect("room");
     let channels = channels(&segment, "");

@@ -225,12 +225,9 @@ impl Handle {
 
     /// All messages that are there now: never more than the rings hold, however fast others publish.
     fn drain<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        let most = match &self.receiving {
-            Receiving::One(receiver) => receiver.capacity(),
-            Receiving::Many(receiver) => receiver.capacity(),
-        };
         let mut all = Vec::new();
         if let Receiving::One(receiver) = &self.receiving {
+            let most = receiver.capacity();
             // Not the thread's buffer: what is taken outlives the making of an object, which may run other code.
             let (mut buffer, mut messages) = (Vec::new(), Vec::new());
             while (all.len() as u64) < most {
@@ -248,12 +245,17 @@ impl Handle {
                     break;
                 }
             }
-            return Ok(all);
-        }
-        for _ in 0..most.max(1) {
-            match self.try_recv(py)? {
-                Some(message) => all.push(message),
-                None => break,
+        } else if let Receiving::Many(receiver) = &self.receiving {
+            // Which channels there are shows with the first message.
+            let mut most = 0;
+            while let Some(message) = self.try_recv(py)? {
+                all.push(message);
+                if most == 0 {
+                    most = receiver.capacity();
+                }
+                if all.len() as u64 >= most {
+                    break;
+                }
             }
         }
         Ok(all)
