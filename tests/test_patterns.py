@@ -96,18 +96,18 @@ def test_removed_channels_drain_and_new_ones_of_the_name_begin_anew() -> None:
 
 
 def test_drain_gives_all_there_is_of_channels_never_seen_before() -> None:
-    hub = RealtimeHub()
-    sub = hub.channels.subscribe_pattern("#", "u")
+    manager = ChannelManager()
+    sub = manager.subscribe_pattern("#", "u")
     for room in range(3):
-        hub.create_channel(f"room {room}", 16)
+        manager.create_channel(f"room {room}", 16)
         for number in range(5):
-            hub.publish(f"room {room}", f"{room} {number}")
+            manager.publish(f"room {room}", f"{room} {number}")
     # And of more that are gone than are received from at once.
     for room in range(3, 30):
-        hub.create_channel(f"room {room}", 16)
+        manager.create_channel(f"room {room}", 16)
         for number in range(5):
-            hub.publish(f"room {room}", f"{room} {number}")
-        hub.channels.remove_channel(f"room {room}")
+            manager.publish(f"room {room}", f"{room} {number}")
+        manager.remove_channel(f"room {room}")
     got = sub.drain()
     assert sorted(got) == sorted(f"{room} {number}" for room in range(30) for number in range(5))
     for room in range(30):
