@@ -257,6 +257,10 @@ impl Context<'_> {
                 break;
             }
         }
+        // Others may have made room since.
+        if let Some(held) = self.allocate_from_history(preference) {
+            return Ok(held);
+        }
         let geometry = &self.space.geometry;
         // The reserve does not count.
         let ordinary = (0..geometry.reserve_from()).chain(geometry.blocks[0]..geometry.total_blocks());

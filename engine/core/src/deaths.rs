@@ -39,8 +39,8 @@ pub(crate) struct Deaths {
 /// So many times as long as a look in vain took, none is taken for want of room: a look asks the kernel of each process, and a
 /// full segment is to refuse at about the cost of one that nobody else is attached to.
 const REST: u64 = 10;
-/// No longer than this, in microseconds: whoever was stopped meanwhile took no time for it.
-const LONGEST_REST: u64 = 100_000;
+/// No longer than this, in microseconds: somebody may die meanwhile, and who was stopped took no time for it.
+const LONGEST_REST: u64 = 5_000;
 
 impl Deaths {
     /// None yet.
@@ -81,18 +81,18 @@ impl Reaper for Deaths {
         let Some(file) = self.file.file().filter(|_| before >= self.rest.load(PrivateOrdering::Relaxed)) else {
             return Ok(false);
         };
-        let settled = settle_dead(cx.space, &file, Some(cx.actor))?;
-        let any = !settled.is_empty();
-        if !any {
+        let Some(settled) = settle_if_dead(cx, &file)? else {
             let after = clock::monotonic_micros();
             let rest = after.saturating_sub(before).saturating_mul(REST).min(LONGEST_REST);
             self.rest.store(after.saturating_add(rest), PrivateOrdering::Relaxed);
-        }
+            return Ok(false);
+        };
         // Who finds a segment full may hold something, and is to wait for nobody who listens.
-        if any {
+        if !settled.is_empty() {
             self.keep_untold(settled);
         }
-        Ok(any)
+        // Even where another process was faster: what they held is free.
+        Ok(true)
     }
 }
 
@@ -100,16 +100,21 @@ impl Reaper for Deaths {
 pub(crate) fn settle_dead(space: &Space, file: &File, actor: Option<&Actor>) -> Result<Vec<Settled>> {
     let spare = Actor::without_slot();
     let cx = Context { space, actor: actor.unwrap_or(&spare) };
+    Ok(settle_if_dead(cx, file)?.unwrap_or_default())
+}
+
+/// The same. `None`: nobody was dead.
+fn settle_if_dead(cx: Context<'_>, file: &File) -> Result<Option<Vec<Settled>>> {
     // What settling needs room for, it does not find by settling.
     if SETTLING.try_with(|settling| settling.replace(true)).unwrap_or(true) {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let settled = settle_all(cx, file);
     let _ = SETTLING.try_with(|settling| settling.set(false));
     settled
 }
 
-fn settle_all(cx: Context<'_>, file: &File) -> Result<Vec<Settled>> {
+fn settle_all(cx: Context<'_>, file: &File) -> Result<Option<Vec<Settled>>> {
     let Context { space, actor } = cx;
     let (mut crashed, mut left) = (Vec::new(), Vec::new());
     for slot in (0..space.geometry.slots).filter(|&slot| slot != actor.slot) {
@@ -119,7 +124,7 @@ fn settle_all(cx: Context<'_>, file: &File) -> Result<Vec<Settled>> {
         }
     }
     if crashed.is_empty() && left.is_empty() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     // Counted before it goes, and only where somebody wants to know.
     let mut held = events::deaths_are_heard().then(|| owned_by(cx, &crashed).0.by_owner);
@@ -154,7 +159,7 @@ fn settle_all(cx: Context<'_>, file: &File) -> Result<Vec<Settled>> {
         }
     }
     space.view.word(Header::reaps).fetch_add(settled.len() as u64, Ordering::Relaxed);
-    Ok(settled)
+    Ok(Some(settled))
 }
 
 /// Is no process alive in any other slot?
