@@ -235,9 +235,8 @@ impl Attachment {
     pub fn reap(&self) -> Result<usize> {
         let membership = self.membership()?;
         let file = self.file()?;
-        let settled = settle_dead(&self.space, &file, Some(&membership.actor));
         self.deaths.tell(self.name.as_deref());
-        let settled = settled?;
+        let settled = settle_dead(&self.space, &file, Some(&membership.actor))?;
         events::settled(self.name.as_deref(), &settled);
         Ok(settled.len())
     }

@@ -61,6 +61,13 @@ impl Cell {
         Cell::now(cx, u32::try_from(index.checked_sub(cx.space.geometry.cells_at)? / CELL_WORDS).ok()?)
     }
 
+    /// The world whose `field` is the root at this word; `None`: it is none of that kind.
+    pub(crate) fn world_of(cx: Context<'_>, root: usize, field: usize) -> Option<Cell> {
+        let world = Cell::around(cx, root)?;
+        let is_world = cx.view().get(world.at + World::back) & 0xff == cell_kind::WORLD;
+        (is_world && root == world.at + field).then_some(world)
+    }
+
     /// The life now there of the cell of a number.
     pub(crate) fn now(cx: Context<'_>, number: u32) -> Option<Cell> {
         let at = cx.space.geometry.cell(number)?;

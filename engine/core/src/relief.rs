@@ -88,9 +88,7 @@ fn give_back_groups(cx: Context<'_>) -> Result<bool> {
 /// The world whose `field` is the directory that names a cell, and that directory.
 fn named_in<'a>(cx: Context<'a>, cell: Cell, field: usize) -> Option<(Cell, Directory<'a>)> {
     let root = (cx.view().get(cell.at + Channel::back) >> 8) as usize;
-    let world = Cell::around(cx, root)?;
-    let is_world = cx.view().get(world.at + World::back) & 0xff == cell_kind::WORLD;
-    (is_world && root == world.at + field).then(|| (world, Directory::new(cx, root)))
+    Some((Cell::world_of(cx, root, field)?, Directory::new(cx, root)))
 }
 
 /// Gives up what removed channels keep for handles that nobody has looked at, oldest first. False: there is nothing of

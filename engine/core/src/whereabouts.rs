@@ -23,7 +23,7 @@ use crate::cells::Cell;
 use crate::directory::{Directory, cell_of};
 use crate::error::Result;
 use crate::geometry::HINTS_A_LINE;
-use crate::layout::{Channel, Group, World as WorldCell, cell_kind, state};
+use crate::layout::{Channel, Group, World as WorldCell, cell_kind};
 use crate::points::point;
 use crate::space::{Context, PAIR_MASK};
 use crate::sync::{AtomicU64, Ordering, fence, fence_after_swap};
@@ -171,9 +171,7 @@ impl<'a> Hint<'a> {
         if !is_member(cell.trie(self.cx, Group::members), self.client)? {
             return Ok(None);
         }
-        let directory = (back >> 8) as usize;
-        let is_world = |world: &Cell| self.cx.view().get(world.at + WorldCell::back) & 0xff == cell_kind::WORLD;
-        let world = Cell::around(self.cx, directory).filter(|world| directory == world.at + WorldCell::presence && is_world(world));
+        let world = Cell::world_of(self.cx, (back >> 8) as usize, WorldCell::presence);
         Ok(world.map(|world| Hint { world: world.at, ..*self }))
     }
 }
@@ -209,9 +207,8 @@ fn group_of(cx: Context<'_>, world: usize, number: u32) -> Option<Cell> {
 
 /// The group that now has a cell, and the cell's `back` word.
 fn group_in(cx: Context<'_>, number: u32) -> Option<(Cell, u64)> {
-    let at = cx.space.geometry.cell(number)?;
-    let cell = Cell { number, at, generation: state::generation(cx.view().get(at)) };
-    let back = cx.view().get(at + Channel::back);
+    let cell = Cell::now(cx, number)?;
+    let back = cx.view().get(cell.at + Channel::back);
     // Last: it tells whether what was read is of this life.
     // SYNC cell.words (R): pairs with (W) in `claim_cell`.
     fence(Ordering::Acquire);
@@ -345,18 +342,24 @@ mod tests {
         Segment::private(&Options { size: 1 << 20, ..Options::default() }).expect("room")
     }
 
-    /// Who slept between a leave and forgetting its hint finds the cell with a group of another world.
-    #[test]
-    fn a_hint_of_an_earlier_life_takes_no_other_worlds() {
-        let segment = segment();
-        let (ours, other) = (World::new(&segment, "").expect("room"), World::new(&segment, "another").expect("room"));
-        let presence = Presence::new(&ours);
+    /// A member of our world, and the hint that another world had to the same client in the same cell, in an earlier life.
+    fn a_late_hint<'a>(segment: &Segment, ours: &'a World) -> (Presence, Hint<'a>) {
+        let other = World::new(segment, "another").expect("room");
+        let presence = Presence::new(ours);
         presence.track("room", "ada", &Metadata::default()).expect("room");
         let cx = ours.cx().expect("attached");
         let client = cx.space.hash(b"ada").place();
         let [cell] = hinted(cx, ours.root(0), client).expect("sound")[..] else { panic!("one hint") };
+        (presence, Hint::new(cx, other.root(0), client, cell.number))
+    }
+
+    /// Who slept between a leave and forgetting its hint finds the cell with a group of another world.
+    #[test]
+    fn a_hint_of_an_earlier_life_takes_no_other_worlds() {
+        let segment = segment();
+        let ours = World::new(&segment, "").expect("room");
+        let (presence, late) = a_late_hint(&segment, &ours);
         for settle in [false, true] {
-            let late = Hint::new(cx, other.root(0), client, cell.number);
             if settle { late.settle().map(|()| true) } else { late.forget() }.expect("sound");
             assert!(presence.is_anywhere("ada").expect("attached"));
             assert_eq!(segment.check().expect("attached"), Vec::<String>::new());
@@ -367,17 +370,12 @@ mod tests {
     #[test]
     fn pruning_one_world_leaves_anothers_hints() {
         let segment = segment();
-        let (ours, other) = (World::new(&segment, "").expect("room"), World::new(&segment, "another").expect("room"));
-        let presence = Presence::new(&ours);
-        presence.track("room", "ada", &Metadata::default()).expect("room");
-        let cx = ours.cx().expect("attached");
-        let client = cx.space.hash(b"ada").place();
-        let [cell] = hinted(cx, ours.root(0), client).expect("sound")[..] else { panic!("one hint") };
-        let late = Hint::new(cx, other.root(0), client, cell.number);
+        let ours = World::new(&segment, "").expect("room");
+        let (presence, late) = a_late_hint(&segment, &ours);
         let entry = late.entry();
         let put = late.overflow().change(entry.place(), |_| Some(false), |_| Ok((Change::PutInline(0, entry.value), ())));
         put.expect("room");
-        crate::reap::scavenge(cx, &|_| false).expect("sound");
+        crate::reap::scavenge(late.cx, &|_| false).expect("sound");
         assert!(presence.is_anywhere("ada").expect("attached"));
         assert_eq!(segment.check().expect("attached"), Vec::<String>::new());
     }

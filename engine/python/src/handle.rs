@@ -21,15 +21,6 @@ pub enum Receiving {
     Many(Arc<core::PatternReceiver>),
 }
 
-impl Receiving {
-    fn source(&self) -> Arc<dyn core::Source> {
-        match self {
-            Receiving::One(receiver) => receiver.clone(),
-            Receiving::Many(receiver) => receiver.clone(),
-        }
-    }
-}
-
 /// One message: where it came from, what it is, and its id.
 #[pyclass(frozen, eq, module = "hypern_realtime_shm._engine")]
 pub struct Message {
@@ -113,7 +104,10 @@ impl Handle {
     }
 
     pub fn source(&self) -> Arc<dyn core::Source> {
-        self.receiving.source()
+        match &self.receiving {
+            Receiving::One(receiver) => receiver.clone(),
+            Receiving::Many(receiver) => receiver.clone(),
+        }
     }
 
     #[inline(always)]
@@ -226,35 +220,35 @@ impl Handle {
     /// All messages that are there now: never more than the rings hold, however fast others publish.
     fn drain<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let mut all = Vec::new();
-        if let Receiving::One(receiver) = &self.receiving {
-            let most = receiver.capacity();
-            // Not the thread's buffer: what is taken outlives the making of an object, which may run other code.
-            let (mut buffer, mut messages) = (Vec::new(), Vec::new());
-            while (all.len() as u64) < most {
-                let empty = receiver.drain(most - all.len() as u64, &mut buffer, &mut messages).map_err(raise)?;
-                let mut begin = 0;
-                for (end, received) in messages.drain(..) {
-                    match to_python(py, &buffer[begin..end], received.form) {
-                        Err(error) if is_spoilt(&error) => receiver.spoilt(),
-                        made => all.push(made?),
+        match &self.receiving {
+            Receiving::One(receiver) => {
+                let most = receiver.capacity();
+                // Not the thread's buffer: what is taken outlives the making of an object, which may run other code.
+                let (mut buffer, mut messages) = (Vec::new(), Vec::new());
+                while (all.len() as u64) < most {
+                    let empty = receiver.drain(most - all.len() as u64, &mut buffer, &mut messages).map_err(raise)?;
+                    let mut begin = 0;
+                    for (end, received) in messages.drain(..) {
+                        match to_python(py, &buffer[begin..end], received.form) {
+                            Err(error) if is_spoilt(&error) => receiver.spoilt(),
+                            made => all.push(made?),
+                        }
+                        begin = end;
                     }
-                    begin = end;
-                }
-                if empty {
-                    self.found_empty();
-                    break;
+                    if empty {
+                        self.found_empty();
+                        break;
+                    }
                 }
             }
-        } else if let Receiving::Many(receiver) = &self.receiving {
-            // Which channels there are shows with the first message.
-            let mut most = 0;
-            while let Some(message) = self.try_recv(py)? {
-                all.push(message);
-                if most == 0 {
-                    most = receiver.capacity();
-                }
-                if all.len() as u64 >= most {
-                    break;
+            Receiving::Many(receiver) => {
+                let mut most = None;
+                while let Some(message) = self.try_recv(py)? {
+                    all.push(message);
+                    // Which channels there are shows with the first message.
+                    if all.len() as u64 >= *most.get_or_insert_with(|| receiver.capacity()) {
+                        break;
+                    }
                 }
             }
         }

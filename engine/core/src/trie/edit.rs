@@ -343,16 +343,13 @@ impl<'a> Trie<'a> {
         Ok(self.inner_rebuilt(inner, place, depth, all, draft)?.reference)
     }
 
-    /// Writes a leaf, or the subtree it splits into.
-    fn leaf_or_subtree(&self, entries: &[Entry], depth: u32, draft: &mut Draft) -> Attempt<u64> {
-        if entries.is_empty() { Ok(0) } else { self.build(entries, depth, draft) }
-    }
-
-    /// The same, where any of the entries may have changed.
+    /// What any of a leaf's entries may have changed in: nothing, a leaf, or the subtree it splits into.
     fn rebuilt(&self, entries: &[Entry], depth: u32, before: Counts, draft: &mut Draft) -> Attempt<Edited> {
-        Ok(Edited { reference: self.leaf_or_subtree(entries, depth, draft)?, before, after: Counts::of(entries) })
+        let reference = if entries.is_empty() { 0 } else { self.build(entries, depth, draft)? };
+        Ok(Edited { reference, before, after: Counts::of(entries) })
     }
 
+    /// Writes a leaf, or the subtree it splits into.
     fn build(&self, entries: &[Entry], depth: u32, draft: &mut Draft) -> Attempt<u64> {
         if entries.len() <= LEAF_MAX {
             let held = self.write_leaf(entries, depth, draft.grows)?;
