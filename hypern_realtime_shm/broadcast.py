@@ -9,17 +9,9 @@ from typing_extensions import Self
 
 from . import _engine
 from ._arguments import need_callable
-from ._engine import BackpressurePolicy, BroadcastConfig, BroadcastStats
-from ._receiving import Receiving
+from ._engine import BackpressurePolicy, BroadcastConfig, BroadcastStats, BroadcastSubscriber
 from .channels import deliver_all
 from .segment import resolve
-
-
-class BroadcastSubscriber(Receiving, _engine.BroadcastSubscriber):
-    """An open handle on a broadcast channel: waits as a :class:`Subscriber` does. Made by
-    ``RealtimeBroadcast.subscribe``."""
-
-    __slots__ = ()
 
 
 class RealtimeBroadcast(_engine.RealtimeBroadcast):
@@ -32,14 +24,6 @@ class RealtimeBroadcast(_engine.RealtimeBroadcast):
 
     def __new__(cls, *, segment: str | _engine.Segment | None = None, namespace: str = "") -> Self:
         return super().__new__(cls, resolve(segment, namespace), namespace)
-
-    def subscribe(self, name: str) -> BroadcastSubscriber:
-        """Opens a handle that receives what is sent from now on.
-
-        Raises:
-            KeyError: there is no such channel.
-        """
-        return BroadcastSubscriber(self, name)
 
     async def subscribe_async(
         self,

@@ -10,8 +10,8 @@ from typing_extensions import Self
 
 from . import _engine
 from ._arguments import need_callable
-from ._engine import ChannelStats, Message
-from ._receiving import Messages, Receiving
+from ._engine import ChannelStats, Handle, Message, Subscriber
+from ._receiving import Messages
 from .errors import ChannelClosed
 from .segment import resolve
 
@@ -23,24 +23,13 @@ async def deliver(callback: Callable[[Any], Any], message: str | bytes) -> None:
         await result
 
 
-async def deliver_all(subscriber: Receiving, callback: Callable[[Any], Any]) -> None:
+async def deliver_all(subscriber: Handle, callback: Callable[[Any], Any]) -> None:
     """Calls a callback with each message until nothing will come any more."""
     try:
         while True:
             await deliver(callback, await subscriber.recv_async())
     except ChannelClosed:
         return
-
-
-class Subscriber(Receiving, _engine.Subscriber):
-    """An open handle on a channel, or on all channels that match a pattern.
-
-    ``try_recv``, ``drain`` never wait; ``recv`` and ``for`` wait in the thread (under gevent, in the greenlet)
-    without holding the interpreter; ``recv_async`` and ``async for`` wait in the event loop; ``fileno()`` is
-    for any other loop. Made by ``ChannelManager.subscribe`` and ``subscribe_pattern``.
-    """
-
-    __slots__ = ()
 
 
 class ChannelManager(_engine.ChannelManager):
@@ -64,31 +53,6 @@ class ChannelManager(_engine.ChannelManager):
     ) -> Self:
         used = resolve(segment, namespace, default_buffer_size=default_buffer_size)
         return super().__new__(cls, default_buffer_size, used, namespace)
-
-    def subscribe(self, channel_name: str, client_id: str, *, last_event_id: str | None = None) -> Subscriber:
-        """Registers a client and opens a handle.
-
-        Args:
-            last_event_id: the id of the last message that the client has seen, as in ``Last-Event-ID``: the
-                handle begins with the one after it, whichever worker it was received from. One that is
-                overwritten: with the oldest there is, and ``missed_count`` says how many are gone. One that
-                means nothing here: with the oldest, and ``unknown_count`` is 1. None: with what is published
-                from now on.
-
-        Raises:
-            KeyError: there is no such channel.
-        """
-        return Subscriber(self, channel_name, client_id, last_event_id)
-
-    def subscribe_pattern(self, pattern: str, client_id: str) -> Subscriber:
-        """Opens a handle on every channel whose name matches, those created later included and from their
-        first message on. The order within each channel is kept. It is counted by ``publish`` as every
-        open handle, and registered as no channel's subscriber.
-
-        Args:
-            pattern: segments between ``:``; ``*`` is exactly one, ``#`` zero or more.
-        """
-        return Subscriber(self, None, client_id, pattern=pattern)
 
     async def subscribe_async(
         self,

@@ -82,7 +82,6 @@ PLAIN = fixed(print, (5, "print", object(), asyncio.sleep))
 ANYTHING = fixed(None)  # kept for compatibility, only told apart by its truth, or only put into a text
 
 KINDS: dict[str, Kind] = {
-    "broadcast": Kind(lambda world: world.hub.broadcast, (5, "x", object())),
     "broadcast_config": among(rt.BroadcastConfig()),
     "buffer_size": BUFFER,
     "callback": CALLBACK,
@@ -109,7 +108,6 @@ KINDS: dict[str, Kind] = {
     "last": ANY_COUNT,
     "last_event_id": fixed("1-1", NO_TEXT),  # what came from a client and is no id only means nothing
     "limit": ANY_COUNT,
-    "manager": Kind(lambda world: world.hub.channels, (5, "x", object())),
     "max_processes": whole(4, 1, 4095),
     "max_retries": COUNT,
     "members": COUNT,
@@ -226,7 +224,9 @@ OBJECTS: dict[type, Callable[[World], Any] | None] = {
     ),
 }  # fmt: skip
 # Made by the engine alone.
-UNMADE = {rt.BackpressurePolicy, rt.BroadcastStats, rt.ChannelStats, rt.HeartbeatStats}
+UNMADE = {
+    rt.BackpressurePolicy, rt.BroadcastStats, rt.BroadcastSubscriber, rt.ChannelStats, rt.HeartbeatStats, rt.Subscriber,
+}  # fmt: skip
 MODULES: tuple[ModuleType, ...] = (rt, looking, metrics, testing, heartbeat)
 
 

@@ -356,17 +356,17 @@ impl Channels {
 
     /// Registers a client and opens a handle that receives what is published from now on, or what was
     /// published after an event id.
-    pub fn subscribe(&self, name: &str, client: &str, last_event_id: Option<&str>) -> Result<Option<Receiver>> {
+    pub fn subscribe(&self, name: &str, client: &str, last_event_id: Option<&str>) -> Result<Option<Arc<Receiver>>> {
         check_length("client_id", client)?;
         self.open(name, client, true, last_event_id)
     }
 
     /// Opens a handle without registering anybody.
-    pub fn open_handle(&self, name: &str, last_event_id: Option<&str>) -> Result<Option<Receiver>> {
+    pub fn open_handle(&self, name: &str, last_event_id: Option<&str>) -> Result<Option<Arc<Receiver>>> {
         self.open(name, "", false, last_event_id)
     }
 
-    fn open(&self, name: &str, client: &str, registered: bool, last_event_id: Option<&str>) -> Result<Option<Receiver>> {
+    fn open(&self, name: &str, client: &str, registered: bool, last_event_id: Option<&str>) -> Result<Option<Arc<Receiver>>> {
         let segment = self.0.world.segment();
         let hash = self.0.world.cx()?.space.hash(client.as_bytes());
         for _ in 0..PATIENCE {
@@ -384,7 +384,10 @@ impl Channels {
                 Some(id) => ids::after(cx, &bound, id),
                 None => Start { cursor: bound.ring.head(cx), missed: 0, unknown: false },
             };
-            if let Some(receiver) = Receiver::open(segment, bound, name, HandleKey::hashed(cx, client, hash), registered, start)? {
+            // Remembered by `bind`, unless it could not be.
+            let shared = names::recall(self.0.facade, name, |known| known.name.clone()).unwrap_or_else(|| name.into());
+            let key = HandleKey::hashed(cx, client, hash);
+            if let Some(receiver) = Receiver::open(segment, bound, shared, key, registered, start)? {
                 return Ok(Some(receiver));
             }
             must_be_over(cx, bound.cell)?;

@@ -1,7 +1,10 @@
 //! What a channel knows of those who listen: registered clients, and the entries of open handles, which
 //! publishers count and `unsubscribe` ends.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64 as PrivateU64;
+
+use smallvec::SmallVec;
 
 use crate::arena::{HOT_MASK, hot};
 use crate::bound::Bound;
@@ -28,8 +31,9 @@ static SERIAL: PrivateU64 = PrivateU64::new(0);
 /// What tells a handle from all others: its client, the owner it was made for, and a number of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HandleKey {
-    /// The client's id, then 8 bytes of owner and 8 of the number.
-    bytes: Box<[u8]>,
+    client: Arc<[u8]>,
+    owner: u64,
+    serial: u64,
     place: u64,
 }
 
@@ -51,24 +55,30 @@ impl HandleKey {
     }
 
     fn made(client: &str, hash: Hash, owner: u64, serial: u64) -> HandleKey {
-        let mut bytes = Vec::with_capacity(client.len() + NUMBERS);
-        bytes.extend_from_slice(client.as_bytes());
-        bytes.extend_from_slice(&owner.to_le_bytes());
-        bytes.extend_from_slice(&serial.to_le_bytes());
         // One client's handles beside each other. The rest need not be hashed with a key: no client chooses it.
         let rest = Hash { high: (owner ^ serial.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15), low: 0 };
-        HandleKey { bytes: bytes.into(), place: hash.pair(rest) }
+        HandleKey { client: client.as_bytes().into(), owner, serial, place: hash.pair(rest) }
     }
 
     /// That of a handle's entry, if it is one's.
     pub fn of_entry(entry: &Entry, record: &Record) -> Option<HandleKey> {
-        (record.key().len() >= NUMBERS).then(|| HandleKey { bytes: record.key().into(), place: entry.place() })
+        let (client, numbers) = record.key().split_at_checked(record.key().len().checked_sub(NUMBERS)?)?;
+        let (owner, serial) = (numbers.first_chunk()?, numbers.last_chunk()?);
+        let (owner, serial) = (u64::from_le_bytes(*owner), u64::from_le_bytes(*serial));
+        Some(HandleKey { client: client.into(), owner, serial, place: entry.place() })
+    }
+
+    /// The key of its entry: the client's id, then 8 bytes of owner and 8 of the number.
+    fn bytes(&self) -> SmallVec<[u8; 64]> {
+        let mut bytes = SmallVec::from_slice(&self.client);
+        bytes.extend_from_slice(&self.owner.to_le_bytes());
+        bytes.extend_from_slice(&self.serial.to_le_bytes());
+        bytes
     }
 
     /// As text, for the second half of a pair: client, owner, number.
     pub fn text(&self) -> String {
-        let [owner, serial] = self.numbers();
-        format!("{}\0{owner:x}\0{serial:x}", self.client())
+        format!("{}\0{:x}\0{:x}", self.client(), self.owner, self.serial)
     }
 
     /// The key back.
@@ -81,16 +91,12 @@ impl HandleKey {
 
     /// The client's id.
     pub fn client(&self) -> &str {
-        std::str::from_utf8(key_client(&self.bytes)).unwrap_or_default()
+        text_of_client(&self.client)
     }
 
-    /// Owner and number.
-    pub fn numbers(&self) -> [u64; 2] {
-        let word = |from_end: usize| {
-            let bytes = self.bytes.len().checked_sub(from_end).and_then(|at| self.bytes[at..].first_chunk::<8>());
-            bytes.map_or(0, |bytes| u64::from_le_bytes(*bytes))
-        };
-        [word(16), word(8)]
+    /// The client's id, shared.
+    pub fn shared_client(&self) -> Arc<[u8]> {
+        self.client.clone()
     }
 }
 
@@ -100,6 +106,11 @@ const NUMBERS: usize = 16;
 /// The client's id in a handle's key.
 pub(crate) fn key_client(key: &[u8]) -> &[u8] {
     &key[..key.len().saturating_sub(NUMBERS)]
+}
+
+/// A client's id, which is text unless it comes from damage.
+pub(crate) fn text_of_client(client: &[u8]) -> &str {
+    std::str::from_utf8(client).unwrap_or_default()
 }
 
 /// When a handle was made for a pattern.
@@ -135,7 +146,7 @@ impl Note {
 }
 
 /// What a handle's second hot word says once its owner has received up to a sequence of its channel.
-const fn showing(cursor: u64, start: u64) -> u64 {
+pub(crate) const fn showing(cursor: u64, start: u64) -> u64 {
     cursor.wrapping_sub(start).wrapping_add(1) & HOT_MASK
 }
 
@@ -217,7 +228,7 @@ pub(crate) fn register(cx: Context<'_>, cell: Cell, (client, hash): (&str, Hash)
 pub(crate) fn end_handles(cx: Context<'_>, bound: &Bound, (client, hash): (&str, Hash)) -> Result<()> {
     let trie = bound.cell.trie(cx, Channel::handles);
     let pair = hash.high;
-    let mut handles = smallvec::SmallVec::<[Entry; 4]>::new();
+    let mut handles = SmallVec::<[Entry; 4]>::new();
     trie.entries_between(pair & PAIR_MASK, pair | !PAIR_MASK, |entry| handles.push(*entry))?;
     let start = cx.view().get(bound.cell.at + Channel::start);
     for entry in handles.into_iter().filter(Entry::is_live) {
@@ -241,29 +252,49 @@ pub(crate) fn end_handles(cx: Context<'_>, bound: &Bound, (client, hash): (&str,
     Ok(())
 }
 
-/// Adds a handle's entry to the trie of handles, unless it is there. Gives the ref and first word of its
-/// record; `None`: the channel is gone. `note`: kept with the entry.
-pub(crate) fn anchor(cx: Context<'_>, cell: Cell, key: &HandleKey, note: &[u8]) -> Result<Option<(u64, usize)>> {
+/// A handle's entry.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Anchored {
+    /// The ref of its record, and its first word.
+    pub reference: u64,
+    pub at: usize,
+    /// Was it made just now?
+    pub new: bool,
+}
+
+/// Adds a handle's entry to the trie of handles, unless it is there; `None`: the channel is gone. `note`: kept with the entry. `shown`: what its second hot word says, if it is new.
+pub(crate) fn anchor(cx: Context<'_>, cell: Cell, key: &HandleKey, note: &[u8], shown: u64) -> Result<Option<Anchored>> {
     let trie = cell.trie(cx, Channel::handles);
-    trie.change_record(key.place, &key.bytes, |found| {
-        if let Some((_, record)) = found {
-            return Ok((Change::Keep, (record.reference, record.at)));
+    let bytes = key.bytes();
+    let same = |value| cx.has_key(value, &bytes);
+    trie.change(key.place, same, |found| {
+        if let Some(entry) = found {
+            let (_, at) = cx.life(entry.value).ok_or(Stop::Moved)?;
+            return Ok((Change::Keep, Anchored { reference: entry.value, at, new: false }));
         }
-        let held = cx.new_record(trie.root, key.place, &encode(&key.numbers()[..1], &key.bytes, note))?;
-        cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), OPEN));
-        Ok((Change::Put(0, held), (held.reference(), held.at)))
+        let held = cx.new_record(trie.root, key.place, &encode(&[key.owner], &bytes, note))?;
+        let generation = state::generation(held.word);
+        cx.view().set(held.at + Block::hot0, hot(generation, OPEN));
+        cx.view().set(held.at + Block::hot1, hot(generation, shown));
+        Ok((Change::Put(0, held), Anchored { reference: held.reference(), at: held.at, new: true }))
     })
 }
 
 /// The record of a handle's entry; `None`: there is no such entry.
 pub(crate) fn handle_of(cx: Context<'_>, cell: Cell, key: &HandleKey) -> Result<Option<Record>> {
-    let found = cell.trie(cx, Channel::handles).get(key.place, &key.bytes)?;
+    let found = cell.trie(cx, Channel::handles).get(key.place, &key.bytes())?;
     Ok(found.map(|(_, record)| record))
 }
 
 /// Removes a handle's entry, and gives back what it alone kept.
 pub(crate) fn unanchor(cx: Context<'_>, cell: Cell, key: &HandleKey) -> Result<()> {
-    cell.trie(cx, Channel::handles).remove(key.place, |value| cx.has_key(value, &key.bytes))?;
+    unanchor_known(cx, cell, key, 0)
+}
+
+/// The same, of which the ref is known if it was not replaced.
+pub(crate) fn unanchor_known(cx: Context<'_>, cell: Cell, key: &HandleKey, reference: u64) -> Result<()> {
+    let same = |value| if value == reference { Some(true) } else { cx.has_key(value, &key.bytes()) };
+    cell.trie(cx, Channel::handles).remove(key.place, same)?;
     point!("close.unanchored");
     cell.clear_if_unused(cx)
 }

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::hash::BuildHasher;
+use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
@@ -19,7 +20,8 @@ const REMEMBERED: usize = 16 << 10;
 /// What is remembered of a channel.
 pub(crate) struct Known {
     facade: u64,
-    name: Box<str>,
+    /// Its name, shared with who receives from it.
+    pub name: Arc<str>,
     hash: u64,
     /// Where it is.
     pub bound: Bound,

@@ -176,7 +176,7 @@ mod tests {
         let channels = Channels::new(&World::new(&segment, "").unwrap(), ChannelKind::Channel);
         let spec = ChannelSpec { buffer_size: 16, metadata: vec![], fail_when_unheard: false, dedup_window: None };
         channels.create("a", &spec).unwrap();
-        let receiver = Arc::new(channels.subscribe("a", "alice", None).unwrap().expect("it is there"));
+        let receiver = channels.subscribe("a", "alice", None).unwrap().expect("it is there");
         std::thread::scope(|scope| {
             let deadline = Some(Instant::now() + Duration::from_secs(60));
             let waiting = receiver.clone();

@@ -13,7 +13,7 @@ use crate::turns::Turns;
 
 /// The handle on one of the channels.
 pub(crate) struct Part {
-    pub receiver: Receiver,
+    pub receiver: Arc<Receiver>,
     /// The channel that had the name before, while it is still being drained: its messages come first.
     pub behind: Option<Cell>,
     /// Has it taken a turn?

@@ -16,7 +16,7 @@ use crate::bound::bound_of;
 use crate::cells::Cell;
 use crate::directory::cell_of;
 use crate::error::{Error, Result};
-use crate::handles::{HandleKey, Made, Note, anchor, handle_of, unanchor};
+use crate::handles::{HandleKey, Made, Note, UNSEEN, anchor, handle_of, unanchor};
 use crate::ids::Start;
 use crate::layout::{Channel, Header, cell_kind, state};
 use crate::os::lock::{Guard, Lock};
@@ -53,7 +53,7 @@ pub(crate) fn anchor_all(
             continue;
         };
         let note = Note { made: when, pattern: pattern.into(), name: name.into() };
-        if anchor(cx, cell, &key, &note.encode())?.is_none() {
+        if anchor(cx, cell, &key, &note.encode(), UNSEEN)?.is_none() {
             return Ok(());
         }
         point!("pattern.anchored");
@@ -161,7 +161,7 @@ impl PatternReceiver {
         let segment = self.world.segment();
         let before = parts.receivers.iter().rev().find(|part| part.receiver.channel() == &**name);
         let behind = before.map(|part| part.receiver.cell());
-        match Receiver::open(segment, bound, name, parts.key.clone(), false, start)? {
+        match Receiver::open(segment, bound, name.clone(), parts.key.clone(), false, start)? {
             Some(receiver) => {
                 let turn = cell.is_over(cx);
                 parts.turns += usize::from(turn);

@@ -4,13 +4,14 @@
 //! Conservation: from the sequence at which it was opened to the one at which it ended, every
 //! message is either given by `try_recv` once, in order, or counted in `missed`.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64 as PrivateU64;
 
 use crate::arena::Info;
 use crate::bound::{Bound, Form};
 use crate::cells::Cell;
 use crate::error::{Error, Result};
-use crate::handles::{HandleKey, OPEN, anchor, register, show, stride, take_up, unanchor};
+use crate::handles::{Anchored, HandleKey, OPEN, anchor, register, show, showing, stride, take_up, text_of_client, unanchor_known};
 use crate::ids::{EventId, Start, epoch_of};
 use crate::layout::{Block, Channel, kind};
 use crate::os::lock::{Guard, Lock};
@@ -97,8 +98,8 @@ pub struct Receiver {
     segment: Segment,
     cell: Cell,
     ring: Ring,
-    channel: String,
-    client: String,
+    channel: Arc<str>,
+    client: Arc<[u8]>,
     registered: bool,
     epoch: u64,
     /// The first sequence of the channel's life.
@@ -115,29 +116,30 @@ impl Receiver {
     pub(crate) fn open(
         segment: &Segment,
         bound: Bound,
-        channel: &str,
+        channel: Arc<str>,
         key: HandleKey,
         registered: bool,
         start: Start,
-    ) -> Result<Option<Receiver>> {
+    ) -> Result<Option<Arc<Receiver>>> {
         let (cx, attachment) = segment.attached()?;
-        let Some((reference, at)) = anchor(cx, bound.cell, &key, &[])? else {
+        let first = cx.view().get(bound.cell.at + Channel::start);
+        let Some(Anchored { reference, at, new }) = anchor(cx, bound.cell, &key, &[], showing(start.cursor, first))? else {
             return Ok(None);
         };
         point!("subscribe.anchored");
-        let first = cx.view().get(bound.cell.at + Channel::start);
-        if !take_up(cx, bound.cell, (reference, at), start.cursor, first) {
+        // One that somebody made for a pattern.
+        if !new && !take_up(cx, bound.cell, (reference, at), start.cursor, first) {
             return Ok(None);
         }
-        let receiver = Receiver {
+        let receiver = Arc::new(Receiver {
             segment: segment.clone(),
             cell: bound.cell,
             ring: bound.ring,
-            channel: channel.to_owned(),
+            channel,
             registered,
             epoch: epoch_of(cx, bound.cell),
             first,
-            client: key.client().into(),
+            client: key.shared_client(),
             position: Lock::new(Position {
                 anchor: Anchor { reference, at, key, attachment },
                 cursor: start.cursor,
@@ -147,7 +149,7 @@ impl Receiver {
             received: PrivateU64::new(0),
             missed: PrivateU64::new(0),
             unknown: start.unknown,
-        };
+        });
         receiver.miss(cx, start.missed);
         Ok(Some(receiver))
     }
@@ -331,13 +333,13 @@ impl Receiver {
             return Ok(true);
         }
         if self.registered {
-            register(cx, self.cell, (&self.client, cx.space.hash(self.client.as_bytes())), false)?;
+            register(cx, self.cell, (self.client(), cx.space.hash(&self.client)), false)?;
         }
-        let key = HandleKey::new(cx, &self.client);
-        match anchor(cx, self.cell, &key, &[])? {
-            Some((reference, at)) => {
+        let key = HandleKey::new(cx, self.client());
+        match anchor(cx, self.cell, &key, &[], showing(position.cursor, self.first))? {
+            Some(Anchored { reference, at, .. }) => {
                 position.anchor = Anchor { reference, at, key, attachment };
-                position.noted = u64::MAX;
+                position.noted = position.cursor;
                 Ok(true)
             }
             None => Ok(false),
@@ -387,7 +389,7 @@ impl Receiver {
 
     /// The client's id; empty for a broadcast.
     pub fn client(&self) -> &str {
-        &self.client
+        text_of_client(&self.client)
     }
 
     /// The channel's ring length: more than that was never there at once.
@@ -421,7 +423,7 @@ impl Receiver {
             return Ok(());
         };
         if position.anchor.attachment == attachment {
-            unanchor(cx, self.cell, &position.anchor.key)?;
+            unanchor_known(cx, self.cell, &position.anchor.key, position.anchor.reference)?;
         }
         // Whoever waits here in another thread or task is to learn of it.
         cx.tell(self.cell.number);

@@ -192,7 +192,8 @@ impl Segment {
         let membership = self.0.membership()?;
         // Nobody else ever attached to a private segment: there is nobody to notice.
         let alone = self.0.name.is_none() && self.0.space.view.get(Header::attaches) <= 1;
-        if !alone && !membership.keeper.swap(true, PrivateOrdering::AcqRel) {
+        let kept = || membership.keeper.load(PrivateOrdering::Relaxed) || membership.keeper.swap(true, PrivateOrdering::AcqRel);
+        if !alone && !kept() {
             keep(&self.0);
         }
         Ok(())

@@ -39,7 +39,7 @@ impl Held {
         let presence = Presence::new(&world);
         assert!(channels.create("a", &spec()).unwrap() && broadcasts.create("b", &spec()).unwrap());
         Held {
-            receiver: Arc::new(channels.subscribe("a", "held", None).unwrap().unwrap()),
+            receiver: channels.subscribe("a", "held", None).unwrap().unwrap(),
             pattern: channels.subscribe_pattern("a:#", "held").unwrap(),
             watch: Watch::new(&presence, "room").unwrap(),
             list: Waitlist::new(&segment).unwrap(),

@@ -2,13 +2,15 @@
 //! numbers missed, whatever the order of publishing, subscribing, receiving and dropping.
 #![cfg(not(modelled))]
 
+use std::sync::Arc;
+
 use hypern_shm_core::{ChannelKind, ChannelSpec, Channels, Form, Options, Receiver, Segment, World};
 use proptest::prelude::*;
 use tokio::sync::broadcast::{self, error::TryRecvError};
 
 /// One receiver of each kind, and what each has missed.
 struct Pair {
-    ours: Receiver,
+    ours: Arc<Receiver>,
     model: broadcast::Receiver<u64>,
     model_missed: u64,
 }

@@ -44,7 +44,7 @@ mod messages {
                     let mut buffer = Vec::new();
                     while receiver.received() + receiver.missed() < PUBLISHERS * EACH {
                         if receiver.try_recv(&mut buffer).expect("open").is_none() {
-                            let waited = park(receiver, Some(Instant::now() + Duration::from_secs(60))).expect("attached");
+                            let waited = park(&**receiver, Some(Instant::now() + Duration::from_secs(60))).expect("attached");
                             assert_ne!(waited, Parked::TimedOut, "news was slept through");
                             continue;
                         }

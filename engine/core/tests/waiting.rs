@@ -45,14 +45,14 @@ fn wait(source: &dyn Source) -> Result<Parked, Error> {
 fn a_parked_thread_wakes_or_times_out() {
     let channels = channels(&["a"]);
     let receiver = channels.subscribe("a", "alice", None).unwrap().unwrap();
-    assert_eq!(park(&receiver, Some(Instant::now() + Duration::from_millis(20))), Ok(Parked::TimedOut));
+    assert_eq!(park(&*receiver, Some(Instant::now() + Duration::from_millis(20))), Ok(Parked::TimedOut));
     std::thread::scope(|scope| {
-        let parked = scope.spawn(|| wait(&receiver));
+        let parked = scope.spawn(|| wait(&*receiver));
         std::thread::sleep(Duration::from_millis(50));
         channels.publish("a", b"x", Form::Bytes).unwrap();
         assert_eq!(parked.join().unwrap(), Ok(Parked::News));
         receiver.try_recv(&mut Vec::new()).unwrap().expect("it was rung for");
-        let parked = scope.spawn(|| wait(&receiver));
+        let parked = scope.spawn(|| wait(&*receiver));
         std::thread::sleep(Duration::from_millis(50));
         assert!(channels.remove("a").unwrap());
         assert_eq!(parked.join().unwrap(), Ok(Parked::News), "the end is news");
@@ -63,7 +63,7 @@ fn a_parked_thread_wakes_or_times_out() {
 #[test]
 fn a_waitlist_names_what_has_news_and_nothing_else() {
     let channels = channels(&["a", "b", "c"]);
-    let open = |name: &str| -> Arc<dyn Source> { Arc::new(channels.subscribe(name, "alice", None).unwrap().unwrap()) };
+    let open = |name: &str| -> Arc<dyn Source> { channels.subscribe(name, "alice", None).unwrap().unwrap() };
     let sources = [open("a"), open("b"), open("c")];
     let list = Waitlist::new(sources[0].segment()).unwrap();
     let tokens: Vec<u64> = sources.iter().map(|source| list.park(source).unwrap().expect("nothing is there")).collect();
@@ -101,7 +101,7 @@ fn bells_are_given_back() {
     let receiver = channels.subscribe("a", "alice", None).unwrap().unwrap();
     std::thread::scope(|scope| {
         let parked = scope.spawn(|| {
-            assert_eq!(wait(&receiver), Ok(Parked::News));
+            assert_eq!(wait(&*receiver), Ok(Parked::News));
             receiver.try_recv(&mut Vec::new()).unwrap().expect("the message");
             receiver.received()
         });

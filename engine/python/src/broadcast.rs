@@ -57,6 +57,20 @@ impl RealtimeBroadcast {
         self.channels.remove(&name).map_err(raise)
     }
 
+    /// Opens a handle that receives what is sent from now on.
+    ///
+    /// Raises:
+    ///     KeyError: there is no such channel.
+    fn subscribe(&self, py: Python<'_>, name: Arg<&str>) -> PyResult<Py<BroadcastSubscriber>> {
+        match self.channels.open_handle(&name, None).map_err(raise)? {
+            Some(receiver) => {
+                let handle = Handle::new(Receiving::One(receiver));
+                Py::new(py, PyClassInitializer::from(handle).add_subclass(BroadcastSubscriber))
+            }
+            None => Err(unknown_channel(py, KIND, &name)),
+        }
+    }
+
     /// Sends under the channel's policy and, with an id, once within its dedup window; returns how
     /// many handles are open, 0 for a duplicate.
     #[pyo3(signature = (name, message, message_id=None))]
@@ -120,21 +134,12 @@ impl RealtimeBroadcast {
     }
 }
 
-/// An open handle on a broadcast channel.
-#[pyclass(frozen, subclass, extends = Handle, module = "hypern_realtime_shm._engine")]
+/// An open handle on a broadcast channel: waits as a ``Subscriber`` does. Made by ``RealtimeBroadcast.subscribe``.
+#[pyclass(frozen, extends = Handle, module = "hypern_realtime_shm._engine")]
 pub struct BroadcastSubscriber;
 
 #[pymethods]
 impl BroadcastSubscriber {
-    /// Opens a handle that receives what is sent from now on.
-    #[new]
-    fn new(broadcast: Of<'_, '_, RealtimeBroadcast>, name: Arg<&str>) -> PyResult<PyClassInitializer<BroadcastSubscriber>> {
-        match broadcast.get().channels.open_handle(&name, None).map_err(raise)? {
-            Some(receiver) => Ok(PyClassInitializer::from(Handle::new(Receiving::One(receiver.into()))).add_subclass(BroadcastSubscriber)),
-            None => Err(unknown_channel(broadcast.py(), KIND, &name)),
-        }
-    }
-
     /// Messages overwritten before they were read.
     #[getter]
     fn lagged_count(slf: &Bound<'_, Self>) -> u64 {

@@ -1,7 +1,6 @@
 //! `ChannelManager`, `Subscriber`, `ChannelStats`.
 
 use hypern_shm_core as core;
-use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -93,6 +92,43 @@ impl ChannelManager {
         messages.into_iter().map(message).collect()
     }
 
+    /// Registers a client and opens a handle.
+    ///
+    /// Args:
+    ///     last_event_id: the id of the last message that the client has seen, as in ``Last-Event-ID``: the
+    ///         handle begins with the one after it, whichever worker it was received from. One that is
+    ///         overwritten: with the oldest there is, and ``missed_count`` says how many are gone. One that
+    ///         means nothing here: with the oldest, and ``unknown_count`` is 1. None: with what is published
+    ///         from now on.
+    ///
+    /// Raises:
+    ///     KeyError: there is no such channel.
+    #[pyo3(signature = (channel_name, client_id, *, last_event_id=None))]
+    fn subscribe(
+        &self,
+        py: Python<'_>,
+        channel_name: Arg<&str>,
+        client_id: Arg<&str>,
+        last_event_id: Option<Arg<EventId<'_>>>,
+    ) -> PyResult<Py<Subscriber>> {
+        let after = last_event_id.as_deref().map(EventId::text);
+        match self.channels.subscribe(&channel_name, &client_id, after).map_err(raise)? {
+            Some(receiver) => Subscriber::of(py, Receiving::One(receiver)),
+            None => Err(unknown_channel(py, KIND, &channel_name)),
+        }
+    }
+
+    /// Opens a handle on every channel whose name matches, those created later included and from their
+    /// first message on. The order within each channel is kept. It is counted by ``publish`` as every
+    /// open handle, and registered as no channel's subscriber.
+    ///
+    /// Args:
+    ///     pattern: segments between ``:``; ``*`` is exactly one, ``#`` zero or more.
+    fn subscribe_pattern(&self, py: Python<'_>, pattern: Arg<&str>, client_id: Arg<&str>) -> PyResult<Py<Subscriber>> {
+        let receiver = self.channels.subscribe_pattern(&pattern, &client_id).map_err(raise)?;
+        Subscriber::of(py, Receiving::Many(receiver.into()))
+    }
+
     /// Ends this process's part in a client's registration, which ends with its last. The handles stay.
     fn release(&self, channel_name: Arg<&str>, client_id: Arg<&str>) -> PyResult<()> {
         self.channels.release(&channel_name, &client_id).map_err(raise)
@@ -166,35 +202,22 @@ impl ChannelManager {
     }
 }
 
-/// An open handle on a channel, or on a pattern of channels.
-#[pyclass(frozen, subclass, extends = Handle, module = "hypern_realtime_shm._engine")]
+/// An open handle on a channel, or on all channels that match a pattern.
+///
+/// ``try_recv``, ``drain`` never wait; ``recv`` and ``for`` wait in the thread (under gevent, in the greenlet)
+/// without holding the interpreter; ``recv_async`` and ``async for`` wait in the event loop; ``fileno()`` is
+/// for any other loop. Made by ``ChannelManager.subscribe`` and ``subscribe_pattern``.
+#[pyclass(frozen, extends = Handle, module = "hypern_realtime_shm._engine")]
 pub struct Subscriber;
+
+impl Subscriber {
+    fn of(py: Python<'_>, receiving: Receiving) -> PyResult<Py<Subscriber>> {
+        Py::new(py, PyClassInitializer::from(Handle::new(receiving)).add_subclass(Subscriber))
+    }
+}
 
 #[pymethods]
 impl Subscriber {
-    /// Opens a handle: from now on, or from an event id on; or on all channels that match a pattern.
-    #[new]
-    #[pyo3(signature = (manager, channel_name, client_id, last_event_id=None, *, pattern=None))]
-    fn new(
-        manager: Of<'_, '_, ChannelManager>,
-        channel_name: Option<Arg<&str>>,
-        client_id: Arg<&str>,
-        last_event_id: Option<Arg<EventId<'_>>>,
-        pattern: Option<Arg<&str>>,
-    ) -> PyResult<PyClassInitializer<Subscriber>> {
-        let (channels, py) = (&manager.get().channels, manager.py());
-        let receiving = match (channel_name, pattern) {
-            (None, Some(pattern)) => Receiving::Many(channels.subscribe_pattern(&pattern, &client_id).map_err(raise)?.into()),
-            (Some(name), None) => {
-                let after = last_event_id.as_deref().map(EventId::text);
-                let receiver = channels.subscribe(&name, &client_id, after).map_err(raise)?;
-                Receiving::One(receiver.ok_or_else(|| unknown_channel(py, KIND, &name))?.into())
-            }
-            _ => return Err(PyTypeError::new_err("channel_name must be a str, or None with a pattern")),
-        };
-        Ok(PyClassInitializer::from(Handle::new(receiving)).add_subclass(Subscriber))
-    }
-
     /// The client's id.
     #[getter]
     fn client_id(slf: &Bound<'_, Self>) -> String {

@@ -16,14 +16,14 @@ fn small() -> Options {
     Options { size: 1 << 20, ..Options::default() }
 }
 
-fn busy() -> (Segment, Vec<crate::Receiver>) {
+fn busy() -> (Segment, Vec<std::sync::Arc<crate::Receiver>>) {
     let segment = Segment::private(&small()).expect("room");
     let open = use_all(&segment);
     (segment, open)
 }
 
 /// Something of everything.
-fn use_all(segment: &Segment) -> Vec<crate::Receiver> {
+fn use_all(segment: &Segment) -> Vec<std::sync::Arc<crate::Receiver>> {
     let world = World::new(segment, "").expect("room");
     let channels = Channels::new(&world, ChannelKind::Channel);
     let broadcasts = Channels::new(&world, ChannelKind::Broadcast);

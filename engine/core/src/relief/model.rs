@@ -4,7 +4,7 @@
 use super::{finish, given_up};
 use crate::cells::Cell;
 use crate::error::Result;
-use crate::handles::{HandleKey, Made, Note, anchor, handle_of, take_up, unanchor};
+use crate::handles::{HandleKey, Made, Note, UNSEEN, anchor, handle_of, take_up, unanchor};
 use crate::layout::{Channel, World, cell_kind};
 use crate::record::{encode, pair_of};
 use crate::space::Context;
@@ -41,7 +41,7 @@ impl Listener {
     pub fn anchor(&self, cx: Context<'_>, cell: Cell, in_time: bool) -> Result<bool> {
         let made = if in_time { Made::InTime } else { Made::Late };
         let note = Note { made, pattern: PATTERN.into(), name: String::new() };
-        Ok(anchor(cx, cell, &self.key, &note.encode())?.is_some())
+        Ok(anchor(cx, cell, &self.key, &note.encode(), UNSEEN)?.is_some())
     }
 
     /// What its owner does with a removed channel: receives all that is left, or leaves it to who has given it up. Gives how
@@ -50,11 +50,11 @@ impl Listener {
         if !cell.is_over(cx) || handle_of(cx, cell, &self.key)?.is_none() {
             return Ok(0);
         }
-        let Some(handle) = anchor(cx, cell, &self.key, &[])? else {
+        let Some(handle) = anchor(cx, cell, &self.key, &[], UNSEEN)? else {
             return Ok(0);
         };
         let start = cx.view().get(cell.at + Channel::start);
-        if take_up(cx, cell, handle, start, start) {
+        if take_up(cx, cell, (handle.reference, handle.at), start, start) {
             cell.seal(cx)?;
             let ring = cell.ring(cx)?;
             let left = ring.map_or(0, |ring| ring.head(cx).wrapping_sub(start));

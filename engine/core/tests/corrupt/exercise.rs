@@ -136,7 +136,7 @@ impl<'f> Worker<'f> {
             8 | 9 => {
                 let last = ["", "00-1", "not an id"][self.random.below(3) as usize];
                 let opened = self.did(channels.subscribe(&room, &client, (!last.is_empty()).then_some(last)));
-                self.handles.receivers.extend(opened.flatten().map(Arc::new));
+                self.handles.receivers.extend(opened.flatten());
             }
             10 => {
                 let opened = self.did(channels.subscribe_pattern("#", &client));
