@@ -168,7 +168,7 @@ SPECIAL: dict[tuple[str, str], Kind] = {
         (callable_, "client_id"): BOUNDED
         for callable_ in (
             "ChannelManager.subscribe", "ChannelManager.subscribe_async", "ChannelManager.subscribe_pattern",
-            "Subscriber", "PresenceTracker.track", "PresenceTracker.track_json", "HeartbeatMonitor.register",
+            "PresenceTracker.track", "PresenceTracker.track_json", "HeartbeatMonitor.register",
             "RealtimeHub.join", "RealtimeHub.sse_stream", "RealtimeHub.sse_stream_sync", "SSEStream", "SSEStreamSync",
             "TopicMatcher.subscribe",
         )
@@ -184,7 +184,6 @@ SPECIAL: dict[tuple[str, str], Kind] = {
     ("PresenceTracker.track", "channel"): text("c", LONG),
     ("PresenceTracker.track_json", "channel"): text("c", LONG),
     ("ChannelManager.subscribe_pattern", "pattern"): text("c:*", LONG),
-    ("Subscriber", "pattern"): text("c:*"),
     ("TopicMatcher.subscribe", "pattern"): text("c:*", LONG),
 }  # fmt: skip
 # None is right, though it is not the default.
