@@ -8,7 +8,7 @@ use hashbrown::HashSet;
 use crate::cells::Cell;
 use crate::error::Result;
 use crate::layout::Group;
-use crate::presence::{Presence, find_member};
+use crate::presence::{Part, Presence, find_member};
 use crate::record::Record;
 use crate::space::Context;
 use crate::whereabouts;
@@ -21,7 +21,7 @@ impl Presence {
         let mut left = Vec::new();
         for cell in self.hinted(cx, client)? {
             let name = self.name_of(cx, cell)?;
-            if self.remove(cx, cell, client, hash, |_| true)? {
+            if self.remove(cx, cell, client, hash, Part::Everybodys)? {
                 left.extend(name);
             }
         }

@@ -4,7 +4,7 @@ use crate::cells::Cell;
 use crate::error::Result;
 use crate::layout::{Channel, Header};
 use crate::points::point;
-use crate::record::{Record, encode};
+use crate::record::{Content, Record};
 use crate::space::Context;
 use crate::sync::Ordering;
 use crate::trie::{Change, Trie};
@@ -75,7 +75,7 @@ impl<'a> Directory<'a> {
         value.extend_from_slice(&u64::from(cell.number).to_le_bytes());
         value.extend_from_slice(&cell.generation.to_le_bytes());
         value.extend_from_slice(extra);
-        let content = encode(&[], name.as_bytes(), &value);
+        let content = Content::new(&[], name.as_bytes(), &value);
         let inserted = self.trie.change_record(place, name.as_bytes(), |found| {
             // An entry whose cell is gone was left by a process that died, or is stopped, while removing it.
             if let Some((_, record)) = found {

@@ -12,7 +12,7 @@ use crate::cells::Cell;
 use crate::error::Result;
 use crate::layout::{Block, Channel, state};
 use crate::points::point;
-use crate::record::{Owners, Record, encode, key_pair, pair_key};
+use crate::record::{Content, Owners, Record, key_pair, pair_key};
 use crate::space::{Context, Hash, PAIR_MASK};
 use crate::trie::{Change, Entry, GONE, Stop};
 
@@ -212,12 +212,12 @@ pub(crate) fn register(cx: Context<'_>, cell: Cell, (client, hash): (&str, Hash)
                 if cx.has_owner(entry.value, me).ok_or(Stop::Moved)? {
                     return Ok((Change::Keep, ()));
                 }
-                owners = cx.record(entry.value).ok_or(Stop::Moved)?.owners;
+                owners = cx.front(entry.value).ok_or(Stop::Moved)?.owners;
             } else if !create {
                 return Ok((Change::Keep, ()));
             }
             owners.push(me);
-            let held = cx.new_record(trie.root, place, &encode(&owners, client.as_bytes(), &[]))?;
+            let held = cx.new_record(trie.root, place, &Content::new(&owners, client.as_bytes(), &[]))?;
             Ok((Change::Put(0, held), ()))
         },
     )?;
@@ -265,14 +265,15 @@ pub(crate) struct Anchored {
 /// Adds a handle's entry to the trie of handles, unless it is there; `None`: the channel is gone. `note`: kept with the entry. `shown`: what its second hot word says, if it is new.
 pub(crate) fn anchor(cx: Context<'_>, cell: Cell, key: &HandleKey, note: &[u8], shown: u64) -> Result<Option<Anchored>> {
     let trie = cell.trie(cx, Channel::handles);
-    let bytes = key.bytes();
-    let same = |value| cx.has_key(value, &bytes);
+    let same = |value| cx.has_key(value, &key.bytes());
+    let numbers = [key.owner.to_le_bytes(), key.serial.to_le_bytes()];
     trie.change(key.place, same, |found| {
         if let Some(entry) = found {
             let (_, at) = cx.life(entry.value).ok_or(Stop::Moved)?;
             return Ok((Change::Keep, Anchored { reference: entry.value, at, new: false }));
         }
-        let held = cx.new_record(trie.root, key.place, &encode(&[key.owner], &bytes, note))?;
+        let content = Content { owners: &[key.owner], key: [&key.client, numbers.as_flattened()], value: [note, &[]] };
+        let held = cx.new_record(trie.root, key.place, &content)?;
         let generation = state::generation(held.word);
         cx.view().set(held.at + Block::hot0, hot(generation, OPEN));
         cx.view().set(held.at + Block::hot1, hot(generation, shown));

@@ -15,9 +15,8 @@ use crate::os::lock::Lock;
 use crate::owned::{carry_hot, release_owner, remove_all, replaced};
 use crate::points::point;
 use crate::process::TAKEN;
-use crate::record::{Owners, Record, begin};
+use crate::record::{Content, Owners, Record};
 use crate::space::{Context, owner_slot};
-use crate::spare::Spare;
 use crate::sync::Ordering;
 use crate::trie::{Change, Stop, Trie};
 use crate::world::{World, check_length};
@@ -132,12 +131,9 @@ pub(crate) fn event_id(record: &Record) -> Option<String> {
 }
 
 /// A client's record.
-fn content_of(owners: &[u64], client: &str, event_id: Option<&str>) -> Spare {
-    let id = event_id.unwrap_or("");
-    let mut content = begin(owners, client.as_bytes(), 1 + id.len());
-    content.push(u8::from(event_id.is_some()));
-    content.extend_from_slice(id.as_bytes());
-    content
+fn content_of<'a>(owners: &'a [u64], client: &'a str, event_id: Option<&'a str>) -> Content<'a> {
+    let (is_there, id): (&[u8], &str) = event_id.map_or((&[0], ""), |id| (&[1], id));
+    Content { owners, key: [client.as_bytes(), &[]], value: [is_there, id.as_bytes()] }
 }
 
 impl Heartbeats {
@@ -168,8 +164,10 @@ impl Heartbeats {
         let clients = self.clients(cx);
         let place = cx.space.hash(client.as_bytes()).place();
         let now = clock::monotonic_micros() & HOT_MASK;
-        clients.change_record(place, client.as_bytes(), |found| {
-            let mut owners = found.map_or_else(Owners::new, |(_, record)| record.owners.clone());
+        let same = |value| cx.has_key(value, client.as_bytes());
+        clients.change(place, same, |found| {
+            let front = found.map(|entry| cx.front(entry.value).ok_or(Stop::Moved)).transpose()?;
+            let mut owners = front.map_or_else(Owners::new, |front| front.owners);
             if !owners.contains(&cx.actor.owner) {
                 owners.push(cx.actor.owner);
             }

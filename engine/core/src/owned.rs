@@ -4,7 +4,7 @@
 use crate::arena::{Held, hot};
 use crate::error::Result;
 use crate::layout::{Block, state};
-use crate::record::{Owners, Record, encode};
+use crate::record::{Content, Owners, Record};
 use crate::space::Context;
 use crate::trie::{Attempt, Change, Entry, GONE, PENDING, Stop, Trie};
 
@@ -74,7 +74,7 @@ pub(crate) fn release_owner(trie: &Trie<'_>, key: &str) -> Result<bool> {
 
 /// The same entry with fewer owners.
 pub fn replaced(trie: &Trie<'_>, entry: &Entry, record: &Record, owners: &[u64]) -> Attempt<Change> {
-    let content = encode(owners, record.key(), record.value());
+    let content = Content::new(owners, record.key(), record.value());
     let held = trie.cx.shorter_record(trie.root, entry.place(), &content)?;
     carry_hot(trie.cx, record, &held);
     Ok(Change::Put(entry.flags(), held))

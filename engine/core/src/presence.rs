@@ -18,10 +18,10 @@ use crate::os::clock;
 use crate::os::lock::Lock;
 use crate::owned::{leaving, remove_all, replaced, sweep_members};
 use crate::points::point;
-use crate::record::{Owners, Record, begin};
+use crate::record::{Content, Owners, Record};
 use crate::relief;
 use crate::space::{Context, Hash};
-use crate::trie::{Change, GONE, PENDING, Root, Stop, Trie};
+use crate::trie::{Change, Entry, GONE, PENDING, Root, Stop, Trie};
 use crate::whereabouts::{Hint, forget_gone, prune_lines};
 use crate::world::{World, check_length};
 
@@ -32,6 +32,20 @@ pub struct Diff {
     pub joins: Vec<Member>,
     /// Who was there and left.
     pub leaves: Vec<String>,
+}
+
+/// How much of a member leaves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All of it, whoever tracks it.
+    Everybodys,
+    /// What this process has in it.
+    Ours,
+}
+
+/// A member's record.
+fn content_of<'a>(owners: &'a [u64], client: &'a str, joined: &'a [u8; JOINED], metadata: &'a Metadata) -> Content<'a> {
+    Content { owners, key: [client.as_bytes(), &[]], value: [joined, metadata.encoded()] }
 }
 
 /// The presence of one world.
@@ -213,25 +227,22 @@ impl Presence {
         let me = cx.actor.owner;
         let members = cell.trie(cx, Group::members);
         let now = clock::monotonic_micros() & HOT_MASK;
-        let joined = members.change_record(hash.place(), client.as_bytes(), |found| {
+        let same = |value| cx.has_key(value, client.as_bytes());
+        let joined = members.change(hash.place(), same, |found| {
             let mut owners = Owners::new();
             let mut joined = now;
             // Somebody who left and is back before the leave was taken never left.
             let mut flags = if found.is_some() { 0 } else { PENDING };
-            if let Some((entry, record)) = found
-                && entry.is_live()
-            {
-                joined = joined_of(record).unwrap_or(now);
+            if let Some(entry) = found.filter(Entry::is_live) {
+                let front = cx.front(entry.value).ok_or(Stop::Moved)?;
+                joined = front.word.unwrap_or(now);
                 flags = entry.flags();
-                owners = record.owners.clone();
+                owners = front.owners;
             }
             if !owners.contains(&me) {
                 owners.push(me);
             }
-            let mut content = begin(&owners, client.as_bytes(), JOINED + metadata.encoded().len());
-            content.extend_from_slice(&joined.to_le_bytes());
-            content.extend_from_slice(metadata.encoded());
-            let held = cx.new_record(members.root, hash.place(), &content)?;
+            let held = cx.new_record(members.root, hash.place(), &content_of(&owners, client, &joined.to_le_bytes(), metadata))?;
             cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), now));
             Ok((Change::Put(flags, held), joined))
         })?;
@@ -244,35 +255,39 @@ impl Presence {
     /// Removes a member from a channel, whoever tracks it. False: it was not there.
     pub fn untrack(&self, channel: &str, client: &str) -> Result<bool> {
         let cx = self.world.cx()?;
-        self.remove_from(cx, channel, client, |_| true)
+        self.remove_from(cx, channel, client, Part::Everybodys)
     }
 
     /// Ends this process's part in a member, who leaves with its last. True: it left.
     pub fn release(&self, channel: &str, client: &str) -> Result<bool> {
         let cx = self.world.cx()?;
-        let me = cx.actor.owner;
-        self.remove_from(cx, channel, client, |record| record.owners.iter().all(|&owner| owner == me))
+        self.remove_from(cx, channel, client, Part::Ours)
     }
 
-    fn remove_from(&self, cx: Context<'_>, channel: &str, client: &str, whole: impl Fn(&Record) -> bool) -> Result<bool> {
+    fn remove_from(&self, cx: Context<'_>, channel: &str, client: &str, part: Part) -> Result<bool> {
         match self.members(cx, channel)? {
-            Some((cell, _)) => self.remove(cx, cell, client, cx.space.hash(client.as_bytes()), whole),
+            Some((cell, _)) => self.remove(cx, cell, client, cx.space.hash(client.as_bytes()), part),
             None => Ok(false),
         }
     }
 
-    /// Takes a member out, if `whole` says so; otherwise only this process from its owners. True: it is out.
-    pub(crate) fn remove(&self, cx: Context<'_>, cell: Cell, client: &str, hash: Hash, whole: impl Fn(&Record) -> bool) -> Result<bool> {
+    /// Takes a member out, or only this process's part in it. True: it is out.
+    pub(crate) fn remove(&self, cx: Context<'_>, cell: Cell, client: &str, hash: Hash, part: Part) -> Result<bool> {
         let members = cell.trie(cx, Group::members);
-        let left = members.change_record(hash.place(), client.as_bytes(), |found| {
-            let Some((entry, record)) = found.filter(|(entry, _)| entry.is_live()) else {
+        let same = |value| cx.has_key(value, client.as_bytes());
+        let left = members.change(hash.place(), same, |found| {
+            let Some(entry) = found.filter(Entry::is_live) else {
                 return Ok((Change::Keep, false));
             };
-            if whole(record) {
+            if part == Part::Everybodys {
                 return Ok((leaving(&entry), true));
             }
+            let record = cx.record(entry.value).ok_or(Stop::Moved)?;
             let rest: Owners = record.owners.iter().copied().filter(|&owner| owner != cx.actor.owner).collect();
-            let change = if rest.len() < record.owners.len() { replaced(&members, &entry, record, &rest)? } else { Change::Keep };
+            if rest.is_empty() {
+                return Ok((leaving(&entry), true));
+            }
+            let change = if rest.len() < record.owners.len() { replaced(&members, &entry, &record, &rest)? } else { Change::Keep };
             Ok((change, false))
         })?;
         let left = left.unwrap_or(false);
@@ -303,14 +318,14 @@ impl Presence {
         };
         let place = cx.space.hash(client.as_bytes()).place();
         let now = clock::monotonic_micros() & HOT_MASK;
-        let updated = members.change_record(place, client.as_bytes(), |found| {
-            let Some((entry, record)) = found.filter(|(entry, _)| entry.is_live()) else {
+        let same = |value| cx.has_key(value, client.as_bytes());
+        let updated = members.change(place, same, |found| {
+            let Some(entry) = found.filter(Entry::is_live) else {
                 return Ok((Change::Keep, false));
             };
-            let mut content = begin(&record.owners, client.as_bytes(), JOINED + metadata.encoded().len());
-            content.extend_from_slice(&joined_of(record).unwrap_or(now).to_le_bytes());
-            content.extend_from_slice(metadata.encoded());
-            let held = cx.new_record(members.root, place, &content)?;
+            let front = cx.front(entry.value).ok_or(Stop::Moved)?;
+            let joined = front.word.unwrap_or(now).to_le_bytes();
+            let held = cx.new_record(members.root, place, &content_of(&front.owners, client, &joined, metadata))?;
             cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), now));
             Ok((Change::Put(entry.flags(), held), true))
         })?;

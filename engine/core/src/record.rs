@@ -11,6 +11,7 @@ use crate::geometry::Geometry;
 use crate::layout::{BLOCK_HEADER_WORDS, Block, kind};
 use crate::space::Context;
 use crate::spare::Spare;
+use crate::sync::{AtomicU64, Ordering};
 
 /// Owners of an entry: almost always one.
 pub type Owners = SmallVec<[u64; 2]>;
@@ -53,23 +54,119 @@ pub(crate) fn text_of(bytes: &[u8]) -> Cow<'_, str> {
     std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
 }
 
-/// Encodes owners, key and value as one record's content.
-pub fn encode(owners: &[u64], key: &[u8], value: &[u8]) -> Spare {
-    let mut bytes = begin(owners, key, value.len());
-    bytes.extend_from_slice(value);
-    bytes
+/// What a record is to hold. Key and value may be of two parts each, which follow each other.
+#[derive(Clone, Copy, Debug)]
+pub struct Content<'a> {
+    /// Who owns the entry.
+    pub owners: &'a [u64],
+    /// The key.
+    pub key: [&'a [u8]; 2],
+    /// The value.
+    pub value: [&'a [u8]; 2],
 }
 
-/// Encodes owners and key; the value, of about so many bytes, is to be added behind.
-pub fn begin(owners: &[u64], key: &[u8], value: usize) -> Spare {
-    let mut bytes = Spare::new();
-    bytes.reserve(8 + owners.len() * 8 + key.len() + value);
-    bytes.extend_from_slice(&(key.len() as u64 | (owners.len() as u64) << 32).to_le_bytes());
-    for owner in owners {
-        bytes.extend_from_slice(&owner.to_le_bytes());
+impl<'a> Content<'a> {
+    /// Of a key and a value of one part.
+    pub const fn new(owners: &'a [u64], key: &'a [u8], value: &'a [u8]) -> Content<'a> {
+        Content { owners, key: [key, &[]], value: [value, &[]] }
     }
-    bytes.extend_from_slice(key);
-    bytes
+
+    #[inline(always)]
+    fn head(&self) -> u64 {
+        (self.key[0].len() + self.key[1].len()) as u64 | (self.owners.len() as u64) << 32
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> usize {
+        let parts = [self.key, self.value].as_flattened().iter().map(|part| part.len()).sum::<usize>();
+        8 + self.owners.len() * 8 + parts
+    }
+
+    /// All of it, for what does not fit into a small block.
+    fn encoded(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.bytes());
+        bytes.extend_from_slice(&self.head().to_le_bytes());
+        self.owners.iter().for_each(|owner| bytes.extend_from_slice(&owner.to_le_bytes()));
+        [self.key, self.value].as_flattened().iter().for_each(|part| bytes.extend_from_slice(part));
+        bytes
+    }
+
+    /// Writes it word by word, from where its parts are: what is put together in a buffer first, and read from it at once in
+    /// other pieces than it was written in, makes the processor wait for each piece.
+    #[inline(always)]
+    fn write(&self, words: &[AtomicU64; SMALL_WORDS]) {
+        let mut packer = Packer { words, index: 0, word: 0, bits: 0 };
+        packer.word(self.head());
+        self.owners.iter().for_each(|&owner| packer.word(owner));
+        [self.key, self.value].as_flattened().iter().for_each(|part| packer.bytes(part));
+        packer.finish();
+    }
+}
+
+/// Words of content in a small block.
+const SMALL_WORDS: usize = Geometry::payload(0) / 8;
+
+/// Writes bytes one behind the other, in whole words.
+struct Packer<'a> {
+    words: &'a [AtomicU64; SMALL_WORDS],
+    index: usize,
+    /// What is not written yet, and how many bits of it: fewer than 64.
+    word: u64,
+    bits: u32,
+}
+
+impl Packer<'_> {
+    #[inline(always)]
+    fn put(&mut self, word: u64) {
+        // The caller has seen to it that all fits.
+        if let Some(place) = self.words.get(self.index) {
+            place.store(word, Ordering::Relaxed);
+        }
+        self.index += 1;
+    }
+
+    /// Adds so many bits, at most 64.
+    #[inline(always)]
+    fn add(&mut self, value: u64, bits: u32) {
+        self.word |= value << self.bits;
+        self.bits += bits;
+        if self.bits >= 64 {
+            self.put(self.word);
+            self.bits -= 64;
+            // What did not fit; a shift by all 64 is none.
+            self.word = if self.bits == 0 { 0 } else { value >> (bits - self.bits) };
+        }
+    }
+
+    #[inline(always)]
+    fn word(&mut self, value: u64) {
+        self.add(value, 64);
+    }
+
+    #[inline(always)]
+    fn bytes(&mut self, bytes: &[u8]) {
+        let (whole, rest) = bytes.as_chunks::<8>();
+        whole.iter().for_each(|&chunk| self.word(u64::from_le_bytes(chunk)));
+        if !rest.is_empty() {
+            self.add(last_word(bytes, rest.len()), rest.len() as u32 * 8);
+        }
+    }
+
+    #[inline(always)]
+    fn finish(mut self) {
+        if self.bits > 0 {
+            self.put(self.word);
+        }
+    }
+}
+
+/// The front of a record: who owns the entry, and what its value begins with.
+#[derive(Clone, Debug, Default)]
+pub struct Front {
+    /// As `Record::owners`.
+    pub owners: Owners,
+    /// The first 8 bytes of the value, if it has as many.
+    pub word: Option<u64>,
 }
 
 /// Finds the parts of what was copied; `None` when its lengths do not fit.
@@ -165,33 +262,78 @@ impl Context<'_> {
         self.still(reference, at).then_some(found)
     }
 
+    /// Who owns a record's entry, and what its value begins with. `None`: it has moved on. Read in place where that lies in
+    /// the first block.
+    #[inline]
+    pub fn front(self, reference: u64) -> Option<Front> {
+        let (class, at) = self.life(reference)?;
+        let view = self.view();
+        let info = Info(view.get(at + Block::info));
+        let first = at + BLOCK_HEADER_WORDS;
+        let head = view.get(first);
+        let count = (head >> 32 & 0xffff) as usize;
+        let value = 8 + count * 8 + (head & 0xffff_ffff) as usize;
+        if info.kind() != kind::RECORD || value + 8 > (info.bytes() as usize).min(Geometry::payload(class)) {
+            let record = self.record(reference)?;
+            let word = record.value().first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+            return Some(Front { owners: record.owners, word });
+        }
+        let owners = (1..=count).map(|index| view.get(first + index)).collect();
+        let (index, shift) = (first + value / 8, value as u32 % 8 * 8);
+        let low = view.get(index) >> shift;
+        let word = if shift == 0 { low } else { low | view.get(index + 1) << (64 - shift) };
+        self.still(reference, at).then_some(Front { owners, word: Some(word) })
+    }
+
     /// Writes a record into held blocks. `root` and `place` say where it will be found.
-    pub fn new_record(self, root: usize, place: u64, content: &[u8]) -> Result<Held> {
-        self.store(Info::new(kind::RECORD, 0, 0, 0), (root as u64) << 8 | 0xff, place, &[], content)
+    #[inline]
+    pub fn new_record(self, root: usize, place: u64, content: &Content<'_>) -> Result<Held> {
+        if content.bytes() > Geometry::payload(0) {
+            return self.store(Info::new(kind::RECORD, 0, 0, 0), back_of(root), place, &[], &content.encoded());
+        }
+        let held = self.allocate(SMALL)?;
+        self.write_record(&held, root, place, content);
+        Ok(held)
+    }
+
+    #[inline(always)]
+    fn write_record(self, held: &Held, root: usize, place: u64, content: &Content<'_>) {
+        self.fill(held, Info::new(kind::RECORD, 0, 0, content.bytes() as u64), back_of(root), place);
+        if let Some(words) = self.view().array(held.at + BLOCK_HEADER_WORDS) {
+            content.write(words);
+        }
     }
 
     /// As `new_record`, for one that replaces another that is no shorter: from the reserve where all else is in use.
-    pub fn shorter_record(self, root: usize, place: u64, content: &[u8]) -> Result<Held> {
+    pub fn shorter_record(self, root: usize, place: u64, content: &Content<'_>) -> Result<Held> {
         self.new_record(root, place, content).or_else(|error| {
-            if content.len() > Geometry::payload(0) {
+            if content.bytes() > Geometry::payload(0) {
                 return Err(error);
             }
             let held = self.allocate_for_less(SMALL)?;
-            let info = Info::new(kind::RECORD, 0, 0, content.len() as u64);
-            self.fill(&held, info, (root as u64) << 8 | 0xff, place);
-            self.view().write(held.at + BLOCK_HEADER_WORDS, content);
+            self.write_record(&held, root, place, content);
             Ok(held)
         })
     }
 }
 
-/// The last `rest` bytes of a key, fewer than 8, as a word.
+/// The back word of a record of a group.
 #[inline(always)]
-fn last_word(key: &[u8], rest: usize) -> u64 {
-    match key.last_chunk::<8>() {
-        Some(last) => u64::from_le_bytes(*last) >> (64 - rest * 8),
-        None => key.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
+const fn back_of(root: usize) -> u64 {
+    (root as u64) << 8 | 0xff
+}
+
+/// The last `rest` bytes of some, 1 to 7, as a word.
+#[inline(always)]
+fn last_word(bytes: &[u8], rest: usize) -> u64 {
+    if let Some(last) = bytes.last_chunk::<8>() {
+        return u64::from_le_bytes(*last) >> (64 - rest * 8);
     }
+    // All there are; the halves overlap in equal bytes.
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        return u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << ((rest - 4) * 8);
+    }
+    bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
 }
 
 /// A key of two texts: the length of the first, the first, the second.
@@ -248,6 +390,7 @@ pub fn decode_pairs(bytes: &[u8]) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::space::{Actor, Space};
     use proptest::prelude::*;
 
     proptest! {
@@ -270,11 +413,45 @@ mod tests {
 
         #[test]
         fn records_come_back(owners in proptest::collection::vec(any::<u64>(), 0..4), key in ".*", value in ".*") {
-            let mut record = Record { bytes: encode(&owners, key.as_bytes(), value.as_bytes()), ..Record::default() };
+            let mut record = Record::default();
+            record.bytes.extend_from_slice(&Content::new(&owners, key.as_bytes(), value.as_bytes()).encoded());
             decode(&mut record).unwrap();
             prop_assert_eq!(record.key(), key.as_bytes());
             prop_assert_eq!(record.value(), value.as_bytes());
             prop_assert_eq!(&record.owners[..], &owners[..]);
+        }
+
+        #[test]
+        fn parts_are_written_as_if_they_were_one(
+            owners in proptest::collection::vec(any::<u64>(), 0..3),
+            parts in proptest::array::uniform4(proptest::collection::vec(any::<u8>(), 0..40)),
+        ) {
+            let [a, b, c, d] = &parts;
+            let content = Content { owners: &owners, key: [a, b], value: [c, d] };
+            let bytes = content.encoded();
+            prop_assume!(bytes.len() <= SMALL_WORDS * 8);
+            let words: [AtomicU64; SMALL_WORDS] = std::array::from_fn(|_| AtomicU64::new(0));
+            content.write(&words);
+            let written: Vec<u8> = words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
+            prop_assert_eq!(&written[..bytes.len()], &bytes[..]);
+            prop_assert!(written[bytes.len()..].iter().all(|&byte| byte == 0));
+        }
+
+        #[test]
+        fn a_front_is_what_the_record_says(
+            owners in proptest::collection::vec(any::<u64>(), 0..4),
+            key in proptest::collection::vec(any::<u8>(), 0..200),
+            value in proptest::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let space = Space::boxed(Geometry::tiny(1, 1, 1, [8, 4, 2]));
+            let actor = Actor::new(0, 1);
+            let cx = Context { space: &space, actor: &actor };
+            let held = cx.new_record(1, 16, &Content::new(&owners, &key, &value)).unwrap();
+            let front = cx.front(held.reference()).unwrap();
+            let record = cx.record(held.reference()).unwrap();
+            prop_assert_eq!((record.key(), record.value()), (&key[..], &value[..]));
+            prop_assert_eq!((&front.owners, &record.owners), (&Owners::from_slice(&owners), &Owners::from_slice(&owners)));
+            prop_assert_eq!(front.word, value.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)));
         }
     }
 }

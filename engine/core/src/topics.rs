@@ -11,10 +11,10 @@ use hashbrown::{HashMap, HashSet};
 use crate::error::Result;
 use crate::layout::World as WorldCell;
 use crate::os::lock::Lock;
-use crate::record::{Owners, Record, encode, key_pair, pair_of};
+use crate::record::{Content, Owners, Record, key_pair, pair_of};
 use crate::space::Context;
 use crate::sync::Ordering;
-use crate::trie::{Change, Delta, Mirror, Trie};
+use crate::trie::{Change, Delta, Mirror, Stop, Trie};
 use crate::world::{World, check_length};
 
 /// Does a pattern match a topic? Linear in both: only the last `#` is ever gone back to.
@@ -269,13 +269,14 @@ impl Topics {
         let trie = self.trie(cx);
         let (place, key) = pair_of(cx, pattern, client);
         let me = cx.actor.owner;
-        trie.change_record(place, &key, |found| {
-            let mut owners = found.map_or_else(Owners::new, |(_, record)| record.owners.clone());
+        trie.change(place, |value| cx.has_key(value, &key), |found| {
+            let front = found.map(|entry| cx.front(entry.value).ok_or(Stop::Moved)).transpose()?;
+            let mut owners = front.map_or_else(Owners::new, |front| front.owners);
             if owners.contains(&me) {
                 return Ok((Change::Keep, ()));
             }
             owners.push(me);
-            Ok((Change::Put(0, cx.new_record(trie.root, place, &encode(&owners, &key, &[]))?), ()))
+            Ok((Change::Put(0, cx.new_record(trie.root, place, &Content::new(&owners, &key, &[]))?), ()))
         })?;
         Ok(())
     }

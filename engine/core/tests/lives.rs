@@ -6,7 +6,7 @@ use hypern_shm_core::arena::Info;
 use hypern_shm_core::cells::Cell;
 use hypern_shm_core::geometry::Geometry;
 use hypern_shm_core::layout::{Channel, Header, UNIT_DESCRIPTORS, cell_kind, kind, reference};
-use hypern_shm_core::record::encode;
+use hypern_shm_core::record::Content;
 use hypern_shm_core::ring::{Read, Ring};
 use hypern_shm_core::space::{Actor, Context, Space};
 use hypern_shm_core::trie::{Change, Root, Trie};
@@ -48,7 +48,7 @@ fn publish(cx: Context<'_>, ring: &Ring, payload: u8, mut meanwhile: impl FnMut(
 
 fn add(trie: &Trie<'_>, key: &[u8]) -> Option<()> {
     let place = trie.cx.space.hash(key).place();
-    trie.change_record(place, key, |_| Ok((Change::Put(0, trie.cx.new_record(trie.root, place, &encode(&[], key, &[]))?), ())))
+    trie.change_record(place, key, |_| Ok((Change::Put(0, trie.cx.new_record(trie.root, place, &Content::new(&[], key, &[]))?), ())))
         .expect("a sound trie")
 }
 
@@ -180,7 +180,7 @@ fn a_change_on_the_way_does_not_reach_the_next_life() {
             remove(cx, cell);
             Some(create(cx))
         });
-        Ok((Change::Put(0, cx.new_record(trie.root, place, &encode(&[], b"late", &[]))?), ()))
+        Ok((Change::Put(0, cx.new_record(trie.root, place, &Content::new(&[], b"late", &[]))?), ()))
     });
     assert_eq!(done.expect("sound"), None, "it was added to another channel");
     assert_eq!(next.expect("made").trie(cx, Channel::handles).live().expect("sound"), 0);

@@ -8,7 +8,7 @@ use hypern_shm_core::arena::{Info, SMALL};
 use hypern_shm_core::cells::Cell;
 use hypern_shm_core::geometry::Geometry;
 use hypern_shm_core::layout::{Block, Channel, Header, cell_kind, kind, reference, state};
-use hypern_shm_core::record::encode;
+use hypern_shm_core::record::Content;
 use hypern_shm_core::ring::{Read, Ring};
 use hypern_shm_core::space::{Actor, Context, Space};
 use hypern_shm_core::sync::Ordering;
@@ -245,7 +245,7 @@ fn two_inserts_into_one_trie_are_both_there() {
                     let trie = Trie::new(cx, Header::worlds);
                     let key = u64::from(slot).to_le_bytes();
                     let place = u64::from(slot + 1) << 4;
-                    let content = encode(&[], &key, &key);
+                    let content = Content::new(&[], &key, &key);
                     trie.change_record(place, &key, |found| {
                         assert!(found.is_none());
                         Ok((Change::Put(0, cx.new_record(trie.root, place, &content)?), ()))
@@ -270,7 +270,8 @@ fn a_listing_beside_a_replacement_sees_one_of_both() {
         let space = Arc::new(Space::boxed(Geometry::tiny(0, 1, 1, [6, 0, 0])));
         let put = |cx: Context<'_>, value: u64| {
             let trie = Trie::new(cx, Header::worlds);
-            let content = encode(&[], b"key", &value.to_le_bytes());
+            let value = value.to_le_bytes();
+            let content = Content::new(&[], b"key", &value);
             trie.change_record(16, b"key", |_| Ok((Change::Put(0, cx.new_record(trie.root, 16, &content)?), ()))).unwrap();
         };
         let actor = Actor::new(2, 1);
@@ -302,7 +303,7 @@ fn a_listing_never_shows_another_groups_page() {
         let space = Arc::new(space);
         let add = |cx: Context<'_>, root: usize, key: &[u8]| {
             let trie = Trie::new(cx, root);
-            trie.change_record(16, key, |_| Ok((Change::Put(0, cx.new_record(root, 16, &encode(&[], key, &[]))?), ()))).unwrap();
+            trie.change_record(16, key, |_| Ok((Change::Put(0, cx.new_record(root, 16, &Content::new(&[], key, &[]))?), ()))).unwrap();
         };
         let first = Header::worlds;
         let second = space.geometry.cells_at + Channel::subscribers;
@@ -363,7 +364,7 @@ fn a_scavenger_beside_an_insert_takes_nothing_of_it() {
         let actor = Actor::new(1, 1);
         let cx = Context { space: &space, actor: &actor };
         let trie = Trie::new(cx, Header::worlds);
-        trie.change_record(16, b"key", |_| Ok((Change::Put(0, cx.new_record(trie.root, 16, &encode(&[], b"key", &[]))?), ()))).unwrap();
+        trie.change_record(16, b"key", |_| Ok((Change::Put(0, cx.new_record(trie.root, 16, &Content::new(&[], b"key", &[]))?), ()))).unwrap();
         scavenger.join().unwrap();
         assert!(trie.get(16, b"key").unwrap().is_some(), "the scavenger took it");
     });

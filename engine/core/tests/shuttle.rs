@@ -20,7 +20,7 @@ use hypern_shm_core::geometry::Geometry;
 use hypern_shm_core::layout::{Block, Channel, Group, Header, World, cell_kind, kind, state};
 use hypern_shm_core::owned::{Dead, Departure};
 use hypern_shm_core::reap::{scavenge, settle};
-use hypern_shm_core::record::{Record, encode};
+use hypern_shm_core::record::{Content, Record};
 use hypern_shm_core::relief::model::{Listener, new_channel};
 use hypern_shm_core::ring::{Read, Ring};
 use hypern_shm_core::space::{Actor, Context, Ringer, Space};
@@ -261,7 +261,8 @@ fn a_block_is_in_one_owners_hands() {
 }
 
 fn put(trie: &Trie<'_>, key: u64, value: u64) {
-    let content = encode(&[], &key.to_le_bytes(), &value.to_le_bytes());
+    let (name, value) = (key.to_le_bytes(), value.to_le_bytes());
+    let content = Content::new(&[], &name, &value);
     let place = place(key);
     trie.change_record(place, &key.to_le_bytes(), |_| Ok((Change::Put(0, trie.cx.new_record(trie.root, place, &content)?), ()))).unwrap();
 }
@@ -386,7 +387,8 @@ fn what_the_dead_held_is_settled_once_beside_the_living() {
             publish(cx, cell, &ring, 1, 1);
             // A handle of its own, a block in its hands, and a chain without its end.
             let handles = cell.trie(cx, Channel::handles);
-            let content = encode(&[cx.actor.owner], b"dead", &[]);
+            let owners = [cx.actor.owner];
+            let content = Content::new(&owners, b"dead", &[]);
             handles
                 .change_record(place(3), b"dead", |_| Ok((Change::Put(0, cx.new_record(handles.root, place(3), &content)?), ())))
                 .unwrap();
@@ -597,7 +599,8 @@ fn a_join_on_the_way_does_not_reach_the_next_life_of_its_group() {
         let joining = [0_u64, 1].map(|who| {
             act(&space, who as u32, move |cx| {
                 let members = group.trie(cx, Group::members);
-                let content = encode(&[], &who.to_le_bytes(), &[]);
+                let name = who.to_le_bytes();
+                let content = Content::new(&[], &name, &[]);
                 let joined = members.change_record(place(who), &who.to_le_bytes(), |_| {
                     Ok((Change::Put(0, cx.new_record(members.root, place(who), &content)?), ()))
                 });

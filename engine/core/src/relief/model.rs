@@ -6,7 +6,7 @@ use crate::cells::Cell;
 use crate::error::Result;
 use crate::handles::{HandleKey, Made, Note, UNSEEN, anchor, handle_of, take_up, unanchor};
 use crate::layout::{Channel, World, cell_kind};
-use crate::record::{encode, pair_of};
+use crate::record::{Content, pair_of};
 use crate::space::Context;
 use crate::trie::Change;
 
@@ -31,7 +31,7 @@ impl Listener {
         let (place, pair) = pair_of(cx, PATTERN, &key.text());
         let registrations = world.trie(cx, World::patterns);
         registrations.change_record(place, &pair, |_| {
-            let content = encode(&[cx.actor.owner], &pair, &[]);
+            let content = Content::new(&[cx.actor.owner], &pair, &[]);
             Ok((Change::Put(0, cx.new_record(registrations.root, place, &content)?), ()))
         })?;
         Ok(Listener { world, key })

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::geometry::Geometry;
 use crate::reap::scavenge;
-use crate::record::encode;
+use crate::record::Content;
 use crate::space::{Actor, Space};
 
 fn small() -> Space {
@@ -15,7 +15,8 @@ fn small() -> Space {
 }
 
 fn put(trie: &Trie<'_>, key: u64, value: u64, place: u64) -> bool {
-    let content = encode(&[], &key.to_le_bytes(), &value.to_le_bytes());
+    let (name, value) = (key.to_le_bytes(), value.to_le_bytes());
+    let content = Content::new(&[], &name, &value);
     trie.change_record(place, &key.to_le_bytes(), |found| {
         let held = trie.cx.new_record(trie.root, place, &content)?;
         Ok((Change::Put(0, held), found.is_none()))
