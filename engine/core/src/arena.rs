@@ -404,6 +404,14 @@ impl Context<'_> {
         reference::is_life(reference, self.word(at).load(Ordering::Acquire)).then_some((class, at))
     }
 
+    /// As `life`, of a page that will be read whole.
+    #[inline(always)]
+    pub fn life_of_page(self, reference: u64) -> Option<(usize, usize)> {
+        let (class, at) = self.space.geometry.block(reference::block(reference))?;
+        self.view().expect(at);
+        reference::is_life(reference, self.word(at).load(Ordering::Acquire)).then_some((class, at))
+    }
+
     /// After copying: is it still that life? If so, what was copied belongs to it.
     #[inline(always)]
     pub fn still(self, reference: u64, at: usize) -> bool {

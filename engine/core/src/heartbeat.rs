@@ -163,7 +163,7 @@ impl Heartbeats {
         self.world.segment().owns_something()?;
         let clients = self.clients(cx);
         let place = cx.space.hash(client.as_bytes()).place();
-        let now = clock::monotonic_micros() & HOT_MASK;
+        let now = clock::tick_micros() & HOT_MASK;
         let same = |value| cx.has_key(value, client.as_bytes());
         clients.change(place, same, |found| {
             let front = found.map(|entry| cx.front(entry.value).ok_or(Stop::Moved)).transpose()?;
@@ -196,7 +196,7 @@ impl Heartbeats {
     /// Sets a time of a client to now.
     fn beat(&self, client: &str, field: usize, counter: usize) -> Result<bool> {
         let cx = self.world.cx()?;
-        let now = clock::monotonic_micros() & HOT_MASK;
+        let now = clock::tick_micros() & HOT_MASK;
         let place = cx.space.hash(client.as_bytes()).place();
         let set = self.clients(cx).touch(place, client.as_bytes(), field, now)?;
         if set {
@@ -247,8 +247,8 @@ impl Heartbeats {
         }
         let mut reported = Vec::new();
         let mut total = 0;
-        // Who registers from here on has until then at least.
-        let mut until = now.saturating_add(beat.next_after(0));
+        // Who registers or answers from here on has until then at least.
+        let mut until = clock::tick_micros().saturating_add(beat.next_after(0));
         self.clients(cx).entries(|entry| {
             let Some((at, pong)) = cx.life(entry.value).and_then(|(_, at)| Some((at, cx.hot(entry.value, at, PONG)?))) else {
                 // Replaced under the look: looked at again the next time.

@@ -48,6 +48,11 @@ fn content_of<'a>(owners: &'a [u64], client: &'a str, joined: &'a [u8; JOINED], 
     Content { owners, key: [client.as_bytes(), &[]], value: [joined, metadata.encoded()] }
 }
 
+/// The time now for a member that joined at another, which is always before it: so a member who was there before shows.
+fn seen_since(joined: u64) -> u64 {
+    (clock::tick_micros() & HOT_MASK).max(joined.saturating_add(1)) & HOT_MASK
+}
+
 /// The presence of one world.
 #[derive(Clone)]
 pub struct Presence {
@@ -226,29 +231,32 @@ impl Presence {
     ) -> Result<Option<Member>> {
         let me = cx.actor.owner;
         let members = cell.trie(cx, Group::members);
-        let now = clock::monotonic_micros() & HOT_MASK;
         let same = |value| cx.has_key(value, client.as_bytes());
-        let joined = members.change(hash.place(), same, |found| {
+        let times = members.change(hash.place(), same, |found| {
             let mut owners = Owners::new();
-            let mut joined = now;
+            let mut times = None;
             // Somebody who left and is back before the leave was taken never left.
             let mut flags = if found.is_some() { 0 } else { PENDING };
             if let Some(entry) = found.filter(Entry::is_live) {
                 let front = cx.front(entry.value).ok_or(Stop::Moved)?;
-                joined = front.word.unwrap_or(now);
+                times = front.word.map(|joined| (joined, seen_since(joined)));
                 flags = entry.flags();
                 owners = front.owners;
             }
+            let (joined, seen) = times.unwrap_or_else(|| {
+                let now = clock::monotonic_micros() & HOT_MASK;
+                (now, now)
+            });
             if !owners.contains(&me) {
                 owners.push(me);
             }
             let held = cx.new_record(members.root, hash.place(), &content_of(&owners, client, &joined.to_le_bytes(), metadata))?;
-            cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), now));
-            Ok((Change::Put(flags, held), joined))
+            cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), seen));
+            Ok((Change::Put(flags, held), (joined, seen)))
         })?;
-        Ok(joined.map(|joined| {
+        Ok(times.map(|(joined, seen)| {
             cx.news(cell.number);
-            Member::of(channel, client.as_bytes(), metadata.encoded(), unix_seconds(cx, joined), unix_seconds(cx, now))
+            Member::of(channel, client.as_bytes(), metadata.encoded(), unix_seconds(cx, joined), unix_seconds(cx, seen))
         }))
     }
 
@@ -317,16 +325,15 @@ impl Presence {
             return Ok(false);
         };
         let place = cx.space.hash(client.as_bytes()).place();
-        let now = clock::monotonic_micros() & HOT_MASK;
         let same = |value| cx.has_key(value, client.as_bytes());
         let updated = members.change(place, same, |found| {
             let Some(entry) = found.filter(Entry::is_live) else {
                 return Ok((Change::Keep, false));
             };
             let front = cx.front(entry.value).ok_or(Stop::Moved)?;
-            let joined = front.word.unwrap_or(now).to_le_bytes();
-            let held = cx.new_record(members.root, place, &content_of(&front.owners, client, &joined, metadata))?;
-            cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), now));
+            let joined = front.word.unwrap_or(0);
+            let held = cx.new_record(members.root, place, &content_of(&front.owners, client, &joined.to_le_bytes(), metadata))?;
+            cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), seen_since(joined)));
             Ok((Change::Put(entry.flags(), held), true))
         })?;
         let updated = updated.unwrap_or(false);
@@ -343,7 +350,7 @@ impl Presence {
             return Ok(false);
         };
         let place = cx.space.hash(client.as_bytes()).place();
-        let now = clock::monotonic_micros() & HOT_MASK;
+        let now = clock::tick_micros() & HOT_MASK;
         members.touch(place, client.as_bytes(), Block::hot0, now)
     }
 

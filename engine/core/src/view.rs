@@ -106,6 +106,18 @@ impl View {
         unsafe { std::slice::from_raw_parts(self.base.add(index), count) }
     }
 
+    /// Asks for the cache lines of a page, which will be read; nothing where they are not all inside.
+    #[inline(always)]
+    pub fn expect(&self, index: usize) {
+        #[cfg(all(target_arch = "x86_64", not(modelled)))]
+        if let Some(page) = self.array::<{ COPIED + 8 }>(index) {
+            for line in page.chunks_exact(8) {
+                // SAFETY: a prefetch of an address inside the mapping by `array`; it reads nothing and cannot fault.
+                unsafe { core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) };
+            }
+        }
+    }
+
     /// Relaxed load.
     #[inline(always)]
     pub fn get(&self, index: usize) -> u64 {

@@ -246,7 +246,7 @@ impl<'a> Trie<'a> {
         let mut leaf = None;
         let mut next = root;
         while let Some(reference) = next {
-            let (_, at) = self.cx.life(reference).ok_or(Stop::Moved)?;
+            let (_, at) = self.cx.life_of_page(reference).ok_or(Stop::Moved)?;
             let step = Step { reference, at };
             let depth = path.len() as u32;
             let Some(child) = self.child(at, nibble(place, depth)).filter(|_| depth < DEPTH_MAX) else {
