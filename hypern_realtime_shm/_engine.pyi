@@ -20,6 +20,7 @@ __all__ = [
     "HeartbeatConfig",
     "HeartbeatMonitor",
     "HeartbeatStats",
+    "Hub",
     "Inspector",
     "Message",
     "PresenceDiff",
@@ -323,6 +324,23 @@ class BroadcastConfig:
     def dedup_enabled(self) -> bool: ...
     @property
     def dedup_window(self) -> int: ...
+
+@disjoint_base
+class Hub:
+    def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
+    def _consist_of(self, channels: ChannelManager, presence: PresenceTracker, heartbeat: HeartbeatMonitor) -> None: ...
+    def join(
+        self,
+        channel: str,
+        client_id: str,
+        metadata: dict[str, str] | None = None,
+        *,
+        last_event_id: str | None = None,
+    ) -> Subscriber: ...
+    def leave(self, channel: str, client_id: str) -> None: ...
+    def disconnect(self, client_id: str) -> list[str]: ...
+    def publish(self, channel: str, message: str | bytes) -> int: ...
+    def publish_json(self, channel: str, data: Any) -> int: ...
 
 @disjoint_base
 class RealtimeBroadcast:

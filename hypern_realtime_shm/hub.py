@@ -8,7 +8,7 @@ from . import _engine
 from ._arguments import known_as, wrong_type
 from ._engine import BroadcastConfig, HeartbeatConfig, PresenceInfo
 from .broadcast import RealtimeBroadcast
-from .channels import ChannelManager, Subscriber
+from .channels import ChannelManager
 from .errors import SegmentClosed
 from .heartbeat import HeartbeatMonitor
 from .presence import PresenceTracker
@@ -16,7 +16,7 @@ from .segment import resolve
 from .streams import SSEStream, SSEStreamSync
 
 
-class RealtimeHub:
+class RealtimeHub(_engine.Hub):
     """Channels, presence, broadcast and heartbeats of one namespace of a segment.
 
     Args:
@@ -43,6 +43,7 @@ class RealtimeHub:
         self.presence = PresenceTracker(segment=shared, namespace=namespace)
         self.broadcast = RealtimeBroadcast(segment=shared, namespace=namespace)
         self.heartbeat = HeartbeatMonitor(heartbeat_config, segment=shared, namespace=namespace)
+        self._consist_of(self.channels, self.presence, self.heartbeat)
 
     def create_channel(
         self,
@@ -66,57 +67,6 @@ class RealtimeHub:
             if made:
                 self.channels.remove_channel(name)
             raise
-
-    def join(
-        self,
-        channel: str,
-        client_id: str,
-        metadata: dict[str, str] | None = None,
-        *,
-        last_event_id: str | None = None,
-    ) -> Subscriber:
-        """Subscribes, tracks presence and registers the heartbeat of a client.
-
-        Args:
-            last_event_id: go on after this message, as in :meth:`ChannelManager.subscribe`.
-
-        Raises:
-            KeyError: there is no such channel.
-            TypeError: the metadata is not text.
-            SegmentFull: there is no room. Nothing of the three is left behind, whatever is raised; a client that
-                was there already stays.
-        """
-        sub = self.channels.subscribe(channel, client_id, last_event_id=last_event_id)
-        member = None
-        try:
-            member = self.presence.track(channel, client_id, metadata)
-            # What came from a client is kept only where it is an id.
-            self.heartbeat.register(client_id, sub.last_event_id if last_event_id else None)
-        except BaseException:
-            sub.close()
-            if member is None:
-                was_there = self.presence.get(channel, client_id) is not None
-            else:
-                was_there = member.joined_at < member.last_seen
-            if not was_there:
-                self.leave(channel, client_id)
-            raise
-        return sub
-
-    def leave(self, channel: str, client_id: str) -> None:
-        """Takes a client out of a channel; its heartbeat ends with its last channel."""
-        self.channels.unsubscribe(channel, client_id)
-        self.presence.untrack(channel, client_id)
-        if not self.presence.is_anywhere(client_id):
-            self.heartbeat.unregister(client_id)
-
-    def disconnect(self, client_id: str) -> list[str]:
-        """Takes a client out of all channels; returns those it was in."""
-        left = self.presence.untrack_all(client_id)
-        for channel in left:
-            self.channels.unsubscribe(channel, client_id)
-        self.heartbeat.unregister(client_id)
-        return left
 
     def sse_stream(
         self,
@@ -151,18 +101,6 @@ class RealtimeHub:
     ) -> SSEStreamSync:
         """As :meth:`sse_stream`, an ordinary iterator: for WSGI, and whatever runs handlers in threads."""
         return SSEStreamSync(self, channel, client_id, metadata, last_event_id)
-
-    def publish(self, channel: str, message: str | bytes) -> int:
-        """Publishes; returns how many handles are open in all workers.
-
-        Raises:
-            KeyError: there is no such channel.
-        """
-        return self.channels.publish(channel, message)
-
-    def publish_json(self, channel: str, data: Any) -> int:
-        """Publishes data as compact JSON."""
-        return self.channels.publish_json(channel, data)
 
     def get_presence(self, channel: str) -> list[PresenceInfo]:
         """The members of a channel."""

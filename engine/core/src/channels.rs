@@ -22,7 +22,7 @@ use crate::points::point;
 use crate::receiver::Receiver;
 use crate::record::encode_pairs;
 use crate::relief;
-use crate::space::Context;
+use crate::space::{Client, Context};
 use crate::sync::Ordering;
 use crate::topics::{Topics, TopicsKind, pattern_matches};
 use crate::trie::Stop;
@@ -357,18 +357,24 @@ impl Channels {
     /// Registers a client and opens a handle that receives what is published from now on, or what was
     /// published after an event id.
     pub fn subscribe(&self, name: &str, client: &str, last_event_id: Option<&str>) -> Result<Option<Arc<Receiver>>> {
-        check_length("client_id", client)?;
+        let hash = self.0.world.cx()?.space.hash(client.as_bytes());
+        self.subscribe_client(name, (client, hash), last_event_id)
+    }
+
+    /// As `subscribe`, where the client's hash is known.
+    pub(crate) fn subscribe_client(&self, name: &str, client: Client<'_>, last_event_id: Option<&str>) -> Result<Option<Arc<Receiver>>> {
+        check_length("client_id", client.0)?;
         self.open(name, client, true, last_event_id)
     }
 
     /// Opens a handle without registering anybody.
     pub fn open_handle(&self, name: &str, last_event_id: Option<&str>) -> Result<Option<Arc<Receiver>>> {
-        self.open(name, "", false, last_event_id)
+        let hash = self.0.world.cx()?.space.hash(&[]);
+        self.open(name, ("", hash), false, last_event_id)
     }
 
-    fn open(&self, name: &str, client: &str, registered: bool, last_event_id: Option<&str>) -> Result<Option<Arc<Receiver>>> {
+    fn open(&self, name: &str, (client, hash): Client<'_>, registered: bool, last_event_id: Option<&str>) -> Result<Option<Arc<Receiver>>> {
         let segment = self.0.world.segment();
-        let hash = self.0.world.cx()?.space.hash(client.as_bytes());
         for _ in 0..PATIENCE {
             let cx = self.0.world.cx()?;
             let Some(bound) = self.bind(cx, name)? else {
@@ -413,11 +419,15 @@ impl Channels {
     /// Ends a client's registration and the delivery to all its handles. False: it had none.
     pub fn unsubscribe(&self, name: &str, client: &str) -> Result<bool> {
         let cx = self.0.world.cx()?;
+        self.unsubscribe_client(cx, name, (client, cx.space.hash(client.as_bytes())))
+    }
+
+    /// As `unsubscribe`, where the client's hash is known.
+    pub(crate) fn unsubscribe_client(&self, cx: Context<'_>, name: &str, (client, hash): Client<'_>) -> Result<bool> {
         let Some(bound) = self.bind(cx, name)? else {
             return Ok(false);
         };
         let subscribers = bound.cell.trie(cx, Channel::subscribers);
-        let hash = cx.space.hash(client.as_bytes());
         let removed = subscribers.remove(hash.place(), |value| cx.has_key(value, client.as_bytes()))?;
         if removed {
             point!("unsubscribe.removed");

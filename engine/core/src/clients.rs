@@ -10,18 +10,22 @@ use crate::error::Result;
 use crate::layout::Group;
 use crate::presence::{Part, Presence, find_member};
 use crate::record::Record;
-use crate::space::Context;
+use crate::space::{Client, Context, Hash};
 use crate::whereabouts;
 
 impl Presence {
     /// Removes a client from every channel; gives those it was in.
     pub fn untrack_all(&self, client: &str) -> Result<Vec<Arc<str>>> {
         let cx = self.world().cx()?;
-        let hash = cx.space.hash(client.as_bytes());
+        self.untrack_client(cx, (client, cx.space.hash(client.as_bytes())))
+    }
+
+    /// As `untrack_all`, where the client's hash is known.
+    pub(crate) fn untrack_client(&self, cx: Context<'_>, client: Client<'_>) -> Result<Vec<Arc<str>>> {
         let mut left = Vec::new();
-        for cell in self.hinted(cx, client)? {
+        for cell in self.hinted(cx, client.1)? {
             let name = self.name_of(cx, cell)?;
-            if self.remove(cx, cell, client, hash, Part::Everybodys)? {
+            if self.remove(cx, cell, client, Part::Everybodys)? {
                 left.extend(name);
             }
         }
@@ -29,14 +33,14 @@ impl Presence {
     }
 
     /// The groups that the hints name for a client.
-    fn hinted(&self, cx: Context<'_>, client: &str) -> Result<smallvec::SmallVec<[Cell; 4]>> {
-        whereabouts::hinted(cx, self.world().root(0), cx.space.hash(client.as_bytes()).place())
+    fn hinted(&self, cx: Context<'_>, client: Hash) -> Result<smallvec::SmallVec<[Cell; 4]>> {
+        whereabouts::hinted(cx, self.world().root(0), client.place())
     }
 
     /// Where a client is, and its records there.
     fn memberships(&self, client: &str, mut see: impl FnMut(Context<'_>, Cell, Record) -> Result<()>) -> Result<()> {
         let cx = self.world().cx()?;
-        for cell in self.hinted(cx, client)? {
+        for cell in self.hinted(cx, cx.space.hash(client.as_bytes()))? {
             if let Some(record) = find_member(cx, cell, client)? {
                 see(cx, cell, record)?;
             }
@@ -56,12 +60,19 @@ impl Presence {
 
     /// Is a client in any channel?
     pub fn is_anywhere(&self, client: &str) -> Result<bool> {
-        let mut anywhere = false;
-        self.memberships(client, |_, _, _| {
-            anywhere = true;
-            Ok(())
-        })?;
-        Ok(anywhere)
+        let cx = self.world().cx()?;
+        self.is_client_anywhere(cx, (client, cx.space.hash(client.as_bytes())))
+    }
+
+    /// As `is_anywhere`, where the client's hash is known.
+    pub(crate) fn is_client_anywhere(&self, cx: Context<'_>, (client, hash): Client<'_>) -> Result<bool> {
+        for cell in self.hinted(cx, hash)? {
+            let found = cell.trie(cx, Group::members).find(hash.place(), |value| cx.has_key(value, client.as_bytes()))?;
+            if found.is_some_and(|entry| entry.is_live()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The channels a client is in.

@@ -16,7 +16,7 @@ use crate::owned::{carry_hot, release_owner, remove_all, replaced};
 use crate::points::point;
 use crate::process::TAKEN;
 use crate::record::{Content, Owners, Record};
-use crate::space::{Context, owner_slot};
+use crate::space::{Client, Context, owner_slot};
 use crate::sync::Ordering;
 use crate::trie::{Change, Stop, Trie};
 use crate::world::{World, check_length};
@@ -157,12 +157,17 @@ impl Heartbeats {
 
     /// Starts to watch a client, or starts again.
     pub fn register(&self, client: &str, last_event_id: Option<&str>) -> Result<()> {
+        let cx = self.world.cx()?;
+        self.register_client(cx, (client, cx.space.hash(client.as_bytes())), last_event_id)
+    }
+
+    /// As `register`, where the client's hash is known.
+    pub(crate) fn register_client(&self, cx: Context<'_>, (client, hash): Client<'_>, last_event_id: Option<&str>) -> Result<()> {
         check_length("client_id", client)?;
         check_length("last_event_id", last_event_id.unwrap_or(""))?;
-        let cx = self.world.cx()?;
         self.world.segment().owns_something()?;
         let clients = self.clients(cx);
-        let place = cx.space.hash(client.as_bytes()).place();
+        let place = hash.place();
         let now = clock::tick_micros() & HOT_MASK;
         let same = |value| cx.has_key(value, client.as_bytes());
         clients.change(place, same, |found| {
@@ -184,8 +189,12 @@ impl Heartbeats {
     /// Stops watching a client. False: it was not watched.
     pub fn unregister(&self, client: &str) -> Result<bool> {
         let cx = self.world.cx()?;
-        let place = cx.space.hash(client.as_bytes()).place();
-        self.clients(cx).remove(place, |value| cx.has_key(value, client.as_bytes()))
+        self.unregister_client(cx, (client, cx.space.hash(client.as_bytes())))
+    }
+
+    /// As `unregister`, where the client's hash is known.
+    pub(crate) fn unregister_client(&self, cx: Context<'_>, (client, hash): Client<'_>) -> Result<bool> {
+        self.clients(cx).remove(hash.place(), |value| cx.has_key(value, client.as_bytes()))
     }
 
     /// Ends this process's part in watching a client, which ends with its last. True: it ended.

@@ -78,6 +78,8 @@ mod heartbeat;
 #[cfg(not(modelled))]
 mod holds;
 #[cfg(not(modelled))]
+mod hub;
+#[cfg(not(modelled))]
 mod ids;
 #[cfg(not(modelled))]
 pub mod inspect;
@@ -134,6 +136,8 @@ pub use bound::Form;
 pub use channels::{ChannelKind, ChannelSpec, Channels, Sent};
 #[cfg(not(modelled))]
 pub use heartbeat::{Beat, BeatStats, ClientInfo, Heartbeats};
+#[cfg(not(modelled))]
+pub use hub::Hub;
 #[cfg(not(modelled))]
 pub use ids::EventId;
 #[cfg(not(modelled))]

@@ -20,7 +20,7 @@ use crate::owned::{leaving, remove_all, replaced, sweep_members};
 use crate::points::point;
 use crate::record::{Content, Owners, Record};
 use crate::relief;
-use crate::space::{Context, Hash};
+use crate::space::{Client, Context, Hash};
 use crate::trie::{Change, Entry, GONE, PENDING, Root, Stop, Trie};
 use crate::whereabouts::{Hint, forget_gone, prune_lines};
 use crate::world::{World, check_length};
@@ -190,24 +190,36 @@ impl Presence {
 
     /// Adds a member, or replaces its metadata, keeping when it joined.
     pub fn track(&self, channel: &str, client: &str, metadata: &Metadata) -> Result<Member> {
+        let cx = self.world.cx()?;
+        let (joined, seen) = self.track_client(cx, channel, (client, cx.space.hash(client.as_bytes())), metadata)?;
+        Ok(Member::of(channel, client.as_bytes(), metadata.encoded(), unix_seconds(cx, joined), unix_seconds(cx, seen)))
+    }
+
+    /// As `track`, where the client's hash is known. Gives when the member joined and was seen, monotonic microseconds: the
+    /// same if it was not there before.
+    pub(crate) fn track_client(
+        &self,
+        cx: Context<'_>,
+        channel: &str,
+        (client, hash): Client<'_>,
+        metadata: &Metadata,
+    ) -> Result<(u64, u64)> {
         check_length("channel", channel)?;
         check_length("client_id", client)?;
-        let cx = self.world.cx()?;
         self.world.segment().owns_something()?;
-        let hash = cx.space.hash(client.as_bytes());
         for _ in 0..1 << 16 {
             let (cell, _) = self.group(cx, channel)?;
             let hint = self.hint(cx, hash, cell);
             hint.write()?;
             point!("track.hinted");
-            match self.add(cx, (channel, cell), (client, hash), metadata) {
-                Ok(Some(member)) => {
+            match self.add(cx, cell, (client, hash), metadata) {
+                Ok(Some(times)) => {
                     point!("track.joined");
                     // Somebody who removed the member before may have removed the hint only now.
                     if !hint.is_there()? {
                         hint.settle()?;
                     }
-                    return Ok(member);
+                    return Ok(times);
                 }
                 // The group was given back meanwhile.
                 Ok(None) => hint.settle()?,
@@ -222,13 +234,7 @@ impl Presence {
     }
 
     /// Adds or replaces the member itself. `None`: the group is sealed.
-    fn add(
-        &self,
-        cx: Context<'_>,
-        (channel, cell): (&str, Cell),
-        (client, hash): (&str, Hash),
-        metadata: &Metadata,
-    ) -> Result<Option<Member>> {
+    fn add(&self, cx: Context<'_>, cell: Cell, (client, hash): Client<'_>, metadata: &Metadata) -> Result<Option<(u64, u64)>> {
         let me = cx.actor.owner;
         let members = cell.trie(cx, Group::members);
         let same = |value| cx.has_key(value, client.as_bytes());
@@ -254,33 +260,34 @@ impl Presence {
             cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), seen));
             Ok((Change::Put(flags, held), (joined, seen)))
         })?;
-        Ok(times.map(|(joined, seen)| {
+        if times.is_some() {
             cx.news(cell.number);
-            Member::of(channel, client.as_bytes(), metadata.encoded(), unix_seconds(cx, joined), unix_seconds(cx, seen))
-        }))
+        }
+        Ok(times)
     }
 
     /// Removes a member from a channel, whoever tracks it. False: it was not there.
     pub fn untrack(&self, channel: &str, client: &str) -> Result<bool> {
         let cx = self.world.cx()?;
-        self.remove_from(cx, channel, client, Part::Everybodys)
+        self.remove_from(cx, channel, (client, cx.space.hash(client.as_bytes())), Part::Everybodys)
     }
 
     /// Ends this process's part in a member, who leaves with its last. True: it left.
     pub fn release(&self, channel: &str, client: &str) -> Result<bool> {
         let cx = self.world.cx()?;
-        self.remove_from(cx, channel, client, Part::Ours)
+        self.remove_from(cx, channel, (client, cx.space.hash(client.as_bytes())), Part::Ours)
     }
 
-    fn remove_from(&self, cx: Context<'_>, channel: &str, client: &str, part: Part) -> Result<bool> {
+    /// Takes a member out of a channel, or only this process's part in it. True: it is out.
+    pub(crate) fn remove_from(&self, cx: Context<'_>, channel: &str, client: Client<'_>, part: Part) -> Result<bool> {
         match self.members(cx, channel)? {
-            Some((cell, _)) => self.remove(cx, cell, client, cx.space.hash(client.as_bytes()), part),
+            Some((cell, _)) => self.remove(cx, cell, client, part),
             None => Ok(false),
         }
     }
 
-    /// Takes a member out, or only this process's part in it. True: it is out.
-    pub(crate) fn remove(&self, cx: Context<'_>, cell: Cell, client: &str, hash: Hash, part: Part) -> Result<bool> {
+    /// The same, out of its group.
+    pub(crate) fn remove(&self, cx: Context<'_>, cell: Cell, (client, hash): Client<'_>, part: Part) -> Result<bool> {
         let members = cell.trie(cx, Group::members);
         let same = |value| cx.has_key(value, client.as_bytes());
         let left = members.change(hash.place(), same, |found| {

@@ -139,6 +139,9 @@ impl Hash {
     }
 }
 
+/// A client's id and its hash.
+pub(crate) type Client<'a> = (&'a str, Hash);
+
 /// The bits of a pair's place that come from its first half.
 pub const PAIR_MASK: u64 = !0 << 24;
 

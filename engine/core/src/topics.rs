@@ -269,15 +269,19 @@ impl Topics {
         let trie = self.trie(cx);
         let (place, key) = pair_of(cx, pattern, client);
         let me = cx.actor.owner;
-        trie.change(place, |value| cx.has_key(value, &key), |found| {
-            let front = found.map(|entry| cx.front(entry.value).ok_or(Stop::Moved)).transpose()?;
-            let mut owners = front.map_or_else(Owners::new, |front| front.owners);
-            if owners.contains(&me) {
-                return Ok((Change::Keep, ()));
-            }
-            owners.push(me);
-            Ok((Change::Put(0, cx.new_record(trie.root, place, &Content::new(&owners, &key, &[]))?), ()))
-        })?;
+        trie.change(
+            place,
+            |value| cx.has_key(value, &key),
+            |found| {
+                let front = found.map(|entry| cx.front(entry.value).ok_or(Stop::Moved)).transpose()?;
+                let mut owners = front.map_or_else(Owners::new, |front| front.owners);
+                if owners.contains(&me) {
+                    return Ok((Change::Keep, ()));
+                }
+                owners.push(me);
+                Ok((Change::Put(0, cx.new_record(trie.root, place, &Content::new(&owners, &key, &[]))?), ()))
+            },
+        )?;
         Ok(())
     }
 

@@ -364,7 +364,8 @@ fn a_scavenger_beside_an_insert_takes_nothing_of_it() {
         let actor = Actor::new(1, 1);
         let cx = Context { space: &space, actor: &actor };
         let trie = Trie::new(cx, Header::worlds);
-        trie.change_record(16, b"key", |_| Ok((Change::Put(0, cx.new_record(trie.root, 16, &Content::new(&[], b"key", &[]))?), ()))).unwrap();
+        trie.change_record(16, b"key", |_| Ok((Change::Put(0, cx.new_record(trie.root, 16, &Content::new(&[], b"key", &[]))?), ())))
+            .unwrap();
         scavenger.join().unwrap();
         assert!(trie.get(16, b"key").unwrap().is_some(), "the scavenger took it");
     });

@@ -1,5 +1,7 @@
 //! `ChannelManager`, `Subscriber`, `ChannelStats`.
 
+use std::sync::Arc;
+
 use hypern_shm_core as core;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -23,9 +25,13 @@ pub struct ChannelManager {
 }
 
 impl ChannelManager {
+    pub const fn core(&self) -> &core::Channels {
+        &self.channels
+    }
+
     #[inline]
-    fn put(&self, py: Python<'_>, channel_name: &str, payload: &[u8], form: core::Form) -> PyResult<u64> {
-        match self.channels.publish(channel_name, payload, form) {
+    pub fn put(channels: &core::Channels, py: Python<'_>, channel_name: &str, payload: &[u8], form: core::Form) -> PyResult<u64> {
+        match channels.publish(channel_name, payload, form) {
             Ok(Some(heard)) => Ok(heard),
             Ok(None) => Err(unknown_channel(py, KIND, channel_name)),
             Err(error) => Err(raise(error)),
@@ -112,10 +118,7 @@ impl ChannelManager {
         last_event_id: Option<Arg<EventId<'_>>>,
     ) -> PyResult<Py<Subscriber>> {
         let after = last_event_id.as_deref().map(EventId::text);
-        match self.channels.subscribe(&channel_name, &client_id, after).map_err(raise)? {
-            Some(receiver) => Subscriber::of(py, Receiving::One(receiver)),
-            None => Err(unknown_channel(py, KIND, &channel_name)),
-        }
+        Subscriber::of_channel(py, &channel_name, self.channels.subscribe(&channel_name, &client_id, after))
     }
 
     /// Opens a handle on every channel whose name matches, those created later included and from their
@@ -141,12 +144,12 @@ impl ChannelManager {
 
     /// Publishes to every open handle in every process; returns how many there are.
     fn publish(&self, channel_name: Arg<&str>, message: &Bound<'_, PyAny>) -> PyResult<u64> {
-        with_payload(message, |payload, form| self.put(message.py(), &channel_name, payload, form))
+        with_payload(message, |payload, form| ChannelManager::put(&self.channels, message.py(), &channel_name, payload, form))
     }
 
     /// Publishes data as compact JSON; returns how many handles are open.
     fn publish_json(&self, channel_name: Arg<&str>, data: &Bound<'_, PyAny>) -> PyResult<u64> {
-        with_compact(data, |payload| self.put(data.py(), &channel_name, payload, core::Form::Text))
+        with_compact(data, |payload| ChannelManager::put(&self.channels, data.py(), &channel_name, payload, core::Form::Text))
     }
 
     /// Publishes once to every channel whose name matches; returns the sum of open handles.
@@ -213,6 +216,14 @@ pub struct Subscriber;
 impl Subscriber {
     fn of(py: Python<'_>, receiving: Receiving) -> PyResult<Py<Subscriber>> {
         Py::new(py, PyClassInitializer::from(Handle::new(receiving)).add_subclass(Subscriber))
+    }
+
+    /// Of what subscribing to a channel gave.
+    pub fn of_channel(py: Python<'_>, name: &str, opened: core::Result<Option<Arc<core::Receiver>>>) -> PyResult<Py<Subscriber>> {
+        match opened.map_err(raise)? {
+            Some(receiver) => Subscriber::of(py, Receiving::One(receiver)),
+            None => Err(unknown_channel(py, KIND, name)),
+        }
     }
 }
 

@@ -17,6 +17,10 @@ pub struct HeartbeatMonitor {
 }
 
 impl HeartbeatMonitor {
+    pub const fn core(&self) -> &core::Heartbeats {
+        &self.heartbeats
+    }
+
     fn beat(&self) -> core::Beat {
         core::Beat {
             interval_secs: self.config.interval_secs,

@@ -13,6 +13,7 @@ mod convert;
 mod errors;
 mod handle;
 mod heartbeat;
+mod hub;
 mod inspector;
 mod json;
 mod lists;
@@ -54,6 +55,7 @@ fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     config::register(m)?;
     broadcast::register(m)?;
     heartbeat::register(m)?;
+    hub::register(m)?;
     sse::register(m)?;
     inspector::register(m)?;
     logging::register(m)?;

@@ -21,6 +21,12 @@ pub struct PresenceTracker {
     presence: core::Presence,
 }
 
+impl PresenceTracker {
+    pub const fn core(&self) -> &core::Presence {
+        &self.presence
+    }
+}
+
 #[pymethods]
 impl PresenceTracker {
     #[new]

@@ -1,0 +1,92 @@
+//! Channels, presence and heartbeats together: what changes when a client comes and goes.
+//!
+//! Promise: a client that cannot come leaves nothing behind in any of the three, and takes nothing from one that was there.
+
+use std::sync::Arc;
+
+use crate::channels::Channels;
+use crate::error::Result;
+use crate::heartbeat::Heartbeats;
+use crate::member::Metadata;
+use crate::presence::{Part, Presence};
+use crate::receiver::Receiver;
+use crate::space::{Client, Context};
+
+/// The channels, the presence and the heartbeats of one world.
+#[derive(Clone)]
+pub struct Hub {
+    channels: Channels,
+    presence: Presence,
+    heartbeats: Heartbeats,
+}
+
+impl Hub {
+    /// Of these, which are of one world.
+    pub const fn new(channels: Channels, presence: Presence, heartbeats: Heartbeats) -> Hub {
+        Hub { channels, presence, heartbeats }
+    }
+
+    /// Its channels.
+    pub const fn channels(&self) -> &Channels {
+        &self.channels
+    }
+
+    fn cx(&self) -> Result<Context<'_>> {
+        self.channels.world().cx()
+    }
+
+    /// Subscribes, tracks presence and registers the heartbeat of a client. `None`: there is no such channel.
+    pub fn join(&self, channel: &str, client: &str, metadata: &Metadata, last_event_id: Option<&str>) -> Result<Option<Arc<Receiver>>> {
+        let cx = self.cx()?;
+        let known = (client, cx.space.hash(client.as_bytes()));
+        let Some(receiver) = self.channels.subscribe_client(channel, known, last_event_id)? else {
+            return Ok(None);
+        };
+        let mut was_there = None;
+        let arrived = self.presence.track_client(cx, channel, known, metadata).and_then(|(joined, seen)| {
+            was_there = Some(joined < seen);
+            // What came from a client is kept only where it is an id.
+            let id = last_event_id.map(|_| receiver.last_id().to_string());
+            self.heartbeats.register_client(cx, known, id.as_deref())
+        });
+        if let Err(error) = arrived {
+            receiver.close()?;
+            let was_there = match was_there {
+                Some(was_there) => was_there,
+                None => self.presence.get(channel, client)?.is_some(),
+            };
+            if !was_there {
+                self.take_out(cx, channel, known)?;
+            }
+            return Err(error);
+        }
+        Ok(Some(receiver))
+    }
+
+    /// Takes a client out of a channel; its heartbeat ends with its last channel.
+    pub fn leave(&self, channel: &str, client: &str) -> Result<()> {
+        let cx = self.cx()?;
+        self.take_out(cx, channel, (client, cx.space.hash(client.as_bytes())))
+    }
+
+    fn take_out(&self, cx: Context<'_>, channel: &str, client: Client<'_>) -> Result<()> {
+        self.channels.unsubscribe_client(cx, channel, client)?;
+        self.presence.remove_from(cx, channel, client, Part::Everybodys)?;
+        if !self.presence.is_client_anywhere(cx, client)? {
+            self.heartbeats.unregister_client(cx, client)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a client out of all channels; gives those it was in.
+    pub fn disconnect(&self, client: &str) -> Result<Vec<Arc<str>>> {
+        let cx = self.cx()?;
+        let client = (client, cx.space.hash(client.as_bytes()));
+        let left = self.presence.untrack_client(cx, client)?;
+        for channel in &left {
+            self.channels.unsubscribe_client(cx, channel, client)?;
+        }
+        self.heartbeats.unregister_client(cx, client)?;
+        Ok(left)
+    }
+}
