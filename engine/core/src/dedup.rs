@@ -16,7 +16,7 @@ use crate::layout::{Block, Channel};
 use crate::points::point;
 use crate::space::Context;
 use crate::sync::Ordering;
-use crate::trie::{Change, VALUE_INLINE};
+use crate::trie::{Change, Standing, VALUE_INLINE};
 
 /// Bits of an ordinal.
 const ORDINAL_BITS: u32 = 40;
@@ -72,20 +72,21 @@ fn index(cx: Context<'_>, bound: &Bound, sequence: u64) -> Result<()> {
         at = from;
         indexed.fetch_max(from, Ordering::AcqRel);
     }
-    let mut buffer = Vec::new();
     while at < sequence {
-        buffer.clear();
-        if let Some([place, value]) = bound.ring.marks(cx, at, &mut buffer) {
+        if let Some([place, value]) = bound.ring.marks(cx, at) {
             let seen = bound.cell.trie(cx, Channel::seen);
             let ordinal = value & ORDINAL_MASK;
-            seen.change(
-                place & !0xf,
-                |other| Some(other & !ORDINAL_MASK == value & !ORDINAL_MASK),
-                |entry| {
-                    let newer = entry.is_none_or(|entry| entry.value & ORDINAL_MASK < ordinal);
-                    Ok((if newer { Change::PutInline(0, value) } else { Change::Keep }, ()))
-                },
-            )?;
+            // Ids that fell out of the window go with the copy of the leaf that they are in.
+            seen.put_newest(place & !0xf, value, |other| {
+                let is_same = other & !ORDINAL_MASK == value & !ORDINAL_MASK;
+                let other = other & ORDINAL_MASK;
+                match is_same {
+                    true if other < ordinal => Standing::Same,
+                    true => Standing::Newer,
+                    false if is_old(other, bound, ordinal + 1) => Standing::Old,
+                    false => Standing::Other,
+                }
+            })?;
             point!("dedup.marked");
             cx.word(bound.cell.at + Channel::ordinal).fetch_max(ordinal + 1, Ordering::AcqRel);
             point!("dedup.counted");
@@ -99,7 +100,12 @@ fn index(cx: Context<'_>, bound: &Bound, sequence: u64) -> Result<()> {
     Ok(())
 }
 
-/// Removes ids that fell out of the window, a quarter of a window at a time.
+/// Has an id fallen out of the window when the next will have this ordinal?
+const fn is_old(id: u64, bound: &Bound, ordinal: u64) -> bool {
+    id.wrapping_add(bound.window) < ordinal
+}
+
+/// Removes all ids that fell out of the window, where too many are left in leaves that nothing was put into.
 fn forget_old(cx: Context<'_>, bound: &Bound, ordinal: u64) -> Result<()> {
     let seen = bound.cell.trie(cx, Channel::seen);
     let most = bound.window.saturating_add(bound.window / 4).saturating_add(16);
@@ -109,7 +115,7 @@ fn forget_old(cx: Context<'_>, bound: &Bound, ordinal: u64) -> Result<()> {
     let mut from = Some(0);
     while let Some(cursor) = from {
         let (_, next) = seen.sweep(cursor, false, |entry, _: &mut Vec<()>| {
-            let old = (entry.value & ORDINAL_MASK).wrapping_add(bound.window) < ordinal;
+            let old = is_old(entry.value & ORDINAL_MASK, bound, ordinal);
             Ok(if old { Change::Remove } else { Change::Keep })
         })?;
         from = next;

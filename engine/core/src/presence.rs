@@ -401,7 +401,7 @@ impl Presence {
         let Some((_, members)) = self.members(cx, channel)? else {
             return Ok(diff);
         };
-        let mut from = Some(0);
+        let mut from = members.is_marked()?.then_some(0);
         while let Some(cursor) = from {
             let (taken, next) = members.sweep(cursor, true, |entry, taken| {
                 if entry.flags() & (PENDING | GONE) == 0 {

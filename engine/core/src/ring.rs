@@ -227,13 +227,18 @@ impl Ring {
         (0..self.len()).filter(named).count() as u64
     }
 
-    /// The two words of id mark in front of a message, if it has one.
-    pub fn marks(&self, cx: Context<'_>, sequence: u64, buffer: &mut Vec<u8>) -> Option<[u64; 2]> {
-        let Read::Got(info) = self.read(cx, sequence, buffer) else {
-            return None;
-        };
-        let word = |at: usize| Some(u64::from_le_bytes(buffer.get(at..at + 8)?.try_into().ok()?));
-        if info.flags() == 2 { Some([word(0)?, word(8)?]) } else { None }
+    /// The two words of id mark in front of a message, if it has one. Read in place.
+    pub fn marks(&self, cx: Context<'_>, sequence: u64) -> Option<[u64; 2]> {
+        let slot = self.slot(cx, sequence);
+        // SYNC ring.publish (R): pairs with (W) in `publish`.
+        let seen = slot.load(Ordering::Acquire);
+        let (_, at) = cx.space.geometry.block(reference::block(seen)).filter(|_| self.is_of(seen, sequence))?;
+        let info = Info(cx.view().get(at + Block::info));
+        let marks = [cx.view().get(at + Block::WORDS), cx.view().get(at + Block::WORDS + 1)];
+        // SYNC arena.fill (R): as in `copy`.
+        fence(Ordering::Acquire);
+        let is_message = matches!(info.kind(), kind::TEXT | kind::BYTES) && info.flags() == 2 && info.bytes() >= 16;
+        (is_message && (slot.load(Ordering::Relaxed) ^ seen) & !CLOSED == 0).then_some(marks)
     }
 
     /// The oldest sequence that may still be there.

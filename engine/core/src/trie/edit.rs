@@ -32,20 +32,20 @@ pub type Verdict = Change;
 
 /// A subtree before and after. What its counts differ by is what counts: entries that are the same in both may be left out of
 /// both.
-struct Edited {
-    reference: u64,
-    before: Counts,
-    after: Counts,
+pub(super) struct Edited {
+    pub reference: u64,
+    pub before: Counts,
+    pub after: Counts,
 }
 
 /// Blocks made and blocks replaced by one attempt.
 #[derive(Default)]
-struct Draft {
-    new: SmallVec<[Held; 12]>,
-    old: SmallVec<[u64; 12]>,
-    old_values: SmallVec<[u64; 4]>,
+pub(super) struct Draft {
+    pub new: SmallVec<[Held; 12]>,
+    pub old: SmallVec<[u64; 12]>,
+    pub old_values: SmallVec<[u64; 4]>,
     /// Is an entry added?
-    grows: bool,
+    pub grows: bool,
 }
 
 /// What a change makes of an entry that was found at an index, or of none. `None`: nothing changes.
@@ -71,6 +71,8 @@ fn planned(change: Change, found: Option<Entry>, index: usize, place: u64, draft
     draft.grows = true;
     Some(Edit::Insert(index, entry))
 }
+
+pub(super) type Path = SmallVec<[Step; 6]>;
 
 type Decide<'f, T> = &'f mut dyn FnMut(&Entry, &mut Vec<T>) -> Attempt<Verdict>;
 
@@ -180,7 +182,7 @@ impl<'a> Trie<'a> {
     }
 
     /// Swaps the root for another page, if any, or none. True: it is done.
-    fn commit(&self, word: u64, outcome: Attempt<Option<u64>>, draft: &Draft) -> Attempt<bool> {
+    pub(super) fn commit(&self, word: u64, outcome: Attempt<Option<u64>>, draft: &Draft) -> Attempt<bool> {
         let cx = self.cx;
         let give_back = |draft: &Draft| {
             for held in &draft.new {
@@ -242,23 +244,7 @@ impl<'a> Trie<'a> {
         decide: impl FnOnce(Option<Entry>) -> Attempt<Change>,
         draft: &mut Draft,
     ) -> Attempt<Option<u64>> {
-        let mut path = SmallVec::<[Step; 6]>::new();
-        let mut leaf = None;
-        let mut next = root;
-        while let Some(reference) = next {
-            let (_, at) = self.cx.life_of_page(reference).ok_or(Stop::Moved)?;
-            let step = Step { reference, at };
-            let depth = path.len() as u32;
-            let Some(child) = self.child(at, nibble(place, depth)).filter(|_| depth < DEPTH_MAX) else {
-                leaf = Some(step);
-                break;
-            };
-            if !self.cx.still(reference, at) {
-                return Err(Stop::Moved);
-            }
-            path.push(step);
-            next = Some(child).filter(|&child| child != 0);
-        }
+        let (mut path, leaf) = self.descend(root, place)?;
         let (count, index, before) = match &leaf {
             Some(leaf) => self.look_up(leaf, place, same)?,
             None => (0, 0, None),
@@ -277,6 +263,27 @@ impl<'a> Trie<'a> {
             reference = self.changed_inner(&step, path.len() as u32, place, (reference, before, after), draft)?;
         }
         Ok(Some(reference))
+    }
+
+    /// The inner pages on the way to a place, and the leaf there, if there is one.
+    #[inline(always)]
+    pub(super) fn descend(&self, root: Option<u64>, place: u64) -> Attempt<(Path, Option<Step>)> {
+        let mut path = Path::new();
+        let mut next = root;
+        while let Some(reference) = next {
+            let (_, at) = self.cx.life_of_page(reference).ok_or(Stop::Moved)?;
+            let step = Step { reference, at };
+            let depth = path.len() as u32;
+            let Some(child) = self.child(at, nibble(place, depth)).filter(|_| depth < DEPTH_MAX) else {
+                return Ok((path, Some(step)));
+            };
+            if !self.cx.still(reference, at) {
+                return Err(Stop::Moved);
+            }
+            path.push(step);
+            next = Some(child).filter(|&child| child != 0);
+        }
+        Ok((path, None))
     }
 
     /// A leaf with one entry changed: nothing, a leaf, or the subtree it splits into.
@@ -309,7 +316,7 @@ impl<'a> Trie<'a> {
 
     /// An inner page with one child replaced, whose counts before and after differ as much, or what it shrinks to.
     #[inline(always)]
-    fn changed_inner(&self, step: &Step, depth: u32, place: u64, child: (u64, Counts, Counts), draft: &mut Draft) -> Attempt<u64> {
+    pub(super) fn changed_inner(&self, step: &Step, depth: u32, place: u64, child: (u64, Counts, Counts), draft: &mut Draft) -> Attempt<u64> {
         let after = read_counts(self.cx, step.at).exchange(child.1, child.2);
         if after.total() <= COLLAPSE {
             return self.shrunk(step, depth, place, child, draft);
@@ -344,7 +351,7 @@ impl<'a> Trie<'a> {
     }
 
     /// What any of a leaf's entries may have changed in: nothing, a leaf, or the subtree it splits into.
-    fn rebuilt(&self, entries: &[Entry], depth: u32, before: Counts, draft: &mut Draft) -> Attempt<Edited> {
+    pub(super) fn rebuilt(&self, entries: &[Entry], depth: u32, before: Counts, draft: &mut Draft) -> Attempt<Edited> {
         let reference = if entries.is_empty() { 0 } else { self.build(entries, depth, draft)? };
         Ok(Edited { reference, before, after: Counts::of(entries) })
     }

@@ -18,10 +18,12 @@
 mod edit;
 mod list;
 mod mirror;
+mod newest;
 mod page;
 
 pub use edit::{Change, Verdict};
 pub use mirror::{Delta, Mirror};
+pub use newest::Standing;
 pub use page::{Counts, Entry, GONE, PENDING, Page};
 
 use crate::cells::Cell;
@@ -254,6 +256,15 @@ impl<'a> Trie<'a> {
         with_patience(self, |word| match root_of(word) {
             Root::Page(reference) => self.live_below(reference).ok_or(Stop::Moved),
             Root::Empty | Root::Sealed => Ok(0),
+        })
+    }
+
+    /// Are there pending joins, or leaves not yet taken? One page read, no copy.
+    #[inline]
+    pub fn is_marked(&self) -> Result<bool> {
+        with_patience(self, |word| match root_of(word) {
+            Root::Page(reference) => self.marked_below(reference).ok_or(Stop::Moved),
+            Root::Empty | Root::Sealed => Ok(false),
         })
     }
 

@@ -239,6 +239,20 @@ impl Trie<'_> {
         cx.still(reference, at).then_some(live)
     }
 
+    /// Are there pending joins, or leaves not yet taken, below a page? Without copying it.
+    #[inline]
+    pub(super) fn marked_below(&self, reference: u64) -> Option<bool> {
+        let cx = self.cx;
+        let (_, at) = cx.life(reference)?;
+        let info = Info(cx.view().get(at + Block::info));
+        let marked = match info.kind() {
+            kind::LEAF => (0..info.entries() as usize).any(|index| leaf_entry(cx, at, index).flags() & (PENDING | GONE) != 0),
+            kind::INNER => read_counts(cx, at).marked() != 0,
+            _ => return None,
+        };
+        cx.still(reference, at).then_some(marked)
+    }
+
     /// A change that adds no entry may use the reserve.
     #[inline(always)]
     fn block_for_page(&self, grows: bool) -> Result<Held> {
