@@ -53,7 +53,7 @@ impl Drop for Own {
 
 thread_local! {
     static BELLS: RefCell<Vec<Own>> = const { RefCell::new(Vec::new()) };
-    /// Nanoseconds to spin before sleeping: longer where it helped, shorter where it did not.
+    /// Nanoseconds to spin before sleeping: longer where that was enough or would have been, shorter where it would not.
     static PATIENCE: PrivateCell<u64> = const { PrivateCell::new(10_000) };
 }
 
@@ -78,30 +78,38 @@ fn may_spin() -> bool {
 }
 
 /// Looks for news for a moment, without a system call.
-fn spin(source: &dyn Source) -> Result<bool> {
+fn spin(source: &dyn Source, start: Instant) -> Result<bool> {
     if !may_spin() {
         return source.has_news();
     }
-    let patience = PATIENCE.get();
-    let start = Instant::now();
+    let patience = Duration::from_nanos(PATIENCE.get());
     loop {
         for _ in 0..16 {
             if source.has_news()? {
-                PATIENCE.set((patience * 2).min(*SPIN.end()));
                 return Ok(true);
             }
             std::hint::spin_loop();
         }
-        if start.elapsed() >= Duration::from_nanos(patience) {
-            PATIENCE.set((patience / 2).max(*SPIN.start()));
+        if start.elapsed() >= patience {
             return Ok(false);
         }
     }
 }
 
+/// News came so long after the wait began: would the longest spin have met it? Then the next one is longer, asleep or not
+/// this time: two that answer each other out of their sleep would otherwise do so for ever, ten times as slowly.
+/// Source: halt polling in the Linux kernel's KVM, which grows by how long a wait was.
+fn learn(waited: Duration) {
+    let (patience, waited) = (PATIENCE.get(), u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX));
+    let next = if waited <= *SPIN.end() { patience.max(waited) * 2 } else { patience / 2 };
+    PATIENCE.set(next.clamp(*SPIN.start(), *SPIN.end()));
+}
+
 /// Waits for news until `deadline`; `None`: for ever.
 pub fn park(source: &dyn Source, deadline: Option<Instant>) -> Result<Parked> {
-    if spin(source)? {
+    let start = Instant::now();
+    if spin(source, start)? {
+        learn(start.elapsed());
         return Ok(Parked::News);
     }
     let left = |most: Duration| deadline.map_or(most, |deadline| deadline.saturating_duration_since(Instant::now()).min(most));
@@ -128,6 +136,7 @@ pub fn park(source: &dyn Source, deadline: Option<Instant>) -> Result<Parked> {
         }
         bell.wake(cx);
     }
+    learn(start.elapsed());
     outcome
 }
 
