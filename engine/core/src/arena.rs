@@ -15,6 +15,7 @@ use crate::mutants::without;
 use crate::points::point;
 use crate::space::Context;
 use crate::sync::{AtomicU64, Ordering, fence};
+use crate::view::{View, Words};
 
 /// Which classes to try, best first.
 pub type Preference = [usize; 3];
@@ -94,7 +95,7 @@ pub const fn hot(generation: u64, value: u64) -> u64 {
 /// The value bits of a hot word; all ones is also the largest value.
 pub const HOT_MASK: u64 = (1 << 48) - 1;
 
-impl Context<'_> {
+impl<'a> Context<'a> {
     /// CAS FREE → HELD, generation + 1.
     #[inline(always)]
     fn claim(self, block: u32) -> Option<Held> {
@@ -404,12 +405,29 @@ impl Context<'_> {
         reference::is_life(reference, self.word(at).load(Ordering::Acquire)).then_some((class, at))
     }
 
-    /// As `life`, of a page that will be read whole.
+    /// The words of the block that a ref names, if it is still that life; as `life`.
     #[inline(always)]
-    pub fn life_of_page(self, reference: u64) -> Option<(usize, usize)> {
-        let (class, at) = self.space.geometry.block(reference::block(reference))?;
-        self.view().expect(at);
-        reference::is_life(reference, self.word(at).load(Ordering::Acquire)).then_some((class, at))
+    pub fn words_of(self, reference: u64) -> Option<&'a Words> {
+        let (_, at) = self.space.geometry.block(reference::block(reference))?;
+        let words: &Words = self.view().array(at)?;
+        reference::is_life(reference, words[Block::state].load(Ordering::Acquire)).then_some(words)
+    }
+
+    /// The same of a page that will be read whole.
+    #[inline(always)]
+    pub fn page_words(self, reference: u64) -> Option<&'a Words> {
+        let (_, at) = self.space.geometry.block(reference::block(reference))?;
+        let words = self.view().array(at)?;
+        View::expect(words);
+        reference::is_life(reference, words[Block::state].load(Ordering::Acquire)).then_some(words)
+    }
+
+    /// As `still`, of words that were looked up before.
+    #[inline(always)]
+    pub fn are_still(self, reference: u64, words: &Words) -> bool {
+        // SYNC arena.fill (R): as in `still`.
+        fence(Ordering::Acquire);
+        reference::is_life(reference, words[Block::state].load(Ordering::Relaxed))
     }
 
     /// After copying: is it still that life? If so, what was copied belongs to it.

@@ -11,6 +11,7 @@ use crate::layout::{BLOCK_HEADER_WORDS, Block, kind, reference, state};
 use crate::points::point;
 use crate::space::Context;
 use crate::sync::Ordering;
+use crate::view::Words;
 
 impl Context<'_> {
     /// Writes prefix and body into a chain of held blocks (one block where they fit) and gives its
@@ -87,9 +88,14 @@ impl Context<'_> {
     /// Writes a held block's header. The hot words start as zeros of this life.
     #[inline(always)]
     pub fn fill(self, held: &Held, info: Info, back: u64, ident: u64) {
-        let Some(header) = self.view().array::<{ Block::WORDS }>(held.at) else {
-            return;
-        };
+        if let Some(words) = self.view().array(held.at) {
+            Self::fill_words(words, held, info, back, ident);
+        }
+    }
+
+    /// As `fill`, where the block's words are looked up.
+    #[inline(always)]
+    pub fn fill_words(header: &Words, held: &Held, info: Info, back: u64, ident: u64) {
         let cold = hot(state::generation(held.word), 0);
         let set = |field: usize, value: u64| header[field].store(value, Ordering::Relaxed);
         set(Block::back, back);

@@ -11,7 +11,8 @@ use crate::geometry::Geometry;
 use crate::layout::{BLOCK_HEADER_WORDS, Block, kind};
 use crate::space::Context;
 use crate::spare::Spare;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::Ordering;
+use crate::view::Words;
 
 /// Owners of an entry: almost always one.
 pub type Owners = SmallVec<[u64; 2]>;
@@ -94,8 +95,8 @@ impl<'a> Content<'a> {
     /// Writes it word by word, from where its parts are: what is put together in a buffer first, and read from it at once in
     /// other pieces than it was written in, makes the processor wait for each piece.
     #[inline(always)]
-    fn write(&self, words: &[AtomicU64; SMALL_WORDS]) {
-        let mut packer = Packer { words, index: 0, word: 0, bits: 0 };
+    fn write(&self, words: &Words) {
+        let mut packer = Packer { words, index: BLOCK_HEADER_WORDS, word: 0, bits: 0 };
         packer.word(self.head());
         self.owners.iter().for_each(|&owner| packer.word(owner));
         [self.key, self.value].as_flattened().iter().for_each(|part| packer.bytes(part));
@@ -103,12 +104,9 @@ impl<'a> Content<'a> {
     }
 }
 
-/// Words of content in a small block.
-const SMALL_WORDS: usize = Geometry::payload(0) / 8;
-
-/// Writes bytes one behind the other, in whole words.
+/// Writes bytes one behind the other, in whole words, behind the header of a block.
 struct Packer<'a> {
-    words: &'a [AtomicU64; SMALL_WORDS],
+    words: &'a Words,
     index: usize,
     /// What is not written yet, and how many bits of it: fewer than 64.
     word: u64,
@@ -298,8 +296,8 @@ impl Context<'_> {
 
     #[inline(always)]
     fn write_record(self, held: &Held, root: usize, place: u64, content: &Content<'_>) {
-        self.fill(held, Info::new(kind::RECORD, 0, 0, content.bytes() as u64), back_of(root), place);
-        if let Some(words) = self.view().array(held.at + BLOCK_HEADER_WORDS) {
+        if let Some(words) = self.view().array(held.at) {
+            Self::fill_words(words, held, Info::new(kind::RECORD, 0, 0, content.bytes() as u64), back_of(root), place);
             content.write(words);
         }
     }
@@ -391,6 +389,7 @@ pub fn decode_pairs(bytes: &[u8]) -> Vec<(String, String)> {
 mod tests {
     use super::*;
     use crate::space::{Actor, Space};
+    use crate::sync::AtomicU64;
     use proptest::prelude::*;
 
     proptest! {
@@ -429,10 +428,10 @@ mod tests {
             let [a, b, c, d] = &parts;
             let content = Content { owners: &owners, key: [a, b], value: [c, d] };
             let bytes = content.encoded();
-            prop_assume!(bytes.len() <= SMALL_WORDS * 8);
-            let words: [AtomicU64; SMALL_WORDS] = std::array::from_fn(|_| AtomicU64::new(0));
+            prop_assume!(bytes.len() <= Geometry::payload(0));
+            let words: Words = std::array::from_fn(|_| AtomicU64::new(0));
             content.write(&words);
-            let written: Vec<u8> = words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
+            let written: Vec<u8> = words[BLOCK_HEADER_WORDS..].iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
             prop_assert_eq!(&written[..bytes.len()], &bytes[..]);
             prop_assert!(written[bytes.len()..].iter().all(|&byte| byte == 0));
         }

@@ -40,6 +40,10 @@ unsafe impl Sync for View {}
 #[cfg(all(target_arch = "x86_64", not(modelled)))]
 const LONG: usize = 192;
 
+/// Words of a small block, its header included; larger ones have more.
+pub const SMALL_WORDS: usize = 32;
+/// The words of a block that is at least as large as a small one, looked up once.
+pub type Words = [AtomicU64; SMALL_WORDS];
 /// Words that are copied at once: a page's, without its header.
 pub const COPIED: usize = 24;
 
@@ -106,16 +110,16 @@ impl View {
         unsafe { std::slice::from_raw_parts(self.base.add(index), count) }
     }
 
-    /// Asks for the cache lines of a page, which will be read; nothing where they are not all inside.
+    /// Asks for the cache lines of a page, which will be read.
     #[inline(always)]
-    pub fn expect(&self, index: usize) {
+    pub fn expect(words: &Words) {
         #[cfg(all(target_arch = "x86_64", not(modelled)))]
-        if let Some(page) = self.array::<{ COPIED + 8 }>(index) {
-            for line in page.chunks_exact(8) {
-                // SAFETY: a prefetch of an address inside the mapping by `array`; it reads nothing and cannot fault.
-                unsafe { core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) };
-            }
+        for line in words.chunks_exact(8) {
+            // SAFETY: a prefetch of a borrowed address; it reads nothing and cannot fault.
+            unsafe { core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) };
         }
+        #[cfg(not(all(target_arch = "x86_64", not(modelled))))]
+        let _ = words;
     }
 
     /// Relaxed load.
@@ -130,18 +134,18 @@ impl View {
         self.word(index).store(value, Ordering::Relaxed);
     }
 
-    /// Copies a page's worth of words; nothing where they are not all inside. Relaxed: only into a block that the caller
-    /// holds, and what is copied is validated afterwards, behind an acquire fence.
+    /// Copies a page's content. Relaxed: only into a block that the caller holds, and what is copied is validated
+    /// afterwards, behind an acquire fence.
     #[inline(always)]
-    pub fn copy(&self, from: usize, to: usize) {
-        let (Some(source), Some(target)) = (self.array::<COPIED>(from), self.array::<COPIED>(to)) else {
+    pub fn copy(from: &Words, to: &Words) {
+        let (Some(source), Some(target)) = (from.last_chunk::<COPIED>(), to.last_chunk::<COPIED>()) else {
             return;
         };
         #[cfg(all(target_arch = "x86_64", not(modelled)))]
         {
             let (mut source, mut target) = (source.as_ptr(), target.as_ptr());
             for _ in 0..COPIED / 8 {
-                // SAFETY: `COPIED` words from each of the two lie inside the mapping by `array`, and this goes over them in
+                // SAFETY: `COPIED` words from each of the two are borrowed, and this goes over them in
                 // steps of 8. The caller holds the target, so nobody else writes it. The assembly is opaque, as in `read`.
                 unsafe {
                     core::arch::asm!(

@@ -3,7 +3,8 @@
 use smallvec::SmallVec;
 
 use super::page::{
-    COLLAPSE, Counts, DEPTH_MAX, Edit, Entries, Entry, Inner, LEAF_MAX, Page, Step, collision, last_below, nibble, prefix, read_counts,
+    COLLAPSE, Counts, DEPTH_MAX, Edit, Entries, Entry, Inner, LEAF_MAX, Page, Step, child_of, collision, last_below, nibble, prefix,
+    read_counts, read_leaf,
 };
 use super::{Attempt, Root, Stop, Trie, root_of, with_patience};
 use crate::arena::Held;
@@ -72,7 +73,7 @@ fn planned(change: Change, found: Option<Entry>, index: usize, place: u64, draft
     Some(Edit::Insert(index, entry))
 }
 
-pub(super) type Path = SmallVec<[Step; 6]>;
+pub(super) type Path<'a> = SmallVec<[Step<'a>; 6]>;
 
 type Decide<'f, T> = &'f mut dyn FnMut(&Entry, &mut Vec<T>) -> Attempt<Verdict>;
 
@@ -267,17 +268,17 @@ impl<'a> Trie<'a> {
 
     /// The inner pages on the way to a place, and the leaf there, if there is one.
     #[inline(always)]
-    pub(super) fn descend(&self, root: Option<u64>, place: u64) -> Attempt<(Path, Option<Step>)> {
+    pub(super) fn descend(&self, root: Option<u64>, place: u64) -> Attempt<(Path<'a>, Option<Step<'a>>)> {
         let mut path = Path::new();
         let mut next = root;
         while let Some(reference) = next {
-            let (_, at) = self.cx.life_of_page(reference).ok_or(Stop::Moved)?;
-            let step = Step { reference, at };
+            let words = self.cx.page_words(reference).ok_or(Stop::Moved)?;
+            let step = Step { reference, words };
             let depth = path.len() as u32;
-            let Some(child) = self.child(at, nibble(place, depth)).filter(|_| depth < DEPTH_MAX) else {
+            let Some(child) = child_of(words, nibble(place, depth)).filter(|_| depth < DEPTH_MAX) else {
                 return Ok((path, Some(step)));
             };
-            if !self.cx.still(reference, at) {
+            if !self.cx.are_still(reference, words) {
                 return Err(Stop::Moved);
             }
             path.push(step);
@@ -287,7 +288,7 @@ impl<'a> Trie<'a> {
     }
 
     /// A leaf with one entry changed: nothing, a leaf, or the subtree it splits into.
-    fn changed_leaf(&self, leaf: Option<Step>, count: usize, edit: &Edit, place: u64, depth: u32, draft: &mut Draft) -> Attempt<u64> {
+    fn changed_leaf(&self, leaf: Option<Step<'a>>, count: usize, edit: &Edit, place: u64, depth: u32, draft: &mut Draft) -> Attempt<u64> {
         let Some(leaf) = leaf else {
             let Edit::Insert(_, entry) = *edit else {
                 return Ok(0);
@@ -299,16 +300,16 @@ impl<'a> Trie<'a> {
             Edit::Remove(_) if count <= 1 => return Ok(0),
             Edit::Insert(index, entry) if count >= LEAF_MAX => {
                 let mut entries = Entries::new();
-                self.read_leaf(leaf.at, &mut entries).filter(|()| self.cx.still(leaf.reference, leaf.at)).ok_or(Stop::Moved)?;
+                read_leaf(leaf.words, &mut entries).filter(|()| self.cx.are_still(leaf.reference, leaf.words)).ok_or(Stop::Moved)?;
                 entries.insert(index.min(entries.len()), entry);
                 return self.build(&entries, depth, draft);
             }
             _ => {}
         }
-        let held = self.copy_leaf(leaf.at, count, edit, place, depth, draft.grows)?;
+        let held = self.copy_leaf(leaf.words, count, edit, place, depth, draft)?;
         draft.new.push(held);
         // Copied, then validated.
-        if !self.cx.still(leaf.reference, leaf.at) {
+        if !self.cx.are_still(leaf.reference, leaf.words) {
             return Err(Stop::Moved);
         }
         Ok(held.reference())
@@ -316,15 +317,22 @@ impl<'a> Trie<'a> {
 
     /// An inner page with one child replaced, whose counts before and after differ as much, or what it shrinks to.
     #[inline(always)]
-    pub(super) fn changed_inner(&self, step: &Step, depth: u32, place: u64, child: (u64, Counts, Counts), draft: &mut Draft) -> Attempt<u64> {
-        let after = read_counts(self.cx, step.at).exchange(child.1, child.2);
+    pub(super) fn changed_inner(
+        &self,
+        step: &Step<'_>,
+        depth: u32,
+        place: u64,
+        child: (u64, Counts, Counts),
+        draft: &mut Draft,
+    ) -> Attempt<u64> {
+        let after = read_counts(step.words).exchange(child.1, child.2);
         if after.total() <= COLLAPSE {
             return self.shrunk(step, depth, place, child, draft);
         }
-        let held = self.copy_inner(step.at, (nibble(place, depth), child.0), after, place, depth, draft.grows)?;
+        let held = self.copy_inner(step.words, (nibble(place, depth), child.0), after, place, depth, draft)?;
         draft.new.push(held);
         // Copied, then validated.
-        if !self.cx.still(step.reference, step.at) {
+        if !self.cx.are_still(step.reference, step.words) {
             return Err(Stop::Moved);
         }
         draft.old.push(step.reference);
@@ -334,7 +342,7 @@ impl<'a> Trie<'a> {
     #[inline(never)]
     fn shrunk(
         &self,
-        step: &Step,
+        step: &Step<'_>,
         depth: u32,
         place: u64,
         (child, before, after): (u64, Counts, Counts),
@@ -359,7 +367,7 @@ impl<'a> Trie<'a> {
     /// Writes a leaf, or the subtree it splits into.
     fn build(&self, entries: &[Entry], depth: u32, draft: &mut Draft) -> Attempt<u64> {
         if entries.len() <= LEAF_MAX {
-            let held = self.write_leaf(entries, depth, draft.grows)?;
+            let held = self.write_leaf(entries, depth, draft)?;
             draft.new.push(held);
             return Ok(held.reference());
         }
@@ -370,7 +378,7 @@ impl<'a> Trie<'a> {
         for chunk in entries.chunk_by(|a, b| nibble(a.place(), depth) == nibble(b.place(), depth)) {
             inner.children[nibble(chunk[0].place(), depth)] = self.build(chunk, depth + 1, draft)?;
         }
-        let held = self.write_inner(&inner, entries[0].place(), depth, draft.grows)?;
+        let held = self.write_inner(&inner, entries[0].place(), depth, draft)?;
         draft.new.push(held);
         Ok(held.reference())
     }
@@ -388,7 +396,7 @@ impl<'a> Trie<'a> {
             // What `gather` found is the truth, whatever a damaged count said.
             return self.rebuilt(&entries, depth, before, draft);
         } else {
-            let held = self.write_inner(&inner, place, depth, draft.grows)?;
+            let held = self.write_inner(&inner, place, depth, draft)?;
             draft.new.push(held);
             held.reference()
         };

@@ -1,7 +1,7 @@
 //! Listing the trie leaf by leaf, in order of place, with a cursor.
 //! Promise: an entry that is there throughout is listed exactly once, however much changes meanwhile.
 
-use super::page::{DEPTH_MAX, Entries, Entry, Page, last_below, nibble};
+use super::page::{DEPTH_MAX, Entries, Entry, Page, child_of, last_below, nibble, read_leaf};
 use super::{Attempt, Root, Stop, Stuck, Trie, root_of, with_patience};
 use crate::error::Result;
 use crate::record::Record;
@@ -53,13 +53,13 @@ impl Trie<'_> {
             return Ok(true);
         };
         for depth in 0..DEPTH_MAX {
-            let (_, at) = self.cx.life(reference).ok_or(Stop::Moved)?;
+            let words = self.cx.page_words(reference).ok_or(Stop::Moved)?;
             let index = nibble(first, depth);
-            let Some(child) = self.child(at, index) else {
-                self.read_leaf(at, entries).filter(|()| self.cx.still(reference, at)).ok_or(Stop::Moved)?;
+            let Some(child) = child_of(words, index) else {
+                read_leaf(words, entries).filter(|()| self.cx.are_still(reference, words)).ok_or(Stop::Moved)?;
                 return Ok(true);
             };
-            if !self.cx.still(reference, at) {
+            if !self.cx.are_still(reference, words) {
                 return Err(Stop::Moved);
             }
             if index != nibble(last, depth) {

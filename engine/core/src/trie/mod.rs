@@ -34,7 +34,7 @@ use crate::record::Record;
 use crate::space::Context;
 use crate::sync::{Ordering, fence};
 
-use page::{DEPTH_MAX, PAGE_WORDS, nibble};
+use page::{DEPTH_MAX, child_of, info_of, leaf_entries, nibble};
 
 /// One group: a root word and what hangs from it.
 #[derive(Clone, Copy)]
@@ -176,37 +176,30 @@ impl<'a> Trie<'a> {
         };
         let cx = self.cx;
         for depth in 0..=DEPTH_MAX {
-            let (_, at) = cx.life(reference).ok_or(Stop::Moved)?;
-            let page = cx.view().array::<PAGE_WORDS>(at).ok_or(Stop::Moved)?;
-            let info = crate::arena::Info(page[Block::info].load(Ordering::Relaxed));
-            match info.kind() {
-                kind::INNER if depth < DEPTH_MAX => {
-                    let child = page[Block::WORDS + nibble(place, depth)].load(Ordering::Relaxed);
-                    if !cx.still(reference, at) {
-                        return Err(Stop::Moved);
-                    }
-                    if child == 0 {
-                        return Ok(None);
-                    }
-                    reference = child;
+            let words = cx.words_of(reference).ok_or(Stop::Moved)?;
+            if let Some(child) = child_of(words, nibble(place, depth)).filter(|_| depth < DEPTH_MAX) {
+                if !cx.are_still(reference, words) {
+                    return Err(Stop::Moved);
                 }
-                kind::LEAF => {
-                    for pair in page[Block::WORDS..].chunks_exact(2).take(info.entries() as usize) {
-                        let entry = Entry { word: pair[0].load(Ordering::Relaxed), value: pair[1].load(Ordering::Relaxed) };
-                        if entry.place() != place {
-                            continue;
-                        }
-                        if !cx.still(reference, at) {
-                            return Err(Stop::Moved);
-                        }
-                        if same(entry.value).ok_or(Stop::Moved)? {
-                            return Ok(Some(entry));
-                        }
-                    }
-                    return if cx.still(reference, at) { Ok(None) } else { Err(Stop::Moved) };
+                if child == 0 {
+                    return Ok(None);
                 }
-                _ => return Err(Stop::Moved),
+                reference = child;
+                continue;
             }
+            let info = info_of(words);
+            if info.kind() != kind::LEAF {
+                return Err(Stop::Moved);
+            }
+            for entry in leaf_entries(words, info.entries()).filter(|entry| entry.place() == place) {
+                if !cx.are_still(reference, words) {
+                    return Err(Stop::Moved);
+                }
+                if same(entry.value).ok_or(Stop::Moved)? {
+                    return Ok(Some(entry));
+                }
+            }
+            return if cx.are_still(reference, words) { Ok(None) } else { Err(Stop::Moved) };
         }
         Err(Stop::Moved)
     }

@@ -2,7 +2,7 @@
 //! so that a window of the latest needs no sweep of its own.
 
 use super::edit::Draft;
-use super::page::{Counts, Entries, Entry};
+use super::page::{Counts, Entries, Entry, read_leaf};
 use super::{Root, Stop, Trie, VALUE_INLINE, root_of, with_patience};
 use crate::error::Result;
 
@@ -31,7 +31,7 @@ impl Trie<'_> {
             let (mut path, leaf) = self.descend(root, place)?;
             let mut entries = Entries::new();
             if let Some(leaf) = &leaf {
-                self.read_leaf(leaf.at, &mut entries).filter(|()| self.cx.still(leaf.reference, leaf.at)).ok_or(Stop::Moved)?;
+                read_leaf(leaf.words, &mut entries).filter(|()| self.cx.are_still(leaf.reference, leaf.words)).ok_or(Stop::Moved)?;
             }
             let before = Counts::of(&entries);
             let stands = |entry: &Entry| match standing(entry.value) {

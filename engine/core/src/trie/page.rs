@@ -2,6 +2,7 @@
 
 use smallvec::SmallVec;
 
+use super::edit::Draft;
 use super::{Attempt, Stop, Trie};
 use crate::arena::{Held, Info, SMALL};
 use crate::error::{Error, Result};
@@ -9,6 +10,7 @@ use crate::layout::{Block, kind};
 use crate::mutants::without;
 use crate::space::Context;
 use crate::sync::Ordering;
+use crate::view::{COPIED, SMALL_WORDS, View, Words};
 
 /// Most entries of a leaf.
 pub const LEAF_MAX: usize = 12;
@@ -104,9 +106,9 @@ pub(super) enum Edit {
 }
 
 /// A page on the way from the root to an entry.
-pub(super) struct Step {
+pub(super) struct Step<'a> {
     pub reference: u64,
-    pub at: usize,
+    pub words: &'a Words,
 }
 
 /// Entries of one leaf, and one more while it is being split.
@@ -166,53 +168,63 @@ pub const fn last_below(prefix: u64, depth: u32) -> u64 {
     prefix | !0 >> (4 * depth)
 }
 
-/// An entry of a leaf, unvalidated.
+/// Entries of a leaf, unvalidated, `count` at most.
 #[inline(always)]
-pub fn leaf_entry(cx: Context<'_>, at: usize, index: usize) -> Entry {
-    let at = at + Block::WORDS + index.min(LEAF_MAX - 1) * 2;
-    Entry { word: cx.view().get(at), value: cx.view().get(at + 1) }
+pub(super) fn leaf_entries(words: &Words, count: u64) -> impl Iterator<Item = Entry> {
+    let pairs = words[Block::WORDS..].as_chunks::<2>().0.iter();
+    pairs.take(count as usize).map(|[word, value]| Entry { word: word.load(Ordering::Relaxed), value: value.load(Ordering::Relaxed) })
 }
 
-impl Trie<'_> {
+/// An entry of a leaf, unvalidated.
+#[inline(always)]
+fn leaf_entry(words: &Words, index: usize) -> Entry {
+    let at = Block::WORDS + index.min(LEAF_MAX - 1) * 2;
+    Entry { word: words[at].load(Ordering::Relaxed), value: words[at + 1].load(Ordering::Relaxed) }
+}
+
+/// A page's `info`, unvalidated.
+#[inline(always)]
+pub(super) fn info_of(words: &Words) -> Info {
+    Info(words[Block::info].load(Ordering::Relaxed))
+}
+
+/// A child of an inner page, unvalidated; 0: nothing there. `None`: it is no inner page.
+#[inline(always)]
+pub(super) fn child_of(words: &Words, index: usize) -> Option<u64> {
+    (info_of(words).kind() == kind::INNER).then(|| words[Block::WORDS + (index & 0xf)].load(Ordering::Relaxed))
+}
+
+/// Copies a leaf's entries, unvalidated. `None`: it is no leaf.
+#[inline]
+pub(super) fn read_leaf(words: &Words, entries: &mut Entries) -> Option<()> {
+    let info = info_of(words);
+    (info.kind() == kind::LEAF).then(|| entries.extend(leaf_entries(words, info.entries())))
+}
+
+/// An inner page's counts, unvalidated.
+#[inline(always)]
+pub(super) fn read_counts(words: &Words) -> Counts {
+    let [live, marks] = [16, 17].map(|index| words[Block::WORDS + index].load(Ordering::Relaxed));
+    Counts { live, pending: marks >> 32, gone: marks & 0xffff_ffff }
+}
+
+impl<'a> Trie<'a> {
     /// Copies the page that `reference` names. `None`: it is not that page any more.
     pub fn page(&self, reference: u64) -> Option<Page> {
-        let cx = self.cx;
-        let (_, at) = cx.life(reference)?;
-        let page = match Info(cx.view().get(at + Block::info)).kind() {
+        let words = self.cx.page_words(reference)?;
+        let page = match info_of(words).kind() {
             kind::LEAF => {
                 let mut entries = Entries::new();
-                self.read_leaf(at, &mut entries)?;
+                read_leaf(words, &mut entries)?;
                 Page::Leaf(entries)
             }
             kind::INNER => {
-                let words = cx.view().array::<16>(at + Block::WORDS)?;
-                let children = std::array::from_fn(|index| words[index].load(Ordering::Relaxed));
-                Page::Inner(Inner { children, counts: read_counts(cx, at) })
+                let children = std::array::from_fn(|index| words[Block::WORDS + index].load(Ordering::Relaxed));
+                Page::Inner(Inner { children, counts: read_counts(words) })
             }
             _ => return None,
         };
-        (without("page_generation") || cx.still(reference, at)).then_some(page)
-    }
-
-    /// Copies a leaf's entries, unvalidated. `None`: it is no leaf.
-    #[inline]
-    pub(super) fn read_leaf(&self, at: usize, entries: &mut Entries) -> Option<()> {
-        let info = Info(self.cx.view().get(at + Block::info));
-        if info.kind() != kind::LEAF {
-            return None;
-        }
-        let words = self.cx.view().array::<{ LEAF_MAX * 2 }>(at + Block::WORDS)?;
-        for pair in words.chunks_exact(2).take(info.entries() as usize) {
-            entries.push(Entry { word: pair[0].load(Ordering::Relaxed), value: pair[1].load(Ordering::Relaxed) });
-        }
-        Some(())
-    }
-
-    /// A child of an inner page, unvalidated; 0: nothing there. `None`: it is no inner page.
-    #[inline(always)]
-    pub(super) fn child(&self, at: usize, index: usize) -> Option<u64> {
-        let is_inner = Info(self.cx.view().get(at + Block::info)).kind() == kind::INNER;
-        is_inner.then(|| self.cx.view().get(at + Block::WORDS + index))
+        (without("page_generation") || self.cx.are_still(reference, words)).then_some(page)
     }
 
     /// Copies the page at a depth under a prefix. What says of itself that it stands elsewhere is not that page:
@@ -228,71 +240,80 @@ impl Trie<'_> {
     /// Live entries below a page, without copying it.
     #[inline]
     pub(super) fn live_below(&self, reference: u64) -> Option<u64> {
-        let cx = self.cx;
-        let (_, at) = cx.life(reference)?;
-        let info = Info(cx.view().get(at + Block::info));
+        let words = self.cx.words_of(reference)?;
+        let info = info_of(words);
         let live = match info.kind() {
-            kind::LEAF => (0..info.entries() as usize).filter(|&index| leaf_entry(cx, at, index).is_live()).count() as u64,
-            kind::INNER => cx.view().get(at + Block::WORDS + 16),
+            kind::LEAF => leaf_entries(words, info.entries()).filter(Entry::is_live).count() as u64,
+            kind::INNER => read_counts(words).live,
             _ => return None,
         };
-        cx.still(reference, at).then_some(live)
+        self.cx.are_still(reference, words).then_some(live)
     }
 
     /// Are there pending joins, or leaves not yet taken, below a page? Without copying it.
     #[inline]
     pub(super) fn marked_below(&self, reference: u64) -> Option<bool> {
-        let cx = self.cx;
-        let (_, at) = cx.life(reference)?;
-        let info = Info(cx.view().get(at + Block::info));
+        let words = self.cx.words_of(reference)?;
+        let info = info_of(words);
         let marked = match info.kind() {
-            kind::LEAF => (0..info.entries() as usize).any(|index| leaf_entry(cx, at, index).flags() & (PENDING | GONE) != 0),
-            kind::INNER => read_counts(cx, at).marked() != 0,
+            kind::LEAF => leaf_entries(words, info.entries()).any(|entry| entry.flags() & (PENDING | GONE) != 0),
+            kind::INNER => read_counts(words).marked() != 0,
             _ => return None,
         };
-        cx.still(reference, at).then_some(marked)
+        self.cx.are_still(reference, words).then_some(marked)
     }
 
-    /// A change that adds no entry may use the reserve.
+    /// A block for a new page.
     #[inline(always)]
-    fn block_for_page(&self, grows: bool) -> Result<Held> {
+    fn block_for_page(&self, draft: &Draft) -> Result<Held> {
         match self.cx.claim_hinted(0) {
             Some(held) => Ok(held),
-            None => self.other_block_for_page(grows),
+            None => self.other_block_for_page(draft.grows),
         }
     }
 
+    /// A change that adds no entry may use the reserve.
     #[cold]
     #[inline(never)]
     fn other_block_for_page(&self, grows: bool) -> Result<Held> {
         if grows { self.cx.allocate(SMALL) } else { self.cx.allocate_for_less(SMALL) }
     }
 
-    /// Writes a leaf into a held block. `grows`: for a change that adds an entry.
-    pub(super) fn write_leaf(&self, entries: &[Entry], depth: u32, grows: bool) -> Result<Held> {
+    /// The words of a held block.
+    #[inline(always)]
+    fn words(&self, held: &Held) -> Result<&'a Words> {
+        self.cx.view().array(held.at).ok_or(Error::Corrupt { what: "a block lies outside the segment" })
+    }
+
+    /// Writes everything of a leaf but its entries.
+    #[inline(always)]
+    fn begin_leaf(&self, words: &Words, held: &Held, count: usize, place: u64, depth: u32) {
+        let info = Info::new(kind::LEAF, 0, count as u64, count as u64 * 16);
+        Context::fill_words(words, held, info, self.back(depth), prefix(place, depth));
+    }
+
+    /// Writes a leaf into a held block.
+    pub(super) fn write_leaf(&self, entries: &[Entry], depth: u32, draft: &Draft) -> Result<Held> {
         debug_assert!(!entries.is_empty() && entries.len() <= LEAF_MAX);
-        let held = self.block_for_page(grows)?;
-        let info = Info::new(kind::LEAF, 0, entries.len() as u64, entries.len() as u64 * 16);
-        let place = entries.first().map_or(0, Entry::place);
-        self.cx.fill(&held, info, self.back(depth), prefix(place, depth));
-        if let Some(words) = self.cx.view().array::<{ LEAF_MAX * 2 }>(held.at + Block::WORDS) {
-            for (pair, entry) in words.chunks_exact(2).zip(entries) {
-                pair[0].store(entry.word, Ordering::Relaxed);
-                pair[1].store(entry.value, Ordering::Relaxed);
-            }
+        let held = self.block_for_page(draft)?;
+        let words = self.words(&held)?;
+        self.begin_leaf(words, &held, entries.len(), entries.first().map_or(0, Entry::place), depth);
+        for ([word, value], entry) in words[Block::WORDS..].as_chunks::<2>().0.iter().zip(entries) {
+            word.store(entry.word, Ordering::Relaxed);
+            value.store(entry.value, Ordering::Relaxed);
         }
         Ok(held)
     }
 
     /// Copies a leaf with one entry changed into a held block; it keeps at least one. What is copied is unvalidated.
-    pub(super) fn copy_leaf(&self, from: usize, count: usize, edit: &Edit, place: u64, depth: u32, grows: bool) -> Result<Held> {
-        let held = self.block_for_page(grows)?;
-        let view = self.cx.view();
-        view.copy(from + Block::WORDS, held.at + Block::WORDS);
+    pub(super) fn copy_leaf(&self, from: &Words, count: usize, edit: &Edit, place: u64, depth: u32, draft: &Draft) -> Result<Held> {
+        let held = self.block_for_page(draft)?;
+        let words = self.words(&held)?;
+        View::copy(from, words);
         let put = |index: usize, entry: Entry| {
-            let at = held.at + Block::WORDS + index.min(LEAF_MAX - 1) * 2;
-            view.set(at, entry.word);
-            view.set(at + 1, entry.value);
+            let at = Block::WORDS + index.min(LEAF_MAX - 1) * 2;
+            words[at].store(entry.word, Ordering::Relaxed);
+            words[at + 1].store(entry.value, Ordering::Relaxed);
         };
         let count = match *edit {
             Edit::Replace(index, entry) => {
@@ -300,31 +321,31 @@ impl Trie<'_> {
                 count
             }
             Edit::Insert(index, entry) => {
-                (index..count).for_each(|moved| put(moved + 1, leaf_entry(self.cx, from, moved)));
+                (index..count).for_each(|moved| put(moved + 1, leaf_entry(from, moved)));
                 put(index, entry);
                 count + 1
             }
             Edit::Remove(index) => {
-                (index + 1..count).for_each(|moved| put(moved - 1, leaf_entry(self.cx, from, moved)));
+                (index + 1..count).for_each(|moved| put(moved - 1, leaf_entry(from, moved)));
                 count - 1
             }
         };
-        let info = Info::new(kind::LEAF, 0, count as u64, count as u64 * 16);
-        self.cx.fill(&held, info, self.back(depth), prefix(place, depth));
+        self.begin_leaf(words, &held, count, place, depth);
         Ok(held)
     }
 
     /// Looks for an entry in a leaf. Gives how many it has, where an entry at `place` is or would be, and the entry.
     #[inline]
-    pub(super) fn look_up(&self, step: &Step, place: u64, same: &impl Fn(u64) -> Option<bool>) -> Attempt<(usize, usize, Option<Entry>)> {
-        let (cx, at) = (self.cx, step.at);
-        let page = cx.view().array::<PAGE_WORDS>(at).ok_or(Stop::Moved)?;
-        let info = Info(page[Block::info].load(Ordering::Relaxed));
-        let count = (info.entries() as usize).min(LEAF_MAX);
+    pub(super) fn look_up(
+        &self,
+        step: &Step<'_>,
+        place: u64,
+        same: &impl Fn(u64) -> Option<bool>,
+    ) -> Attempt<(usize, usize, Option<Entry>)> {
+        let info = info_of(step.words);
         let mut index = 0;
         let mut found = None;
-        for pair in page[Block::WORDS..].chunks_exact(2).take(count) {
-            let entry = Entry { word: pair[0].load(Ordering::Relaxed), value: pair[1].load(Ordering::Relaxed) };
+        for entry in leaf_entries(step.words, info.entries()) {
             if entry.place() > place {
                 break;
             }
@@ -334,19 +355,18 @@ impl Trie<'_> {
             }
             index += 1;
         }
-        if info.kind() != kind::LEAF || !cx.still(step.reference, at) {
+        if info.kind() != kind::LEAF || !self.cx.are_still(step.reference, step.words) {
             return Err(Stop::Moved);
         }
-        Ok((count, index, found))
+        Ok(((info.entries() as usize).min(LEAF_MAX), index, found))
     }
 
-    /// Writes an inner page into a held block. `grows`: as above.
-    pub(super) fn write_inner(&self, inner: &Inner, place: u64, depth: u32, grows: bool) -> Result<Held> {
-        let held = self.block_for_page(grows)?;
-        self.begin_inner(&held, inner.counts, place, depth);
-        if let Some(to) = self.cx.view().array::<16>(held.at + Block::WORDS) {
-            to.iter().zip(inner.children).for_each(|(to, child)| to.store(child, Ordering::Relaxed));
-        }
+    /// Writes an inner page into a held block.
+    pub(super) fn write_inner(&self, inner: &Inner, place: u64, depth: u32, draft: &Draft) -> Result<Held> {
+        let held = self.block_for_page(draft)?;
+        let words = self.words(&held)?;
+        self.begin_inner(words, &held, inner.counts, place, depth);
+        words[Block::WORDS..].iter().zip(inner.children).for_each(|(to, child)| to.store(child, Ordering::Relaxed));
         Ok(held)
     }
 
@@ -354,26 +374,27 @@ impl Trie<'_> {
     #[inline(always)]
     pub(super) fn copy_inner(
         &self,
-        from: usize,
+        from: &Words,
         (index, child): (usize, u64),
         counts: Counts,
         place: u64,
         depth: u32,
-        grows: bool,
+        draft: &Draft,
     ) -> Result<Held> {
-        let held = self.block_for_page(grows)?;
-        self.cx.view().copy(from + Block::WORDS, held.at + Block::WORDS);
-        self.begin_inner(&held, counts, place, depth);
-        self.cx.view().set(held.at + Block::WORDS + (index & 0xf), child);
+        let held = self.block_for_page(draft)?;
+        let words = self.words(&held)?;
+        View::copy(from, words);
+        self.begin_inner(words, &held, counts, place, depth);
+        words[Block::WORDS + (index & 0xf)].store(child, Ordering::Relaxed);
         Ok(held)
     }
 
     /// Writes everything of an inner page but its children.
     #[inline(always)]
-    fn begin_inner(&self, held: &Held, counts: Counts, place: u64, depth: u32) {
-        self.cx.fill(held, Info::new(kind::INNER, 0, 16, 144), self.back(depth), prefix(place, depth));
-        self.cx.view().set(held.at + Block::WORDS + 16, counts.live);
-        self.cx.view().set(held.at + Block::WORDS + 17, counts.pending << 32 | counts.gone & 0xffff_ffff);
+    fn begin_inner(&self, words: &Words, held: &Held, counts: Counts, place: u64, depth: u32) {
+        Context::fill_words(words, held, Info::new(kind::INNER, 0, 16, 144), self.back(depth), prefix(place, depth));
+        words[Block::WORDS + 16].store(counts.live, Ordering::Relaxed);
+        words[Block::WORDS + 17].store(counts.pending << 32 | counts.gone & 0xffff_ffff, Ordering::Relaxed);
     }
 
     fn back(&self, depth: u32) -> u64 {
@@ -381,19 +402,9 @@ impl Trie<'_> {
     }
 }
 
-/// An inner page's counts, unvalidated.
-#[inline(always)]
-pub(super) fn read_counts(cx: Context<'_>, at: usize) -> Counts {
-    let marks = cx.view().get(at + Block::WORDS + 17);
-    Counts { live: cx.view().get(at + Block::WORDS + 16), pending: marks >> 32, gone: marks & 0xffff_ffff }
-}
-
 /// More entries share one place than a page holds: with a keyed 60-bit hash, only damage does that.
 pub(super) fn collision() -> Error {
     Error::Corrupt { what: "too many keys of one hash" }
 }
 
-/// Words of the block that a page is in, its header included.
-pub(super) const PAGE_WORDS: usize = Block::WORDS + LEAF_MAX * 2;
-
-const _: () = assert!(PAGE_WORDS == 256 / 8 && PAGE_WORDS == Block::WORDS + crate::view::COPIED);
+const _: () = assert!(SMALL_WORDS == Block::WORDS + LEAF_MAX * 2 && SMALL_WORDS == Block::WORDS + COPIED);
