@@ -67,7 +67,7 @@ fn room() -> Result<Channels> {
     channels(ChannelKind::Channel, None, &["room"])
 }
 
-fn open(channels: &Channels, name: &str, client: &str) -> Result<Receiver> {
+fn open(channels: &Channels, name: &str, client: &str) -> Result<std::sync::Arc<Receiver>> {
     Ok(channels.subscribe(name, client, None)?.expect("it was made"))
 }
 

@@ -306,7 +306,7 @@ impl<'a> Trie<'a> {
             }
             _ => {}
         }
-        let held = self.copy_leaf(leaf.words, count, edit, place, depth, draft)?;
+        let held = self.copy_leaf(leaf.words, count, edit, place, depth, draft.grows)?;
         draft.new.push(held);
         // Copied, then validated.
         if !self.cx.are_still(leaf.reference, leaf.words) {
@@ -329,7 +329,7 @@ impl<'a> Trie<'a> {
         if after.total() <= COLLAPSE {
             return self.shrunk(step, depth, place, child, draft);
         }
-        let held = self.copy_inner(step.words, (nibble(place, depth), child.0), after, place, depth, draft)?;
+        let held = self.copy_inner(step.words, (nibble(place, depth), child.0), after, place, depth, draft.grows)?;
         draft.new.push(held);
         // Copied, then validated.
         if !self.cx.are_still(step.reference, step.words) {
@@ -367,7 +367,7 @@ impl<'a> Trie<'a> {
     /// Writes a leaf, or the subtree it splits into.
     fn build(&self, entries: &[Entry], depth: u32, draft: &mut Draft) -> Attempt<u64> {
         if entries.len() <= LEAF_MAX {
-            let held = self.write_leaf(entries, depth, draft)?;
+            let held = self.write_leaf(entries, depth, draft.grows)?;
             draft.new.push(held);
             return Ok(held.reference());
         }
@@ -378,7 +378,7 @@ impl<'a> Trie<'a> {
         for chunk in entries.chunk_by(|a, b| nibble(a.place(), depth) == nibble(b.place(), depth)) {
             inner.children[nibble(chunk[0].place(), depth)] = self.build(chunk, depth + 1, draft)?;
         }
-        let held = self.write_inner(&inner, entries[0].place(), depth, draft)?;
+        let held = self.write_inner(&inner, entries[0].place(), depth, draft.grows)?;
         draft.new.push(held);
         Ok(held.reference())
     }
@@ -396,7 +396,7 @@ impl<'a> Trie<'a> {
             // What `gather` found is the truth, whatever a damaged count said.
             return self.rebuilt(&entries, depth, before, draft);
         } else {
-            let held = self.write_inner(&inner, place, depth, draft)?;
+            let held = self.write_inner(&inner, place, depth, draft.grows)?;
             draft.new.push(held);
             held.reference()
         };

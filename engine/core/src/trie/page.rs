@@ -2,7 +2,6 @@
 
 use smallvec::SmallVec;
 
-use super::edit::Draft;
 use super::{Attempt, Stop, Trie};
 use crate::arena::{Held, Info, SMALL};
 use crate::error::{Error, Result};
@@ -263,16 +262,15 @@ impl<'a> Trie<'a> {
         self.cx.are_still(reference, words).then_some(marked)
     }
 
-    /// A block for a new page.
+    /// A block for a new page. `grows`: for a change that adds an entry, here and below; one that adds none may use the reserve.
     #[inline(always)]
-    fn block_for_page(&self, draft: &Draft) -> Result<Held> {
+    fn block_for_page(&self, grows: bool) -> Result<Held> {
         match self.cx.claim_hinted(0) {
             Some(held) => Ok(held),
-            None => self.other_block_for_page(draft.grows),
+            None => self.other_block_for_page(grows),
         }
     }
 
-    /// A change that adds no entry may use the reserve.
     #[cold]
     #[inline(never)]
     fn other_block_for_page(&self, grows: bool) -> Result<Held> {
@@ -293,9 +291,9 @@ impl<'a> Trie<'a> {
     }
 
     /// Writes a leaf into a held block.
-    pub(super) fn write_leaf(&self, entries: &[Entry], depth: u32, draft: &Draft) -> Result<Held> {
+    pub(super) fn write_leaf(&self, entries: &[Entry], depth: u32, grows: bool) -> Result<Held> {
         debug_assert!(!entries.is_empty() && entries.len() <= LEAF_MAX);
-        let held = self.block_for_page(draft)?;
+        let held = self.block_for_page(grows)?;
         let words = self.words(&held)?;
         self.begin_leaf(words, &held, entries.len(), entries.first().map_or(0, Entry::place), depth);
         for ([word, value], entry) in words[Block::WORDS..].as_chunks::<2>().0.iter().zip(entries) {
@@ -306,8 +304,8 @@ impl<'a> Trie<'a> {
     }
 
     /// Copies a leaf with one entry changed into a held block; it keeps at least one. What is copied is unvalidated.
-    pub(super) fn copy_leaf(&self, from: &Words, count: usize, edit: &Edit, place: u64, depth: u32, draft: &Draft) -> Result<Held> {
-        let held = self.block_for_page(draft)?;
+    pub(super) fn copy_leaf(&self, from: &Words, count: usize, edit: &Edit, place: u64, depth: u32, grows: bool) -> Result<Held> {
+        let held = self.block_for_page(grows)?;
         let words = self.words(&held)?;
         View::copy(from, words);
         let put = |index: usize, entry: Entry| {
@@ -362,8 +360,8 @@ impl<'a> Trie<'a> {
     }
 
     /// Writes an inner page into a held block.
-    pub(super) fn write_inner(&self, inner: &Inner, place: u64, depth: u32, draft: &Draft) -> Result<Held> {
-        let held = self.block_for_page(draft)?;
+    pub(super) fn write_inner(&self, inner: &Inner, place: u64, depth: u32, grows: bool) -> Result<Held> {
+        let held = self.block_for_page(grows)?;
         let words = self.words(&held)?;
         self.begin_inner(words, &held, inner.counts, place, depth);
         words[Block::WORDS..].iter().zip(inner.children).for_each(|(to, child)| to.store(child, Ordering::Relaxed));
@@ -379,9 +377,9 @@ impl<'a> Trie<'a> {
         counts: Counts,
         place: u64,
         depth: u32,
-        draft: &Draft,
+        grows: bool,
     ) -> Result<Held> {
-        let held = self.block_for_page(draft)?;
+        let held = self.block_for_page(grows)?;
         let words = self.words(&held)?;
         View::copy(from, words);
         self.begin_inner(words, &held, counts, place, depth);
