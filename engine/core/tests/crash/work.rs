@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use hypern_shm_core::points::{Fate, arm, meanwhile, number};
 use hypern_shm_core::{
-    Beat, ChannelKind, ChannelSpec, Channels, Error, Form, Heartbeats, Metadata, Options, PatternReceiver, Presence, Receiver, Segment,
-    Source, Topics, TopicsKind, Waitlist, World, park,
+    Beat, ChannelKind, ChannelSpec, Channels, Error, Form, Heartbeats, Hub, Metadata, Options, PatternReceiver, Presence, Receiver,
+    Segment, Source, Topics, TopicsKind, Waitlist, World, park,
 };
 
 use crate::ledger::{Entry, Ledger};
@@ -108,7 +108,7 @@ struct Worker {
     ledger: Ledger,
     random: u64,
     segment: Segment,
-    steady: Receiver,
+    steady: Arc<Receiver>,
     first: u64,
     seen: Seen,
     turn: u64,
@@ -167,7 +167,7 @@ impl Worker {
         }
         // Asleep for a moment, so that publishers have somebody to ring.
         self.drain();
-        room(park(&self.steady, Some(Instant::now() + Duration::from_micros(500))));
+        room(park(&*self.steady, Some(Instant::now() + Duration::from_micros(500))));
         self.drain();
     }
 
@@ -192,6 +192,7 @@ impl Worker {
         self.presence(&Presence::new(&world));
         self.heartbeats(&Heartbeats::new(&world));
         self.topics(&Topics::new(&world, TopicsKind::OfManager));
+        self.guests(&Hub::new(channels.clone(), Presence::new(&world), Heartbeats::new(&world)));
         self.steady(&channels);
     }
 
@@ -218,7 +219,7 @@ impl Worker {
             let message = self.message(&room_name, self.elsewhere);
             room(channels.publish(&room_name, &message, Form::Text));
         }
-        if let Some(receiver) = receiver.map(Arc::new) {
+        if let Some(receiver) = receiver {
             let source: Arc<dyn Source> = receiver.clone();
             while receiver.try_recv(&mut buffer).expect("open").is_some() {
                 seen.check(&room_name, &buffer);
@@ -310,6 +311,19 @@ impl Worker {
         }
     }
 
+    /// Clients that come and go as a whole.
+    fn guests(&mut self, hub: &Hub) {
+        let guest = format!("guest {}", self.below(6));
+        let metadata = Metadata::from_iter([("a", "b")]);
+        let come = || room(hub.join(STEADY, &guest, &metadata, None)).map(|joined| joined.expect("it is never removed"));
+        if let Some(receiver) = come() {
+            assert_eq!(receiver.client(), guest);
+            hub.leave(STEADY, &guest).expect("attached");
+        }
+        drop(come());
+        hub.disconnect(&guest).expect("attached");
+    }
+
     fn presence(&mut self, presence: &Presence) {
         let channel = format!("hall {}", self.below(3));
         let client = format!("client {}", self.below(40));
@@ -380,7 +394,7 @@ fn peer(index: usize) {
     });
     loop {
         if index == SLEEPER {
-            room(park(&bedside, Some(Instant::now() + Duration::from_millis(5))));
+            room(park(&*bedside, Some(Instant::now() + Duration::from_millis(5))));
             while bedside.try_recv(&mut Vec::new()).expect("open").is_some() {}
             worker.drain();
         } else {
