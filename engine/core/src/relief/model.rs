@@ -31,7 +31,8 @@ impl Listener {
         let (place, pair) = pair_of(cx, PATTERN, &key.text());
         let registrations = world.trie(cx, World::patterns);
         registrations.change_record(place, &pair, |_| {
-            let content = Content::new(&[cx.actor.owner], &pair, &[]);
+            let owners = [cx.actor.owner];
+            let content = Content::new(&owners, &pair, &[]);
             Ok((Change::Put(0, cx.new_record(registrations.root, place, &content)?), ()))
         })?;
         Ok(Listener { world, key })
