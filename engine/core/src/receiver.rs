@@ -177,7 +177,7 @@ impl Receiver {
             return Ok(None);
         };
         let cursor = position.cursor;
-        if cursor < self.limit_at(end) && self.ring.has_come_to(cx, cursor) {
+        if cursor < self.limit_at(end) && (self.ring.is_there(cx, cursor) || cursor < self.ring.head(cx)) {
             return Ok(Some(Ready { receiver: self, cx, position, end }));
         }
         self.note(cx, &mut position);
@@ -360,9 +360,9 @@ impl Receiver {
     fn ended_at(&self, cx: Context<'_>, position: &Position) -> Result<bool> {
         // Until it is sealed, a publisher on the way may still add to what is left.
         self.cell.seal(cx)?;
-        let left = || self.cell.is_same_life(cx) && position.cursor < self.ring.head(cx);
+        let left = self.cell.is_same_life(cx) && position.cursor < self.ring.head(cx);
         let ended = match self.end(cx, &position.anchor) {
-            Some(OPEN) | None => !self.cell.is_open(cx) && !left(),
+            Some(OPEN) | None => !self.cell.is_open(cx) && !left,
             Some(_) => position.cursor >= self.limit(cx, &position.anchor),
         };
         Ok(ended)
@@ -449,7 +449,11 @@ impl Source for Receiver {
             return Ok(true);
         }
         let (cx, _) = self.segment.attached()?;
-        if position.cursor < self.limit(cx, &position.anchor) && self.ring.has_come_to(cx, position.cursor) {
+        if position.cursor < self.ring.head(cx).min(self.limit(cx, &position.anchor)) {
+            return Ok(true);
+        }
+        // A message may be there whose publisher has not moved the head yet.
+        if position.cursor < self.limit(cx, &position.anchor) && self.ring.is_there(cx, position.cursor) {
             return Ok(true);
         }
         self.ended_at(cx, &position)

@@ -97,13 +97,6 @@ impl Ring {
         descriptor >> reference::BLOCK_BITS & LAP_MASK == self.lap(sequence)
     }
 
-    /// Is it of the lap before, so that nothing was published at `sequence` yet? Then who waits for it need not look at the
-    /// head, whose cache line is the publishers' own as long as nobody does.
-    #[inline(always)]
-    const fn is_before(&self, descriptor: u64, sequence: u64) -> bool {
-        self.is_of(descriptor, sequence.wrapping_sub(self.len()))
-    }
-
     #[inline(always)]
     fn slot<'a>(&self, cx: Context<'a>, sequence: u64) -> &'a AtomicU64 {
         cx.word(self.slots_at + (sequence & (self.len() - 1)) as usize)
@@ -202,7 +195,7 @@ impl Ring {
         // SYNC ring.publish (R): pairs with (W) in `publish`.
         let mut seen = slot.load(Ordering::Acquire);
         if !self.is_of(seen, sequence) {
-            if self.is_before(seen, sequence) || self.head(cx) <= sequence {
+            if self.head(cx) <= sequence {
                 return Read::Empty;
             }
             // It may have been published between the two loads: only a slot that is still of another lap
@@ -215,11 +208,10 @@ impl Ring {
         copy(cx, slot, seen, out)
     }
 
-    /// Is there a message at `sequence`, or was there one, whether or not its publisher has moved the head?
+    /// Is there a message at `sequence`, or was there one?
     #[inline(always)]
-    pub fn has_come_to(&self, cx: Context<'_>, sequence: u64) -> bool {
-        let seen = self.slot(cx, sequence).load(Ordering::Acquire);
-        self.is_of(seen, sequence) || !self.is_before(seen, sequence) && sequence < self.head(cx)
+    pub fn is_there(&self, cx: Context<'_>, sequence: u64) -> bool {
+        self.is_of(self.slot(cx, sequence).load(Ordering::Acquire), sequence)
     }
 
     /// The block that holds the message of `sequence`, if there is one.
