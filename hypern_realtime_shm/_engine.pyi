@@ -20,7 +20,6 @@ __all__ = [
     "HeartbeatConfig",
     "HeartbeatMonitor",
     "HeartbeatStats",
-    "Hub",
     "Inspector",
     "Message",
     "PresenceDiff",
@@ -28,6 +27,7 @@ __all__ = [
     "PresenceTracker",
     "PresenceWatch",
     "RealtimeBroadcast",
+    "RealtimeHub",
     "SSEEvent",
     "Segment",
     "Subscriber",
@@ -326,8 +326,9 @@ class BroadcastConfig:
     def dedup_window(self) -> int: ...
 
 @disjoint_base
-class Hub:
+class RealtimeHub:
     def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
+    def _is_made(self) -> bool: ...
     def _consist_of(self, channels: ChannelManager, presence: PresenceTracker, heartbeat: HeartbeatMonitor) -> None: ...
     def join(
         self,

@@ -91,6 +91,7 @@ async def __aexit__(self: Handle, *_exception: object) -> None:
 
 # Onto the class itself: a subclass with these would cost each subscribe a call of a type, and each handle its memory.
 for _method in (recv_async, recv_message_async, messages, __aiter__, __anext__, __aenter__, __aexit__):
+    _method.__qualname__ = f"Handle.{_method.__name__}"
     setattr(Handle, _method.__name__, _method)
 
 

@@ -16,7 +16,7 @@ from .segment import resolve
 from .streams import SSEStream, SSEStreamSync
 
 
-class RealtimeHub(_engine.Hub):
+class RealtimeHub(_engine.RealtimeHub):
     """Channels, presence, broadcast and heartbeats of one namespace of a segment.
 
     Args:
@@ -37,6 +37,8 @@ class RealtimeHub(_engine.Hub):
         segment: str | _engine.Segment | None = None,
         namespace: str = "",
     ) -> None:
+        if self._is_made():
+            raise RuntimeError("RealtimeHub.__init__ was called before")
         with known_as({"default_buffer_size": "channel_buffer_size", "config": "heartbeat_config"}):
             shared = resolve(segment, namespace, default_buffer_size=channel_buffer_size, config=heartbeat_config)
         self.channels = ChannelManager(channel_buffer_size, segment=shared, namespace=namespace)

@@ -3,7 +3,9 @@ left behind, everything else goes on, and what is freed is usable again."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import signal
 import subprocess
 import sys
@@ -14,7 +16,16 @@ from typing import Any
 
 import pytest
 
-from hypern_realtime_shm import ChannelManager, RealtimeHub, Segment, SegmentFull, Subscriber, TopicMatcher, _engine
+from hypern_realtime_shm import (
+    ChannelManager,
+    HeartbeatMonitor,
+    RealtimeHub,
+    Segment,
+    SegmentFull,
+    Subscriber,
+    TopicMatcher,
+    _engine,
+)
 from tests.procs import PRELUDE, Process
 
 SMALL_SHM = 'mount --make-rprivate / && mount -t tmpfs -o "$1" tmpfs /dev/shm && shift && exec "$@"'
@@ -478,3 +489,62 @@ def test_rooms_come_and_go_behind_a_stopped_listener(name: str) -> None:
         assert received > 0 < missed
         assert manager.create_channel("room:500")
         listener.end()
+
+
+def test_a_join_without_room_undoes_what_it_did_and_no_more() -> None:
+    segment = Segment.private(size="1MiB")
+    hub = RealtimeHub(segment=segment)
+    hub.create_channel("c")
+    member = hub.join("c", "member", {"is": "there"})
+    there = {f"there {n}": hub.channels.subscribe("c", f"there {n}") for n in range(30)}
+    for who in there:
+        hub.heartbeat.register(who)
+    filler = HeartbeatMonitor(segment=segment, namespace="filler")
+    fillers = itertools.count()
+
+    kept: list[str] = []
+
+    def leave_room_for(members: int) -> None:
+        with contextlib.suppress(SegmentFull):
+            for n in fillers:
+                filler.register(str(n))
+                kept.append(str(n))
+        for _ in range(members):
+            filler.unregister(kept.pop())
+
+    def join(who: str) -> bool:
+        try:
+            hub.join("c", who).close()
+        except SegmentFull:
+            return False
+        return True
+
+    refused = {"new": 0, "there": 0}
+    for n in range(400):
+        new, before = f"new {n}", f"there {n % len(there)}"
+        # It ends at each of the steps.
+        leave_room_for(n % 7)
+        if join(new):
+            hub.leave("c", new)
+        else:
+            refused["new"] += 1
+            assert new not in hub.channels.get_subscribers("c")
+            assert hub.presence.get("c", new) is None
+            assert not hub.heartbeat.is_alive(new)
+        hub.presence.flush_diff("c")
+        leave_room_for(n % 3)
+        if join(before):
+            hub.presence.untrack("c", before)
+        else:
+            refused["there"] += 1
+            assert hub.presence.get("c", before) is None
+        assert before in hub.channels.get_subscribers("c")
+        assert not there[before].ended
+        assert hub.heartbeat.is_alive(before)
+        hub.presence.flush_diff("c")
+    print("joins refused", refused)
+    assert min(refused.values()) > 0
+    assert not member.ended
+    assert [info.client_id for info in hub.get_presence("c")] == ["member"]
+    assert hub.heartbeat.is_alive("member")
+    segment.close()

@@ -80,6 +80,13 @@ struct Matches {
     by_pattern: HashMap<String, Arc<Vec<String>>>,
 }
 
+/// What subscribing has done.
+pub(crate) struct Opened {
+    pub receiver: Arc<Receiver>,
+    /// Has this process a part in the client's registration that it had not before?
+    pub added: bool,
+}
+
 struct Inner {
     world: World,
     kind: ChannelKind,
@@ -358,11 +365,11 @@ impl Channels {
     /// published after an event id.
     pub fn subscribe(&self, name: &str, client: &str, last_event_id: Option<&str>) -> Result<Option<Arc<Receiver>>> {
         let hash = self.0.world.cx()?.space.hash(client.as_bytes());
-        self.subscribe_client(name, (client, hash), last_event_id)
+        Ok(self.subscribe_client(name, (client, hash), last_event_id)?.map(|opened| opened.receiver))
     }
 
     /// As `subscribe`, where the client's hash is known.
-    pub(crate) fn subscribe_client(&self, name: &str, client: Client<'_>, last_event_id: Option<&str>) -> Result<Option<Arc<Receiver>>> {
+    pub(crate) fn subscribe_client(&self, name: &str, client: Client<'_>, last_event_id: Option<&str>) -> Result<Option<Opened>> {
         check_length("client_id", client.0)?;
         self.open(name, client, true, last_event_id)
     }
@@ -370,35 +377,54 @@ impl Channels {
     /// Opens a handle without registering anybody.
     pub fn open_handle(&self, name: &str, last_event_id: Option<&str>) -> Result<Option<Arc<Receiver>>> {
         let hash = self.0.world.cx()?.space.hash(&[]);
-        self.open(name, ("", hash), false, last_event_id)
+        Ok(self.open(name, ("", hash), false, last_event_id)?.map(|opened| opened.receiver))
     }
 
-    fn open(&self, name: &str, (client, hash): Client<'_>, registered: bool, last_event_id: Option<&str>) -> Result<Option<Arc<Receiver>>> {
-        let segment = self.0.world.segment();
+    fn open(&self, name: &str, client: Client<'_>, registered: bool, last_event_id: Option<&str>) -> Result<Option<Opened>> {
         for _ in 0..PATIENCE {
             let cx = self.0.world.cx()?;
             let Some(bound) = self.bind(cx, name)? else {
                 return Ok(None);
             };
-            if registered && !register(cx, bound.cell, (client, hash), true)? {
-                must_be_over(cx, bound.cell)?;
-                continue;
-            }
-            point!("subscribe.registered");
-            segment.owns_something()?;
-            let start = match last_event_id {
-                Some(id) => ids::after(cx, &bound, id),
-                None => Start { cursor: bound.ring.head(cx), missed: 0, unknown: false },
-            };
-            // Remembered by `bind`, unless it could not be.
-            let shared = names::recall(self.0.facade, name, |known| known.name.clone()).unwrap_or_else(|| name.into());
-            let key = HandleKey::hashed(cx, client, hash);
-            if let Some(receiver) = Receiver::open(segment, bound, shared, key, registered, start)? {
-                return Ok(Some(receiver));
+            let added = if registered { register(cx, bound.cell, client, true)? } else { Some(false) };
+            if let Some(added) = added {
+                point!("subscribe.registered");
+                match self.open_at(cx, bound, name, client, registered, last_event_id) {
+                    Ok(Some(receiver)) => return Ok(Some(Opened { receiver, added })),
+                    Ok(None) => {}
+                    Err(error) => {
+                        // Who cannot come is registered no more than before.
+                        if added {
+                            release_owner(&bound.cell.trie(cx, Channel::subscribers), client.0)?;
+                        }
+                        return Err(error);
+                    }
+                }
             }
             must_be_over(cx, bound.cell)?;
         }
         Err(GOING)
+    }
+
+    /// The handle itself. `None`: the channel is gone.
+    fn open_at(
+        &self,
+        cx: Context<'_>,
+        bound: Bound,
+        name: &str,
+        (client, hash): Client<'_>,
+        registered: bool,
+        last_event_id: Option<&str>,
+    ) -> Result<Option<Arc<Receiver>>> {
+        let segment = self.0.world.segment();
+        segment.owns_something()?;
+        let start = match last_event_id {
+            Some(id) => ids::after(cx, &bound, id),
+            None => Start { cursor: bound.ring.head(cx), missed: 0, unknown: false },
+        };
+        // Remembered by `bind`, unless it could not be.
+        let shared = names::recall(self.0.facade, name, |known| known.name.clone()).unwrap_or_else(|| name.into());
+        Receiver::open(segment, bound, shared, HandleKey::hashed(cx, client, hash), registered, start)
     }
 
     /// Opens a handle that receives from every channel that matches a pattern, those created later included.

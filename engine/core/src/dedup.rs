@@ -22,6 +22,9 @@ use crate::trie::{Change, Standing, VALUE_INLINE};
 const ORDINAL_BITS: u32 = 40;
 const ORDINAL_MASK: u64 = (1 << ORDINAL_BITS) - 1;
 
+/// After how many ids it is looked whether too many are kept.
+const LOOK_EACH: u64 = 64;
+
 /// What stands for an id.
 #[derive(Clone, Copy)]
 pub struct Mark {
@@ -88,9 +91,14 @@ fn index(cx: Context<'_>, bound: &Bound, sequence: u64) -> Result<()> {
                 }
             })?;
             point!("dedup.marked");
-            cx.word(bound.cell.at + Channel::ordinal).fetch_max(ordinal + 1, Ordering::AcqRel);
+            let next = cx.word(bound.cell.at + Channel::ordinal);
+            if next.load(Ordering::Acquire) <= ordinal {
+                next.fetch_max(ordinal + 1, Ordering::AcqRel);
+            }
             point!("dedup.counted");
-            forget_old(cx, bound, ordinal + 1)?;
+            if ordinal.is_multiple_of(LOOK_EACH) {
+                forget_old(cx, bound, ordinal + 1)?;
+            }
         }
         point!("dedup.indexed");
         // Indexing is in order, so this only ever moves on by one.

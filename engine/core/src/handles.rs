@@ -198,30 +198,28 @@ pub(crate) const fn stride(ring: u64) -> u64 {
     }
 }
 
-/// Adds this process to a client's registration; with `create`, makes one. False: the channel is gone.
-pub(crate) fn register(cx: Context<'_>, cell: Cell, (client, hash): (&str, Hash), create: bool) -> Result<bool> {
+/// Adds this process to a client's registration; with `create`, makes one. Was it added just now? `None`: the channel is gone.
+pub(crate) fn register(cx: Context<'_>, cell: Cell, (client, hash): (&str, Hash), create: bool) -> Result<Option<bool>> {
     let trie = cell.trie(cx, Channel::subscribers);
     let (place, me) = (hash.place(), cx.actor.owner);
-    let done = trie.change(
-        place,
-        |value| cx.has_key(value, client.as_bytes()),
-        |found| {
-            let mut owners = Owners::new();
-            if let Some(entry) = found {
-                // In place: somebody who comes again is registered already.
-                if cx.has_owner(entry.value, me).ok_or(Stop::Moved)? {
-                    return Ok((Change::Keep, ()));
-                }
-                owners = cx.front(entry.value).ok_or(Stop::Moved)?.owners;
-            } else if !create {
-                return Ok((Change::Keep, ()));
-            }
-            owners.push(me);
-            let held = cx.new_record(trie.root, place, &Content::new(&owners, client.as_bytes(), &[]))?;
-            Ok((Change::Put(0, held), ()))
-        },
-    )?;
-    Ok(done.is_some())
+    let same = |value| cx.has_key(value, client.as_bytes());
+    // Somebody who comes again is registered already.
+    if trie.find(place, same)?.is_some_and(|entry| cx.has_owner(entry.value, me) == Some(true)) {
+        return Ok(Some(false));
+    }
+    trie.change(place, same, |found| {
+        if found.is_none() && !create {
+            return Ok((Change::Keep, false));
+        }
+        let front = found.map(|entry| cx.front(entry.value).ok_or(Stop::Moved)).transpose()?;
+        let mut owners = front.map_or_else(Owners::new, |front| front.owners);
+        if owners.contains(&me) {
+            return Ok((Change::Keep, false));
+        }
+        owners.push(me);
+        let held = cx.new_record(trie.root, place, &Content::new(&owners, client.as_bytes(), &[]))?;
+        Ok((Change::Put(0, held), true))
+    })
 }
 
 /// Ends delivery to all handles of a client: each gets what was published until now.

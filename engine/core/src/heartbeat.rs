@@ -228,7 +228,7 @@ impl Heartbeats {
     /// Calls `see` with every client, its silence in seconds and the time of its last pong.
     fn each(&self, mut see: impl FnMut(Context<'_>, &Record, u64, f64)) -> Result<()> {
         let cx = self.world.cx()?;
-        let now = clock::monotonic_micros();
+        let now = clock::tick_micros();
         self.clients(cx).records(|_, record| {
             if let Some((pong, silent)) = silence(cx, record, now) {
                 see(cx, record, pong, silent);
@@ -249,7 +249,7 @@ impl Heartbeats {
     /// Clients with a timeout that nobody has reported yet. Reports them.
     pub fn check_timeouts(&self, beat: &Beat) -> Result<Vec<String>> {
         let cx = self.world.cx()?;
-        let now = clock::monotonic_micros();
+        let now = clock::tick_micros();
         let key = (beat.interval_secs, beat.timeout_secs);
         if self.quiet.try_look().is_some_and(|quiet| quiet.beat == key && now < quiet.until) {
             return Ok(Vec::new());
@@ -257,7 +257,7 @@ impl Heartbeats {
         let mut reported = Vec::new();
         let mut total = 0;
         // Who registers or answers from here on has until then at least.
-        let mut until = clock::tick_micros().saturating_add(beat.next_after(0));
+        let mut until = now.saturating_add(beat.next_after(0));
         self.clients(cx).entries(|entry| {
             let Some((at, pong)) = cx.life(entry.value).and_then(|(_, at)| Some((at, cx.hot(entry.value, at, PONG)?))) else {
                 // Replaced under the look: looked at again the next time.
@@ -296,7 +296,7 @@ impl Heartbeats {
             let Some(record) = self.find(cx, client)? else {
                 return Ok(None);
             };
-            if let Some((_, silent)) = silence(cx, &record, clock::monotonic_micros()) {
+            if let Some((_, silent)) = silence(cx, &record, clock::tick_micros()) {
                 return Ok(Some(beat.timeouts(silent)));
             }
         }
@@ -326,7 +326,7 @@ impl Heartbeats {
     /// Removes clients that used up their retries; each is given to one caller.
     pub fn evict_dead(&self, beat: &Beat) -> Result<Vec<String>> {
         let cx = self.world.cx()?;
-        let now = clock::monotonic_micros();
+        let now = clock::tick_micros();
         let clients = self.clients(cx);
         let mut evicted = Vec::new();
         let mut from = Some(0);
@@ -352,7 +352,7 @@ impl Heartbeats {
     }
 
     fn due(&self, beat: &Beat) -> Result<Vec<Record>> {
-        let now = clock::monotonic_micros();
+        let now = clock::tick_micros();
         let mut due = Vec::new();
         self.each(|cx, record, _, _| {
             let pinged = cx.hot(record.reference, record.at, PING).unwrap_or(now);

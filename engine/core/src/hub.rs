@@ -4,13 +4,13 @@
 
 use std::sync::Arc;
 
-use crate::channels::Channels;
+use crate::channels::{Channels, Opened};
 use crate::error::Result;
 use crate::heartbeat::Heartbeats;
 use crate::member::Metadata;
 use crate::presence::{Part, Presence};
 use crate::receiver::Receiver;
-use crate::space::{Client, Context};
+use crate::space::Context;
 
 /// The channels, the presence and the heartbeats of one world.
 #[derive(Clone)]
@@ -39,24 +39,24 @@ impl Hub {
     pub fn join(&self, channel: &str, client: &str, metadata: &Metadata, last_event_id: Option<&str>) -> Result<Option<Arc<Receiver>>> {
         let cx = self.cx()?;
         let known = (client, cx.space.hash(client.as_bytes()));
-        let Some(receiver) = self.channels.subscribe_client(channel, known, last_event_id)? else {
+        let Some(Opened { receiver, added }) = self.channels.subscribe_client(channel, known, last_event_id)? else {
             return Ok(None);
         };
-        let mut was_there = None;
-        let arrived = self.presence.track_client(cx, channel, known, metadata).and_then(|(joined, seen)| {
-            was_there = Some(joined < seen);
+        let mut tracked = None;
+        let arrived = self.presence.track_client(cx, channel, known, metadata).and_then(|member| {
+            tracked = Some(member);
             // What came from a client is kept only where it is an id.
             let id = last_event_id.map(|_| receiver.last_id().to_string());
             self.heartbeats.register_client(cx, known, id.as_deref())
         });
         if let Err(error) = arrived {
+            // What was done, and no more: a client may have been there in part, here or elsewhere.
+            if tracked.is_some_and(|tracked| tracked.added) {
+                self.presence.remove_from(cx, channel, known, Part::Ours)?;
+            }
             receiver.close()?;
-            let was_there = match was_there {
-                Some(was_there) => was_there,
-                None => self.presence.get(channel, client)?.is_some(),
-            };
-            if !was_there {
-                self.take_out(cx, channel, known)?;
+            if added {
+                self.channels.release(channel, client)?;
             }
             return Err(error);
         }
@@ -66,10 +66,7 @@ impl Hub {
     /// Takes a client out of a channel; its heartbeat ends with its last channel.
     pub fn leave(&self, channel: &str, client: &str) -> Result<()> {
         let cx = self.cx()?;
-        self.take_out(cx, channel, (client, cx.space.hash(client.as_bytes())))
-    }
-
-    fn take_out(&self, cx: Context<'_>, channel: &str, client: Client<'_>) -> Result<()> {
+        let client = (client, cx.space.hash(client.as_bytes()));
         self.channels.unsubscribe_client(cx, channel, client)?;
         self.presence.remove_from(cx, channel, client, Part::Everybodys)?;
         if !self.presence.is_client_anywhere(cx, client)? {

@@ -136,7 +136,8 @@ pub fn park(source: &dyn Source, deadline: Option<Instant>) -> Result<Parked> {
         }
         bell.wake(cx);
     }
-    learn(start.elapsed());
+    // Whose time was over, or who was interrupted, has waited for nothing that a longer spin would have met.
+    learn(if matches!(outcome, Ok(Parked::News)) { start.elapsed() } else { Duration::MAX });
     outcome
 }
 
@@ -177,6 +178,26 @@ mod tests {
         let bound = channels.bind(cx, name).unwrap().expect("it is there");
         let held = cx.store(Info::new(Form::Bytes.kind(), 0, 0, 0), u64::from(bound.cell.number), 0, &[], b"x").unwrap();
         bound.ring.publish(cx, &held, || true, |_| Ok(true)).unwrap().expect("it is open");
+    }
+
+    #[test]
+    fn spinning_is_as_long_as_it_would_have_helped() {
+        let after = |waited: Duration| {
+            learn(waited);
+            Duration::from_nanos(PATIENCE.get())
+        };
+        let (shortest, longest) = (Duration::from_nanos(*SPIN.start()), Duration::from_nanos(*SPIN.end()));
+        let mut last = after(Duration::MAX);
+        for _ in 0..10 {
+            let next = after(Duration::MAX);
+            assert!(next <= last);
+            last = next;
+        }
+        assert_eq!(last, shortest);
+        // It slept, and a spin would have met it.
+        assert!(after(Duration::from_micros(14)) >= Duration::from_micros(28));
+        assert!((0..10).all(|_| after(Duration::from_micros(14)) <= longest));
+        assert!(after(longest * 2) < longest);
     }
 
     #[test]

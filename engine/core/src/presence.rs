@@ -43,6 +43,16 @@ pub(crate) enum Part {
     Ours,
 }
 
+/// What tracking a member has done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tracked {
+    /// When it joined and was seen, monotonic microseconds: the same if it was not there before.
+    joined: u64,
+    seen: u64,
+    /// Has this process a part in it that it had not before?
+    pub added: bool,
+}
+
 /// A member's record.
 fn content_of<'a>(owners: &'a [u64], client: &'a str, joined: &'a [u8; JOINED], metadata: &'a Metadata) -> Content<'a> {
     Content { owners, key: [client.as_bytes(), &[]], value: [joined, metadata.encoded()] }
@@ -191,19 +201,12 @@ impl Presence {
     /// Adds a member, or replaces its metadata, keeping when it joined.
     pub fn track(&self, channel: &str, client: &str, metadata: &Metadata) -> Result<Member> {
         let cx = self.world.cx()?;
-        let (joined, seen) = self.track_client(cx, channel, (client, cx.space.hash(client.as_bytes())), metadata)?;
+        let Tracked { joined, seen, .. } = self.track_client(cx, channel, (client, cx.space.hash(client.as_bytes())), metadata)?;
         Ok(Member::of(channel, client.as_bytes(), metadata.encoded(), unix_seconds(cx, joined), unix_seconds(cx, seen)))
     }
 
-    /// As `track`, where the client's hash is known. Gives when the member joined and was seen, monotonic microseconds: the
-    /// same if it was not there before.
-    pub(crate) fn track_client(
-        &self,
-        cx: Context<'_>,
-        channel: &str,
-        (client, hash): Client<'_>,
-        metadata: &Metadata,
-    ) -> Result<(u64, u64)> {
+    /// As `track`, where the client's hash is known.
+    pub(crate) fn track_client(&self, cx: Context<'_>, channel: &str, (client, hash): Client<'_>, metadata: &Metadata) -> Result<Tracked> {
         check_length("channel", channel)?;
         check_length("client_id", client)?;
         self.world.segment().owns_something()?;
@@ -213,13 +216,13 @@ impl Presence {
             hint.write()?;
             point!("track.hinted");
             match self.add(cx, cell, (client, hash), metadata) {
-                Ok(Some(times)) => {
+                Ok(Some(tracked)) => {
                     point!("track.joined");
                     // Somebody who removed the member before may have removed the hint only now.
                     if !hint.is_there()? {
                         hint.settle()?;
                     }
-                    return Ok(times);
+                    return Ok(tracked);
                 }
                 // The group was given back meanwhile.
                 Ok(None) => hint.settle()?,
@@ -234,11 +237,11 @@ impl Presence {
     }
 
     /// Adds or replaces the member itself. `None`: the group is sealed.
-    fn add(&self, cx: Context<'_>, cell: Cell, (client, hash): Client<'_>, metadata: &Metadata) -> Result<Option<(u64, u64)>> {
+    fn add(&self, cx: Context<'_>, cell: Cell, (client, hash): Client<'_>, metadata: &Metadata) -> Result<Option<Tracked>> {
         let me = cx.actor.owner;
         let members = cell.trie(cx, Group::members);
         let same = |value| cx.has_key(value, client.as_bytes());
-        let times = members.change(hash.place(), same, |found| {
+        let tracked = members.change(hash.place(), same, |found| {
             let mut owners = Owners::new();
             let mut times = None;
             // Somebody who left and is back before the leave was taken never left.
@@ -253,17 +256,19 @@ impl Presence {
                 let now = clock::monotonic_micros() & HOT_MASK;
                 (now, now)
             });
+            // What nobody owned stays ours: there is no saying whose it was.
+            let added = !owners.contains(&me) && (times.is_none() || !owners.is_empty());
             if !owners.contains(&me) {
                 owners.push(me);
             }
             let held = cx.new_record(members.root, hash.place(), &content_of(&owners, client, &joined.to_le_bytes(), metadata))?;
             cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), seen));
-            Ok((Change::Put(flags, held), (joined, seen)))
+            Ok((Change::Put(flags, held), Tracked { joined, seen, added }))
         })?;
-        if times.is_some() {
+        if tracked.is_some() {
             cx.news(cell.number);
         }
-        Ok(times)
+        Ok(tracked)
     }
 
     /// Removes a member from a channel, whoever tracks it. False: it was not there.
@@ -431,7 +436,7 @@ impl Presence {
         let cx = self.world.cx()?;
         let mut groups = Vec::new();
         self.directory(cx).each(|found| groups.push((found.record.name(), found.cell)))?;
-        let now = clock::monotonic_micros();
+        let now = clock::tick_micros();
         let mut evicted = Vec::new();
         for (channel, cell) in groups {
             let members = cell.trie(cx, Group::members);

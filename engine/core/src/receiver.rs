@@ -358,14 +358,15 @@ impl Receiver {
     }
 
     fn ended_at(&self, cx: Context<'_>, position: &Position) -> Result<bool> {
-        // Until it is sealed, a publisher on the way may still add to what is left.
-        self.cell.seal(cx)?;
-        let left = self.cell.is_same_life(cx) && position.cursor < self.ring.head(cx);
-        let ended = match self.end(cx, &position.anchor) {
-            Some(OPEN) | None => !self.cell.is_open(cx) && !left,
-            Some(_) => position.cursor >= self.limit(cx, &position.anchor),
-        };
-        Ok(ended)
+        match self.end(cx, &position.anchor) {
+            Some(OPEN) | None if self.cell.is_open(cx) => Ok(false),
+            Some(OPEN) | None => {
+                // Until it is sealed, a publisher on the way may still add to what is left; and it was seen to be over before.
+                self.cell.seal(cx)?;
+                Ok(!(self.cell.is_same_life(cx) && position.cursor < self.ring.head(cx)))
+            }
+            Some(_) => Ok(position.cursor >= self.limit(cx, &position.anchor)),
+        }
     }
 
     /// The id of the last message taken, or of the last one before the first.

@@ -1,4 +1,4 @@
-//! `Hub`: what `RealtimeHub` does with channels, presence and heartbeats at once.
+//! `RealtimeHub`: what it does with channels, presence and heartbeats at once.
 
 use std::sync::OnceLock;
 
@@ -16,7 +16,7 @@ use crate::json::with_compact;
 use crate::presence::PresenceTracker;
 
 /// Channels, presence and heartbeats of one world.
-#[pyclass(frozen, subclass, module = "hypern_realtime_shm._engine")]
+#[pyclass(frozen, subclass, name = "RealtimeHub", module = "hypern_realtime_shm._engine")]
 pub struct Hub {
     parts: OnceLock<core::Hub>,
 }
@@ -38,6 +38,12 @@ impl Hub {
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Hub {
         Hub { parts: OnceLock::new() }
+    }
+
+    /// Is it said what it is of?
+    #[pyo3(name = "_is_made")]
+    fn is_made(&self) -> bool {
+        self.parts.get().is_some()
     }
 
     /// Says what it is of; once.

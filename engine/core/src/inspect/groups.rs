@@ -167,7 +167,7 @@ impl Inspector {
     pub fn clients(&self, namespace: Option<&str>, beat: &Beat) -> ClientRows {
         let (cx, mut problems, attached) = (self.cx(), Problems::default(), self.attached());
         let mut clients = Vec::new();
-        let now = clock::monotonic_micros();
+        let now = clock::tick_micros();
         for (world, cell) in self.worlds(&mut problems) {
             if namespace.is_some_and(|only| only != world) {
                 continue;
