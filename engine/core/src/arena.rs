@@ -136,6 +136,11 @@ impl<'a> Context<'a> {
         let index = (block - self.space.geometry.first_of(class)) as usize;
         let bits = self.word(self.space.geometry.bits_at[class] + index / 64);
         bits.fetch_or(1 << (index % 64), Ordering::Relaxed);
+        // What was in use before what was not: it is in the caches, and its pages are there.
+        let (cursor, index) = (&self.actor.cursors[class], (index / 64) as u64);
+        if index < cursor.load(Ordering::Relaxed) {
+            cursor.store(index, Ordering::Relaxed);
+        }
     }
 
     /// A free block of a class among those that this process freed or found lately.
