@@ -26,7 +26,8 @@ class RealtimeHub(_engine.RealtimeHub):
         namespace: separates worlds inside a segment.
 
     Attributes:
-        channels, presence, broadcast, heartbeat: the four parts.
+        channels, presence, broadcast, heartbeat: the four parts. Joining, leaving and publishing are done with those
+            that it was made with, whatever is put in their place later.
     """
 
     def __init__(

@@ -11,18 +11,15 @@ use crate::cells::Cell;
 use crate::dedup;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
-use crate::handles::{HandleKey, Made, end_handles, register};
-use crate::ids::{self, Start};
+use crate::handles::Made;
 use crate::layout::{Channel, MAX_RING_LOG2, World as WorldCell, cell_kind};
 use crate::names;
 use crate::os::lock::Lock;
-use crate::owned::release_owner;
-use crate::patterns::{PatternReceiver, anchor_all};
+use crate::patterns::anchor_all;
 use crate::points::point;
-use crate::receiver::Receiver;
 use crate::record::encode_pairs;
 use crate::relief;
-use crate::space::{Client, Context};
+use crate::space::Context;
 use crate::sync::Ordering;
 use crate::topics::{Topics, TopicsKind, pattern_matches};
 use crate::trie::Stop;
@@ -69,8 +66,8 @@ pub(crate) const FAIL_WHEN_UNHEARD: u64 = 1;
 const PATTERNS_REMEMBERED: usize = 256;
 
 /// A channel found again and again is gone again and again only this often, unless the segment is damaged.
-const PATIENCE: u32 = 1 << 10;
-const GOING: Error = Error::Corrupt { what: "a channel is named as open, and closed" };
+pub(crate) const PATIENCE: u32 = 1 << 10;
+pub(crate) const GOING: Error = Error::Corrupt { what: "a channel is named as open, and closed" };
 
 static FACADES: PrivateU64 = PrivateU64::new(1);
 
@@ -78,13 +75,6 @@ static FACADES: PrivateU64 = PrivateU64::new(1);
 struct Matches {
     directory: u64,
     by_pattern: HashMap<String, Arc<Vec<String>>>,
-}
-
-/// What subscribing has done.
-pub(crate) struct Opened {
-    pub receiver: Arc<Receiver>,
-    /// Has this process a part in the client's registration that it had not before?
-    pub added: bool,
 }
 
 struct Inner {
@@ -116,6 +106,16 @@ impl Channels {
     /// The world they are in.
     pub fn world(&self) -> &World {
         &self.0.world
+    }
+
+    /// What tells its names from others' in a thread's memory.
+    pub(crate) fn facade(&self) -> u64 {
+        self.0.facade
+    }
+
+    /// Handles on patterns of these channels.
+    pub(crate) fn patterns(&self) -> &Topics {
+        &self.0.patterns
     }
 
     pub(crate) fn directory<'a>(&self, cx: Context<'a>) -> Directory<'a> {
@@ -360,118 +360,6 @@ impl Channels {
         }
         Ok(names)
     }
-
-    /// Registers a client and opens a handle that receives what is published from now on, or what was
-    /// published after an event id.
-    pub fn subscribe(&self, name: &str, client: &str, last_event_id: Option<&str>) -> Result<Option<Arc<Receiver>>> {
-        let hash = self.0.world.cx()?.space.hash(client.as_bytes());
-        Ok(self.subscribe_client(name, (client, hash), last_event_id)?.map(|opened| opened.receiver))
-    }
-
-    /// As `subscribe`, where the client's hash is known.
-    pub(crate) fn subscribe_client(&self, name: &str, client: Client<'_>, last_event_id: Option<&str>) -> Result<Option<Opened>> {
-        check_length("client_id", client.0)?;
-        self.open(name, client, true, last_event_id)
-    }
-
-    /// Opens a handle without registering anybody.
-    pub fn open_handle(&self, name: &str, last_event_id: Option<&str>) -> Result<Option<Arc<Receiver>>> {
-        let hash = self.0.world.cx()?.space.hash(&[]);
-        Ok(self.open(name, ("", hash), false, last_event_id)?.map(|opened| opened.receiver))
-    }
-
-    fn open(&self, name: &str, client: Client<'_>, registered: bool, last_event_id: Option<&str>) -> Result<Option<Opened>> {
-        for _ in 0..PATIENCE {
-            let cx = self.0.world.cx()?;
-            let Some(bound) = self.bind(cx, name)? else {
-                return Ok(None);
-            };
-            let added = if registered { register(cx, bound.cell, client, true)? } else { Some(false) };
-            if let Some(added) = added {
-                point!("subscribe.registered");
-                match self.open_at(cx, bound, name, client, registered, last_event_id) {
-                    Ok(Some(receiver)) => return Ok(Some(Opened { receiver, added })),
-                    Ok(None) => {}
-                    Err(error) => {
-                        // Who cannot come is registered no more than before.
-                        if added {
-                            release_owner(&bound.cell.trie(cx, Channel::subscribers), client.0)?;
-                        }
-                        return Err(error);
-                    }
-                }
-            }
-            must_be_over(cx, bound.cell)?;
-        }
-        Err(GOING)
-    }
-
-    /// The handle itself. `None`: the channel is gone.
-    fn open_at(
-        &self,
-        cx: Context<'_>,
-        bound: Bound,
-        name: &str,
-        (client, hash): Client<'_>,
-        registered: bool,
-        last_event_id: Option<&str>,
-    ) -> Result<Option<Arc<Receiver>>> {
-        let segment = self.0.world.segment();
-        segment.owns_something()?;
-        let start = match last_event_id {
-            Some(id) => ids::after(cx, &bound, id),
-            None => Start { cursor: bound.ring.head(cx), missed: 0, unknown: false },
-        };
-        // Remembered by `bind`, unless it could not be.
-        let shared = names::recall(self.0.facade, name, |known| known.name.clone()).unwrap_or_else(|| name.into());
-        Receiver::open(segment, bound, shared, HandleKey::hashed(cx, client, hash), registered, start)
-    }
-
-    /// Opens a handle that receives from every channel that matches a pattern, those created later included.
-    pub fn subscribe_pattern(&self, pattern: &str, client: &str) -> Result<PatternReceiver> {
-        let directory = self.directory(self.0.world.cx()?).trie.root;
-        PatternReceiver::open(&self.0.world, directory, &self.0.patterns, pattern, client)
-    }
-
-    /// Ends this process's part in a client's registration, which ends with its last. The handles stay.
-    pub fn release(&self, name: &str, client: &str) -> Result<()> {
-        let cx = self.0.world.cx()?;
-        let Some(bound) = self.bind(cx, name)? else {
-            return Ok(());
-        };
-        release_owner(&bound.cell.trie(cx, Channel::subscribers), client).map(drop)
-    }
-
-    /// Ends a client's registration and the delivery to all its handles. False: it had none.
-    pub fn unsubscribe(&self, name: &str, client: &str) -> Result<bool> {
-        let cx = self.0.world.cx()?;
-        self.unsubscribe_client(cx, name, (client, cx.space.hash(client.as_bytes())))
-    }
-
-    /// As `unsubscribe`, where the client's hash is known.
-    pub(crate) fn unsubscribe_client(&self, cx: Context<'_>, name: &str, (client, hash): Client<'_>) -> Result<bool> {
-        let Some(bound) = self.bind(cx, name)? else {
-            return Ok(false);
-        };
-        let subscribers = bound.cell.trie(cx, Channel::subscribers);
-        let removed = subscribers.remove(hash.place(), |value| cx.has_key(value, client.as_bytes()))?;
-        if removed {
-            point!("unsubscribe.removed");
-            end_handles(cx, &bound, (client, hash))?;
-        }
-        Ok(removed)
-    }
-
-    /// The registered clients; `None`: no such channel.
-    pub fn subscribers(&self, name: &str) -> Result<Option<Vec<String>>> {
-        let cx = self.0.world.cx()?;
-        let Some(bound) = self.bind(cx, name)? else {
-            return Ok(None);
-        };
-        let mut clients = Vec::new();
-        bound.cell.trie(cx, Channel::subscribers).records(|_, record| clients.push(record.name()))?;
-        Ok(Some(clients))
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -502,7 +390,7 @@ fn try_send(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Opti
 
 /// Something of a channel is sealed: its life is over, which is said before anything is sealed. Whoever found it
 /// looks again, and will not find it open unless the segment is damaged.
-fn must_be_over(cx: Context<'_>, cell: Cell) -> Result<()> {
+pub(crate) fn must_be_over(cx: Context<'_>, cell: Cell) -> Result<()> {
     if cell.is_open(cx) { Err(Error::Corrupt { what: "a channel is sealed, and open" }) } else { Ok(()) }
 }
 

@@ -260,7 +260,8 @@ pub(crate) struct Anchored {
     pub new: bool,
 }
 
-/// Adds a handle's entry to the trie of handles, unless it is there; `None`: the channel is gone. `note`: kept with the entry. `shown`: what its second hot word says, if it is new.
+/// Adds a handle's entry to the trie of handles, unless it is there; `None`: the channel is gone. `note`: kept with the entry.
+/// `shown`: what its second hot word says, if it is new.
 pub(crate) fn anchor(cx: Context<'_>, cell: Cell, key: &HandleKey, note: &[u8], shown: u64) -> Result<Option<Anchored>> {
     let trie = cell.trie(cx, Channel::handles);
     let same = |value| cx.has_key(value, &key.bytes());

@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 
-use crate::channels::{Channels, Opened};
+use crate::channels::Channels;
 use crate::error::Result;
 use crate::heartbeat::Heartbeats;
 use crate::member::Metadata;
 use crate::presence::{Part, Presence};
 use crate::receiver::Receiver;
 use crate::space::Context;
+use crate::subscribing::Opened;
 
 /// The channels, the presence and the heartbeats of one world.
 #[derive(Clone)]

@@ -116,6 +116,8 @@ mod source;
 #[cfg(not(modelled))]
 mod stats;
 #[cfg(not(modelled))]
+mod subscribing;
+#[cfg(not(modelled))]
 mod topics;
 #[cfg(not(modelled))]
 mod turns;

@@ -1,10 +1,13 @@
 //! A member of a channel as it is told: the content of its record, made into text when somebody asks.
 
 use std::borrow::Cow;
+use std::ops::Deref;
 use std::sync::Arc;
 
+use crate::layout::{Block, Header};
 use crate::record::{Record, pairs_of, text_of};
-use crate::spare::Spare;
+use crate::space::Context;
+use crate::trie::Entry;
 
 /// A member of a channel.
 #[derive(Clone, Debug)]
@@ -13,17 +16,36 @@ pub struct Member {
     pub joined_at: f64,
     /// Unix seconds.
     pub last_seen: f64,
-    /// The channel's name, then the client's id and the metadata behind it, among those of who was listed with it.
-    text: Arc<[u8]>,
+    /// The channel's name, then the client's id and the metadata behind it.
+    text: Text,
     place: Place,
 }
 
-/// Where a member's text is: the channel's name up to `channel`, the client's id from `client` on, its metadata from
-/// `metadata` on, to `end`.
+/// Bytes of one member, or of all that were listed with it.
+#[derive(Clone, Debug)]
+enum Text {
+    Own(Box<[u8]>),
+    Shared(Arc<[u8]>),
+}
+
+impl Deref for Text {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Text::Own(text) => text,
+            Text::Shared(text) => text,
+        }
+    }
+}
+
+/// Where a member's text is: the channel's name up to `channel`, the client's id from `client` to `client_end`, its metadata
+/// from `metadata` to `end`.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     channel: usize,
     client: usize,
+    client_end: usize,
     metadata: usize,
     end: usize,
 }
@@ -38,9 +60,11 @@ impl Member {
     }
 
     pub(crate) fn of(channel: &str, client: &[u8], metadata: &[u8], joined_at: f64, last_seen: f64) -> Member {
-        let mut text = Spare::new();
-        let place = put(&mut text, channel.as_bytes(), client, metadata);
-        Member { joined_at, last_seen, text: text.as_slice().into(), place }
+        let mut text = Vec::with_capacity(channel.len() + client.len() + metadata.len());
+        [channel.as_bytes(), client, metadata].iter().for_each(|part| text.extend_from_slice(part));
+        let client_end = channel.len() + client.len();
+        let place = Place { channel: channel.len(), client: channel.len(), client_end, metadata: client_end, end: text.len() };
+        Member { joined_at, last_seen, text: Text::Own(text.into()), place }
     }
 
     /// The channel's name.
@@ -63,7 +87,7 @@ impl Member {
     }
 
     fn encoded_client(&self) -> &[u8] {
-        &self.text[self.place.client..self.place.metadata]
+        &self.text[self.place.client..self.place.client_end]
     }
 
     pub(crate) fn encoded_metadata(&self) -> &[u8] {
@@ -77,17 +101,6 @@ impl PartialEq for Member {
         let same = times(self) == times(other) && self.encoded_channel() == other.encoded_channel();
         same && self.encoded_client() == other.encoded_client() && self.encoded_metadata() == other.encoded_metadata()
     }
-}
-
-/// Appends a member's text, behind the channel's name, which comes first of all.
-fn put(text: &mut Vec<u8>, channel: &[u8], client: &[u8], metadata: &[u8]) -> Place {
-    if text.is_empty() {
-        text.extend_from_slice(channel);
-    }
-    let start = text.len();
-    text.extend_from_slice(client);
-    text.extend_from_slice(metadata);
-    Place { channel: channel.len(), client: start, metadata: start + client.len(), end: text.len() }
 }
 
 /// Members of one channel share their memory in portions of about so many bytes: who keeps one keeps no more.
@@ -108,19 +121,40 @@ impl<'a> Members<'a> {
         Members { channel, text: Vec::new(), waiting: Vec::new(), done: Vec::with_capacity(about) }
     }
 
-    pub(crate) fn push(&mut self, client: &[u8], metadata: &[u8], joined_at: f64, last_seen: f64) {
-        let place = put(&mut self.text, self.channel.as_bytes(), client, metadata);
-        self.waiting.push((joined_at, last_seen, place));
-        if self.text.len() >= PORTION {
+    /// Adds all of them who are there. `None`: one has moved on, and none was added.
+    pub(crate) fn push_all(&mut self, cx: Context<'_>, entries: &[Entry]) -> Option<()> {
+        let before = (self.text.len(), self.waiting.len());
+        let added = entries.iter().filter(|entry| entry.is_live()).try_for_each(|entry| self.push(cx, entry.value));
+        if added.is_none() {
+            self.text.truncate(before.0);
+            self.waiting.truncate(before.1);
+        } else if self.text.len() >= PORTION {
             self.finish();
         }
+        added
+    }
+
+    fn push(&mut self, cx: Context<'_>, reference: u64) -> Option<()> {
+        if self.text.is_empty() {
+            self.text.extend_from_slice(self.channel.as_bytes());
+        }
+        let client = self.text.len();
+        let key = cx.text_into(reference, &mut self.text)?;
+        let (_, at) = cx.life(reference)?;
+        let (value, end) = (client + key, self.text.len());
+        let joined = self.text[value..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let seen = cx.hot(reference, at, Block::hot0).unwrap_or(joined);
+        // What lies between the client's id and the metadata stays in between.
+        let place = Place { channel: self.channel.len(), client, client_end: value, metadata: (value + JOINED).min(end), end };
+        self.waiting.push((unix_seconds(cx, joined), unix_seconds(cx, seen), place));
+        Some(())
     }
 
     fn finish(&mut self) {
         let text: Arc<[u8]> = self.text.as_slice().into();
         self.text.clear();
-        let members =
-            self.waiting.drain(..).map(|(joined_at, last_seen, place)| Member { joined_at, last_seen, text: text.clone(), place });
+        let member = |(joined_at, last_seen, place)| Member { joined_at, last_seen, text: Text::Shared(text.clone()), place };
+        let members = self.waiting.drain(..).map(member);
         self.done.extend(members);
     }
 
@@ -129,6 +163,11 @@ impl<'a> Members<'a> {
         self.finish();
         self.done
     }
+}
+
+/// Monotonic microseconds as Unix seconds, the same in every process of the segment.
+pub(crate) fn unix_seconds(cx: Context<'_>, micros: u64) -> f64 {
+    cx.view().get(Header::clock_offset).wrapping_add(micros) as f64 / 1e6
 }
 
 /// When the member joined, monotonic microseconds, as its record says it.

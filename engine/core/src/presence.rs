@@ -12,8 +12,8 @@ use crate::arena::{HOT_MASK, hot};
 use crate::cells::Cell;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
-use crate::layout::{Block, Group, Header, World as WorldCell, cell_kind, state};
-use crate::member::{JOINED, Member, Members, Metadata, joined_of};
+use crate::layout::{Block, Group, World as WorldCell, cell_kind, state};
+use crate::member::{JOINED, Member, Members, Metadata, joined_of, unix_seconds};
 use crate::os::clock;
 use crate::os::lock::Lock;
 use crate::owned::{leaving, remove_all, replaced, sweep_members};
@@ -91,11 +91,6 @@ impl Known {
 
 /// Names remembered before the private map is emptied.
 const REMEMBERED: usize = 16 << 10;
-
-/// Monotonic microseconds as Unix seconds, the same in every process of the segment.
-pub(crate) fn unix_seconds(cx: Context<'_>, micros: u64) -> f64 {
-    cx.view().get(Header::clock_offset).wrapping_add(micros) as f64 / 1e6
-}
 
 /// When a member joined, and was seen last, in Unix seconds.
 fn times_of(cx: Context<'_>, record: &Record) -> (f64, f64) {
@@ -374,12 +369,7 @@ impl Presence {
             return Ok(Vec::new());
         };
         let mut list = Members::new(channel, members.live()?.min(1 << 20) as usize);
-        members.records(|entry, record| {
-            if entry.is_live() {
-                let (joined, seen) = times_of(cx, record);
-                list.push(record.key(), metadata_of(record), joined, seen);
-            }
-        })?;
+        members.places_between(0, u64::MAX, |same_place| list.push_all(cx, same_place))?;
         Ok(list.all())
     }
 

@@ -283,6 +283,24 @@ impl Context<'_> {
         self.still(reference, at).then_some(Front { owners, word: Some(word) })
     }
 
+    /// Appends a record's key and value to `text`; gives how long the key is. `None`: it has moved on, and what was appended is
+    /// to be taken back.
+    pub fn text_into(self, reference: u64, text: &mut Vec<u8>) -> Option<usize> {
+        let (class, at) = self.life(reference)?;
+        let view = self.view();
+        let (info, first) = (Info(view.get(at + Block::info)), at + BLOCK_HEADER_WORDS);
+        let head = view.get(first);
+        let (skip, key) = (8 + (head >> 32 & 0xffff) as usize * 8, (head & 0xffff_ffff) as usize);
+        let bytes = info.bytes() as usize;
+        if info.kind() != kind::RECORD || bytes > Geometry::payload(class) || skip + key > bytes {
+            let record = self.record(reference)?;
+            text.extend_from_slice(&record.bytes[record.key..]);
+            return Some(record.key().len());
+        }
+        view.read(first + skip / 8, bytes - skip, text);
+        self.still(reference, at).then_some(key)
+    }
+
     /// Writes a record into held blocks. `root` and `place` say where it will be found.
     #[inline]
     pub fn new_record(self, root: usize, place: u64, content: &Content<'_>) -> Result<Held> {
@@ -451,6 +469,9 @@ mod tests {
             prop_assert_eq!((record.key(), record.value()), (&key[..], &value[..]));
             prop_assert_eq!((&front.owners, &record.owners), (&Owners::from_slice(&owners), &Owners::from_slice(&owners)));
             prop_assert_eq!(front.word, value.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)));
+            let mut text = b"before".to_vec();
+            prop_assert_eq!(cx.text_into(held.reference(), &mut text), Some(key.len()));
+            prop_assert_eq!(text, [b"before", &key[..], &value[..]].concat());
         }
     }
 }

@@ -173,7 +173,7 @@ impl Inspector {
 
     /// Now, in seconds since 1970, by the segment's clock.
     fn now(&self) -> f64 {
-        crate::presence::unix_seconds(self.cx(), clock::monotonic_micros())
+        crate::member::unix_seconds(self.cx(), clock::monotonic_micros())
     }
 
     /// The namespaces and their cells.

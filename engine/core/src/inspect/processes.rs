@@ -7,9 +7,9 @@ use super::{Inspector, Problems};
 use crate::doorbell;
 use crate::holds::{Holds, owned_by};
 use crate::layout::{Bell, Header, Slot, means, state};
+use crate::member::unix_seconds;
 use crate::os::clock;
 use crate::os::process;
-use crate::presence::unix_seconds;
 use crate::process::{LEAVING, SETTLED, SlotState, TAKEN};
 use crate::sync::Ordering;
 

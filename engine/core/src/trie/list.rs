@@ -100,6 +100,18 @@ impl Trie<'_> {
     /// other: what is shown was valid when it was copied, and is shown once.
     pub fn records_between(&self, first: u64, last: u64, mut see: impl FnMut(&Entry, &Record)) -> Result<()> {
         let mut record = Record::default();
+        self.places_between(first, last, |same_place| match same_place {
+            [entry] => self.cx.record_into(entry.value, &mut record).map(|()| see(entry, &record)),
+            several => {
+                let records: Option<Vec<Record>> = several.iter().map(|entry| self.cx.record(entry.value)).collect();
+                records.map(|records| several.iter().zip(&records).for_each(|(entry, record)| see(entry, record)))
+            }
+        })
+    }
+
+    /// Calls `see` with the entries of one place (almost always one) after those of another, between two places, both included.
+    /// Where it says that a record has moved on, it is called again with what is there then, and must have shown nothing.
+    pub fn places_between(&self, first: u64, last: u64, mut see: impl FnMut(&[Entry]) -> Option<()>) -> Result<()> {
         let mut stuck = Stuck::default();
         let mut from = Some(first);
         'leaves: while let Some(cursor) = from {
@@ -111,16 +123,8 @@ impl Trie<'_> {
                 if place > last {
                     break 'leaves;
                 }
-                // Everything before this place has been shown, so a record that moved on starts again here.
-                // Entries that share a place (almost never) are read together before one is shown.
-                let shown = match same_place {
-                    [entry] => self.cx.record_into(entry.value, &mut record).map(|()| see(entry, &record)),
-                    several => {
-                        let records: Option<Vec<Record>> = several.iter().map(|entry| self.cx.record(entry.value)).collect();
-                        records.map(|records| several.iter().zip(&records).for_each(|(entry, record)| see(entry, record)))
-                    }
-                };
-                if shown.is_none() {
+                // Everything before this place has been shown.
+                if see(same_place).is_none() {
                     stuck.at(self)?;
                     from = Some(place);
                     continue 'leaves;
