@@ -47,6 +47,8 @@ pub(crate) struct Attachment {
     membership: OnceBox<Membership>,
     /// What the keeper sweeps.
     pub waitlists: Lock<Vec<Weak<dyn Swept>>>,
+    /// Held while a lost descriptor is replaced.
+    restoring: Lock<()>,
     /// `Header::evictions` when the keeper last told of them; all ones: it has not looked.
     evictions_told: PrivateU64,
     evictions_due: NowAndThen,
@@ -84,6 +86,7 @@ impl Attachment {
             closed: AtomicBool::new(false),
             membership: OnceBox::new(),
             waitlists: Lock::default(),
+            restoring: Lock::default(),
             evictions_told: PrivateU64::new(u64::MAX),
             evictions_due: NowAndThen::new(),
             watcher: Lock::default(),
@@ -96,17 +99,26 @@ impl Attachment {
         if let Some(file) = self.deaths.file() {
             return Ok(file);
         }
-        if let Some(name) = &self.name
+        // One thread at a time: to two, each other's lock would be another process's.
+        let _turn = self.restoring.lock();
+        if self.closed.load(PrivateOrdering::Acquire) {
+            return Err(Error::Closed);
+        }
+        if self.deaths.file().is_none()
+            && let Some(name) = &self.name
             && let Ok(file) = shm::open_existing(name, LAYOUT_VERSION)
-            && self.deaths.restore(file)
-            && let (Some(membership), Some(file)) = (self.present(), self.deaths.file())
+            && self.deaths.is_same(&file)
         {
-            let slot = membership.slot.slot;
-            // Where our pid cannot be seen we were taken for dead, and the slot may be another's by now.
-            if !locks::try_lock(&file, self.space.slot_byte(slot))? || self.space.slot(slot) != membership.slot {
-                self.closed.store(true, PrivateOrdering::Release);
-                return Err(Error::Closed);
+            // Before any other thread has the file: where our pid cannot be seen we were taken for dead, and the slot may be
+            // another's by now.
+            if let Some(membership) = self.present() {
+                let slot = membership.slot.slot;
+                if !locks::try_lock(&file, self.space.slot_byte(slot))? || self.space.slot(slot) != membership.slot {
+                    self.closed.store(true, PrivateOrdering::Release);
+                    return Err(Error::Closed);
+                }
             }
+            self.deaths.restore(file);
         }
         self.deaths.file().ok_or_else(lost)
     }

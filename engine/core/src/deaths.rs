@@ -58,6 +58,11 @@ impl Deaths {
         self.file.restore(file)
     }
 
+    /// Is it the segment's file?
+    pub fn is_same(&self, file: &File) -> bool {
+        self.file.is_same(file)
+    }
+
     /// Tells of the deaths that were settled where nothing may be told.
     pub fn tell(&self, name: Option<&str>) {
         let (process, untold) = self.untold.try_lock().map(|mut untold| std::mem::take(&mut *untold)).unwrap_or_default();

@@ -246,13 +246,17 @@ impl Guarded {
     /// Puts the same file, opened again, in the place of a lost descriptor. False: it is another file, or nothing
     /// was lost.
     pub fn restore(&self, file: File) -> bool {
-        let led_to = Identity { device: self.0.device.load(Ordering::Acquire), inode: self.0.inode.load(Ordering::Acquire) };
-        let same = Identity::of(&file) == Some(led_to);
-        if same && self.0.intact().is_none() {
+        if self.is_same(&file) && self.0.intact().is_none() {
             self.0.put(file, token());
             return true;
         }
         false
+    }
+
+    /// Is it the file that the descriptor led to?
+    pub fn is_same(&self, file: &File) -> bool {
+        let led_to = Identity { device: self.0.device.load(Ordering::Acquire), inode: self.0.inode.load(Ordering::Acquire) };
+        Identity::of(file) == Some(led_to)
     }
 }
 
