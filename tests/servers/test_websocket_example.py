@@ -132,8 +132,8 @@ def test_one_room_on_three_workers(server: Server) -> None:
                 await until(lambda person=person: person.here() == names[:12], f"{person.name} sees who is left")
 
     asyncio.run(main())
-    for answer in workers(server).values():
-        assert answer["members"] == {}
+    # A client has closed before its worker has come to what it does then.
+    wait_for(lambda: all(answer["members"] == {} for answer in workers(server).values()), "nobody is there", 10)
 
 
 def test_no_task_outlives_its_connection(server: Server) -> None:
