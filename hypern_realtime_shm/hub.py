@@ -38,15 +38,15 @@ class RealtimeHub(_engine.RealtimeHub):
         segment: str | _engine.Segment | None = None,
         namespace: str = "",
     ) -> None:
-        if self._is_made():
-            raise RuntimeError("RealtimeHub.__init__ was called before")
         with known_as({"default_buffer_size": "channel_buffer_size", "config": "heartbeat_config"}):
             shared = resolve(segment, namespace, default_buffer_size=channel_buffer_size, config=heartbeat_config)
-        self.channels = ChannelManager(channel_buffer_size, segment=shared, namespace=namespace)
-        self.presence = PresenceTracker(segment=shared, namespace=namespace)
-        self.broadcast = RealtimeBroadcast(segment=shared, namespace=namespace)
-        self.heartbeat = HeartbeatMonitor(heartbeat_config, segment=shared, namespace=namespace)
-        self._consist_of(self.channels, self.presence, self.heartbeat)
+        channels = ChannelManager(channel_buffer_size, segment=shared, namespace=namespace)
+        presence = PresenceTracker(segment=shared, namespace=namespace)
+        broadcast = RealtimeBroadcast(segment=shared, namespace=namespace)
+        heartbeat = HeartbeatMonitor(heartbeat_config, segment=shared, namespace=namespace)
+        # Refused the second time, before anything is replaced.
+        self._consist_of(channels, presence, heartbeat)
+        self.channels, self.presence, self.broadcast, self.heartbeat = channels, presence, broadcast, heartbeat
 
     def create_channel(
         self,

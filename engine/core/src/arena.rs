@@ -95,6 +95,14 @@ pub const fn hot(generation: u64, value: u64) -> u64 {
 /// The value bits of a hot word; all ones is also the largest value.
 pub const HOT_MASK: u64 = (1 << 48) - 1;
 
+/// After copying: does a block's state word still say the life that `reference` names?
+#[inline(always)]
+fn is_still(reference: u64, state: &AtomicU64) -> bool {
+    // SYNC arena.fill (R): pairs with the release fence of whoever claimed the block since.
+    fence(Ordering::Acquire);
+    reference::is_life(reference, state.load(Ordering::Relaxed))
+}
+
 impl<'a> Context<'a> {
     /// CAS FREE → HELD, generation + 1.
     #[inline(always)]
@@ -413,16 +421,20 @@ impl<'a> Context<'a> {
     /// The words of the block that a ref names, if it is still that life; as `life`.
     #[inline(always)]
     pub fn words_of(self, reference: u64) -> Option<&'a Words> {
-        let (_, at) = self.space.geometry.block(reference::block(reference))?;
-        let words: &Words = self.view().array(at)?;
+        let words = self.block_words(reference)?;
         reference::is_life(reference, words[Block::state].load(Ordering::Acquire)).then_some(words)
+    }
+
+    #[inline(always)]
+    fn block_words(self, reference: u64) -> Option<&'a Words> {
+        let (_, at) = self.space.geometry.block(reference::block(reference))?;
+        self.view().array(at)
     }
 
     /// The same of a page that will be read whole.
     #[inline(always)]
     pub fn page_words(self, reference: u64) -> Option<&'a Words> {
-        let (_, at) = self.space.geometry.block(reference::block(reference))?;
-        let words = self.view().array(at)?;
+        let words = self.block_words(reference)?;
         View::expect(words);
         reference::is_life(reference, words[Block::state].load(Ordering::Acquire)).then_some(words)
     }
@@ -430,17 +442,13 @@ impl<'a> Context<'a> {
     /// As `still`, of words that were looked up before.
     #[inline(always)]
     pub fn are_still(self, reference: u64, words: &Words) -> bool {
-        // SYNC arena.fill (R): as in `still`.
-        fence(Ordering::Acquire);
-        reference::is_life(reference, words[Block::state].load(Ordering::Relaxed))
+        is_still(reference, &words[Block::state])
     }
 
     /// After copying: is it still that life? If so, what was copied belongs to it.
     #[inline(always)]
     pub fn still(self, reference: u64, at: usize) -> bool {
-        // SYNC arena.fill (R): pairs with the release fence of whoever claimed the block since.
-        fence(Ordering::Acquire);
-        reference::is_life(reference, self.word(at).load(Ordering::Relaxed))
+        is_still(reference, self.word(at))
     }
 
     /// A hot word's value, if it belongs to the life that `reference` names.

@@ -53,9 +53,9 @@ impl Deaths {
         self.file.file()
     }
 
-    /// Puts the same file, opened again, in the place of a lost descriptor. False: it is another, or nothing was lost.
-    pub fn restore(&self, file: File) -> bool {
-        self.file.restore(file)
+    /// Puts the same file, opened again, in the place of a lost descriptor.
+    pub fn restore(&self, file: File) {
+        self.file.restore(file);
     }
 
     /// Is it the segment's file?

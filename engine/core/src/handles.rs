@@ -11,8 +11,9 @@ use crate::bound::Bound;
 use crate::cells::Cell;
 use crate::error::Result;
 use crate::layout::{Block, Channel, state};
+use crate::owned::owners_and_us;
 use crate::points::point;
-use crate::record::{Content, Owners, Record, key_pair, pair_key};
+use crate::record::{Content, Record, key_pair, pair_key};
 use crate::space::{Context, Hash, PAIR_MASK};
 use crate::trie::{Change, Entry, GONE, Stop};
 
@@ -211,12 +212,10 @@ pub(crate) fn register(cx: Context<'_>, cell: Cell, (client, hash): (&str, Hash)
         if found.is_none() && !create {
             return Ok((Change::Keep, false));
         }
-        let front = found.map(|entry| cx.front(entry.value).ok_or(Stop::Moved)).transpose()?;
-        let mut owners = front.map_or_else(Owners::new, |front| front.owners);
-        if owners.contains(&me) {
+        let (owners, added) = owners_and_us(cx, found)?;
+        if !added {
             return Ok((Change::Keep, false));
         }
-        owners.push(me);
         let held = cx.new_record(trie.root, place, &Content::new(&owners, client.as_bytes(), &[]))?;
         Ok((Change::Put(0, held), true))
     })

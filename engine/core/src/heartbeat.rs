@@ -12,10 +12,10 @@ use crate::error::Result;
 use crate::layout::{Block, World as WorldCell, state};
 use crate::os::clock;
 use crate::os::lock::Lock;
-use crate::owned::{carry_hot, release_owner, remove_all, replaced};
+use crate::owned::{carry_hot, owners_and_us, release_owner, remove_all, replaced};
 use crate::points::point;
 use crate::process::TAKEN;
-use crate::record::{Content, Owners, Record};
+use crate::record::{Content, Record};
 use crate::space::{Client, Context, owner_slot};
 use crate::sync::Ordering;
 use crate::trie::{Change, Stop, Trie};
@@ -171,11 +171,7 @@ impl Heartbeats {
         let now = clock::tick_micros() & HOT_MASK;
         let same = |value| cx.has_key(value, client.as_bytes());
         clients.change(place, same, |found| {
-            let front = found.map(|entry| cx.front(entry.value).ok_or(Stop::Moved)).transpose()?;
-            let mut owners = front.map_or_else(Owners::new, |front| front.owners);
-            if !owners.contains(&cx.actor.owner) {
-                owners.push(cx.actor.owner);
-            }
+            let (owners, _) = owners_and_us(cx, found)?;
             point!("register.found");
             let held = cx.new_record(clients.root, place, &content_of(&owners, client, last_event_id))?;
             let life = state::generation(held.word);

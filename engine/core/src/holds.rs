@@ -4,10 +4,9 @@
 use hashbrown::HashMap;
 use serde::Serialize;
 
-use crate::arena::Info;
 use crate::cells::Cell;
 use crate::error::Result;
-use crate::layout::{Block, Channel, Group, World, cell_kind, kind, state};
+use crate::layout::{Channel, Group, World, cell_kind, state};
 use crate::process::SlotState;
 use crate::reap::each_cell;
 use crate::space::Context;
@@ -121,28 +120,13 @@ fn count_owned(cx: Context<'_>, owned: &mut Owned, cell: Cell, kind: u64) -> Res
     }
 }
 
-/// Calls `see` with the owners of each live entry of a group. Only the owners are copied: keys and values may be
-/// long, and there may be a million of them. An entry whose record has moved on is left out.
+/// Calls `see` with the owners of each live entry of a group. An entry whose record has moved on is left out.
 fn owners(group: Trie<'_>, mut see: impl FnMut(&[u64])) -> Result<()> {
-    let cx = group.cx;
-    let mut owners = Vec::new();
     group.entries(|entry| {
-        if !entry.is_live() {
-            return;
-        }
-        let Some((_, at)) = cx.life(entry.value) else {
-            return;
-        };
-        if Info(cx.view().get(at + Block::info)).kind() != kind::RECORD {
-            return;
-        }
-        let first = at + Block::WORDS;
-        // At most as many as lie in the smallest block; a record with more has others for company.
-        let count = (cx.view().get(first) >> 32 & 0xffff).min(23) as usize;
-        owners.clear();
-        owners.extend((1..=count).map(|index| cx.view().get(first + index)));
-        if cx.still(entry.value, at) {
-            see(&owners);
+        if entry.is_live()
+            && let Some(front) = group.cx.front(entry.value)
+        {
+            see(&front.owners);
         }
     })
 }

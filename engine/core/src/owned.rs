@@ -72,6 +72,18 @@ pub(crate) fn release_owner(trie: &Trie<'_>, key: &str) -> Result<bool> {
     Ok(released.unwrap_or(false))
 }
 
+/// The owners of an entry that may be there, and this process among them. True: it was not before.
+#[inline(always)]
+pub(crate) fn owners_and_us(cx: Context<'_>, found: Option<Entry>) -> Attempt<(Owners, bool)> {
+    let front = found.map(|entry| cx.front(entry.value).ok_or(Stop::Moved)).transpose()?;
+    let mut owners = front.map_or_else(Owners::new, |front| front.owners);
+    let added = !owners.contains(&cx.actor.owner);
+    if added {
+        owners.push(cx.actor.owner);
+    }
+    Ok((owners, added))
+}
+
 /// The same entry with fewer owners.
 pub fn replaced(trie: &Trie<'_>, entry: &Entry, record: &Record, owners: &[u64]) -> Attempt<Change> {
     let content = Content::new(owners, record.key(), record.value());

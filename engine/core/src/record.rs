@@ -167,11 +167,18 @@ pub struct Front {
     pub word: Option<u64>,
 }
 
+/// How many owners a record has, and how many bytes of key, by its first word.
+#[inline(always)]
+const fn counts_of(head: u64) -> (usize, usize) {
+    ((head >> 32 & 0xffff) as usize, (head & 0xffff_ffff) as usize)
+}
+
 /// Finds the parts of what was copied; `None` when its lengths do not fit.
 fn decode(record: &mut Record) -> Option<()> {
     let head = u64::from_le_bytes(*record.bytes.first_chunk::<8>()?);
-    record.key = 8 + (head >> 32 & 0xffff) as usize * 8;
-    record.value = record.key.checked_add((head & 0xffff_ffff) as usize)?;
+    let (owners, key) = counts_of(head);
+    record.key = 8 + owners * 8;
+    record.value = record.key.checked_add(key)?;
     if record.value > record.bytes.len() {
         return None;
     }
@@ -221,14 +228,13 @@ impl Context<'_> {
         let (class, at) = self.life(reference)?;
         let view = self.view();
         let first = at + BLOCK_HEADER_WORDS;
-        let head = view.get(first);
-        let owners = (head >> 32 & 0xffff) as usize;
+        let (owners, key_length) = counts_of(view.get(first));
         if 8 + owners * 8 + length > Geometry::payload(class) {
             let record = self.record(reference)?;
             return Some(record.key().len() == length && record.key().starts_with(key));
         }
         let is_record = Info(view.get(at + Block::info)).kind() == kind::RECORD;
-        let mut same = is_record && head & 0xffff_ffff == length as u64;
+        let mut same = is_record && key_length == length;
         if same {
             let mut index = first + 1 + owners;
             let mut chunks = key.chunks_exact(8);
@@ -252,7 +258,7 @@ impl Context<'_> {
         let (class, at) = self.life(reference)?;
         let view = self.view();
         let first = at + BLOCK_HEADER_WORDS;
-        let owners = (view.get(first) >> 32 & 0xffff) as usize;
+        let (owners, _) = counts_of(view.get(first));
         if 8 + owners * 8 > Geometry::payload(class) {
             return Some(self.record(reference)?.owners.contains(&owner));
         }
@@ -268,19 +274,22 @@ impl Context<'_> {
         let view = self.view();
         let info = Info(view.get(at + Block::info));
         let first = at + BLOCK_HEADER_WORDS;
-        let head = view.get(first);
-        let count = (head >> 32 & 0xffff) as usize;
-        let value = 8 + count * 8 + (head & 0xffff_ffff) as usize;
-        if info.kind() != kind::RECORD || value + 8 > (info.bytes() as usize).min(Geometry::payload(class)) {
+        let (count, key) = counts_of(view.get(first));
+        let value = 8 + count * 8 + key;
+        let (bytes, reach) = (info.bytes() as usize, (info.bytes() as usize).min(Geometry::payload(class)));
+        let has_word = value + 8 <= reach;
+        if info.kind() != kind::RECORD || value > reach || !has_word && reach < bytes {
             let record = self.record(reference)?;
             let word = record.value().first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
             return Some(Front { owners: record.owners, word });
         }
         let owners = (1..=count).map(|index| view.get(first + index)).collect();
-        let (index, shift) = (first + value / 8, value as u32 % 8 * 8);
-        let low = view.get(index) >> shift;
-        let word = if shift == 0 { low } else { low | view.get(index + 1) << (64 - shift) };
-        self.still(reference, at).then_some(Front { owners, word: Some(word) })
+        let word = has_word.then(|| {
+            let (index, shift) = (first + value / 8, value as u32 % 8 * 8);
+            let low = view.get(index) >> shift;
+            if shift == 0 { low } else { low | view.get(index + 1) << (64 - shift) }
+        });
+        self.still(reference, at).then_some(Front { owners, word })
     }
 
     /// Appends a record's key and value to `text`; gives how long the key is. `None`: it has moved on, and what was appended is
@@ -289,8 +298,8 @@ impl Context<'_> {
         let (class, at) = self.life(reference)?;
         let view = self.view();
         let (info, first) = (Info(view.get(at + Block::info)), at + BLOCK_HEADER_WORDS);
-        let head = view.get(first);
-        let (skip, key) = (8 + (head >> 32 & 0xffff) as usize * 8, (head & 0xffff_ffff) as usize);
+        let (owners, key) = counts_of(view.get(first));
+        let skip = 8 + owners * 8;
         let bytes = info.bytes() as usize;
         if info.kind() != kind::RECORD || bytes > Geometry::payload(class) || skip + key > bytes {
             let record = self.record(reference)?;

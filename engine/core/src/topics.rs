@@ -11,10 +11,11 @@ use hashbrown::{HashMap, HashSet};
 use crate::error::Result;
 use crate::layout::World as WorldCell;
 use crate::os::lock::Lock;
-use crate::record::{Content, Owners, Record, key_pair, pair_of};
+use crate::owned::owners_and_us;
+use crate::record::{Content, Record, key_pair, pair_of};
 use crate::space::Context;
 use crate::sync::Ordering;
-use crate::trie::{Change, Delta, Mirror, Stop, Trie};
+use crate::trie::{Change, Delta, Mirror, Trie};
 use crate::world::{World, check_length};
 
 /// Does a pattern match a topic? Linear in both: only the last `#` is ever gone back to.
@@ -268,17 +269,14 @@ impl Topics {
         self.world.segment().owns_something()?;
         let trie = self.trie(cx);
         let (place, key) = pair_of(cx, pattern, client);
-        let me = cx.actor.owner;
         trie.change(
             place,
             |value| cx.has_key(value, &key),
             |found| {
-                let front = found.map(|entry| cx.front(entry.value).ok_or(Stop::Moved)).transpose()?;
-                let mut owners = front.map_or_else(Owners::new, |front| front.owners);
-                if owners.contains(&me) {
+                let (owners, added) = owners_and_us(cx, found)?;
+                if !added {
                     return Ok((Change::Keep, ()));
                 }
-                owners.push(me);
                 Ok((Change::Put(0, cx.new_record(trie.root, place, &Content::new(&owners, &key, &[]))?), ()))
             },
         )?;

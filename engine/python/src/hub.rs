@@ -40,12 +40,6 @@ impl Hub {
         Hub { parts: OnceLock::new() }
     }
 
-    /// Is it said what it is of?
-    #[pyo3(name = "_is_made")]
-    fn is_made(&self) -> bool {
-        self.parts.get().is_some()
-    }
-
     /// Says what it is of; once.
     #[pyo3(name = "_consist_of")]
     fn consist_of(

@@ -243,14 +243,9 @@ impl Guarded {
         Some(Borrowed(ManuallyDrop::new(file), std::marker::PhantomData))
     }
 
-    /// Puts the same file, opened again, in the place of a lost descriptor. False: it is another file, or nothing
-    /// was lost.
-    pub fn restore(&self, file: File) -> bool {
-        if self.is_same(&file) && self.0.intact().is_none() {
-            self.0.put(file, token());
-            return true;
-        }
-        false
+    /// Puts the same file, opened again, in the place of a lost descriptor.
+    pub fn restore(&self, file: File) {
+        self.0.put(file, token());
     }
 
     /// Is it the file that the descriptor led to?
