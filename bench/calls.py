@@ -163,6 +163,15 @@ def count(bench: Bench) -> Side:
 
 
 def update(bench: Bench) -> Side:
+    """Each time other metadata."""
+    tracker = bench.members(100)
+    rows = [("room", "client-50", {"name": name}) for name in ("Alice A.", "Alice B.")] * (bench.calls // 10)
+    while True:
+        yield each(tracker.update, rows)
+
+
+def update_alike(bench: Bench) -> Side:
+    """The metadata that is there."""
     tracker = bench.members(100)
     while True:
         yield repeated(bench.calls // 5, tracker.update, "room", "client-50", METADATA)
@@ -316,7 +325,8 @@ ROWS: dict[str, Row] = {
     "presence.track, known member": Row(track_again),
     "presence.touch": Row(touch),
     "presence.count": Row(count),
-    "presence.update": Row(update),
+    "presence.update, other metadata": Row(update),
+    "presence.update, the same metadata": Row(update_alike),
     "presence.list of 100": Row(list_members),
     "presence.list_as_dicts of 100": Row(list_as_dicts),
     "presence.track + untrack + flush_diff": Row(come_and_go),

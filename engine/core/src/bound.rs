@@ -35,8 +35,8 @@ pub(crate) struct Bound {
 
 /// Where a channel is, and how it was made. `None`: this life of it is over.
 pub(crate) fn bound_of(cx: Context<'_>, cell: Cell) -> Result<Option<Bound>> {
-    let flags = cx.view().get(cell.at + Channel::config) >> 8 & 0xff;
-    let window = cx.view().get(cell.at + Channel::window);
+    let flags = cx.view().get(cell.at() + Channel::config) >> 8 & 0xff;
+    let window = cx.view().get(cell.at() + Channel::window);
     // Last: it tells whether what was read before is of this life.
     Ok(cell.ring(cx)?.map(|ring| Bound { cell, ring, flags, window }))
 }

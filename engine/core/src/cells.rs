@@ -2,6 +2,8 @@
 //! the root words and counters of each, and the ring units that channels take. Cells and units are
 //! claimed and freed through state words like blocks, and never become payload.
 
+use std::num::NonZero;
+
 use crate::error::{Error, Result};
 use crate::layout::{CELL_WORDS, Channel, Group, Header, Unit, World, cell_kind, state};
 use crate::mutants::without;
@@ -11,16 +13,16 @@ use crate::space::Context;
 use crate::sync::{Ordering, fence};
 use crate::trie::Trie;
 
-/// One life of a cell.
+/// One life of a cell. Two words, so that it is passed on in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cell {
-    /// Its number.
-    pub number: u32,
-    /// Its first word.
-    pub at: usize,
+    /// number:32 | first word:32. Never 0: no cell begins with the segment.
+    place: NonZero<u64>,
     /// Which life is meant.
     pub generation: u64,
 }
+
+const FIRST_MASK: u64 = u32::MAX as u64;
 
 /// The `config` of a channel that has no ring yet: no ring lies there.
 const NO_RING: u64 = u64::MAX;
@@ -50,10 +52,31 @@ pub fn roots_of(kind: u64) -> &'static [usize] {
 }
 
 impl Cell {
+    /// A life of the cell of a number, whose first word is known. (`Geometry` sees to it that the words fit.)
+    pub(crate) const fn made(number: u32, at: usize, generation: u64) -> Cell {
+        let place = match NonZero::new((number as u64) << 32 | at as u64 & FIRST_MASK) {
+            Some(place) => place,
+            None => NonZero::<u64>::MIN,
+        };
+        Cell { place, generation }
+    }
+
+    /// Its number.
+    #[inline(always)]
+    pub const fn number(&self) -> u32 {
+        (self.place.get() >> 32) as u32
+    }
+
+    /// Its first word.
+    #[inline(always)]
+    pub const fn at(&self) -> usize {
+        (self.place.get() & FIRST_MASK) as usize
+    }
+
     /// The cell a directory entry names, if there is such a cell.
     pub fn of(cx: Context<'_>, number: u64, generation: u64) -> Option<Cell> {
         let number = u32::try_from(number).ok()?;
-        Some(Cell { number, at: cx.space.geometry.cell(number)?, generation })
+        Some(Cell::made(number, cx.space.geometry.cell(number)?, generation))
     }
 
     /// The life now there of the cell that a word is in.
@@ -64,27 +87,27 @@ impl Cell {
     /// The world whose `field` is the root at this word; `None`: it is none of that kind.
     pub(crate) fn world_of(cx: Context<'_>, root: usize, field: usize) -> Option<Cell> {
         let world = Cell::around(cx, root)?;
-        let is_world = cx.view().get(world.at + World::back) & 0xff == cell_kind::WORLD;
-        (is_world && root == world.at + field).then_some(world)
+        let is_world = cx.view().get(world.at() + World::back) & 0xff == cell_kind::WORLD;
+        (is_world && root == world.at() + field).then_some(world)
     }
 
     /// The life now there of the cell of a number.
     pub(crate) fn now(cx: Context<'_>, number: u32) -> Option<Cell> {
         let at = cx.space.geometry.cell(number)?;
-        Some(Cell { number, at, generation: state::generation(cx.word(at).load(Ordering::Acquire)) })
+        Some(Cell::made(number, at, state::generation(cx.word(at).load(Ordering::Acquire))))
     }
 
     /// Its state, if it is still this life.
     #[inline(always)]
     pub fn state(&self, cx: Context<'_>) -> Option<u64> {
-        let word = cx.word(self.at).load(Ordering::Acquire);
+        let word = cx.word(self.at()).load(Ordering::Acquire);
         (state::generation(word) == self.generation).then_some(state::of(word))
     }
 
     /// Has its cell no later life yet?
     #[inline(always)]
     pub fn is_generation(&self, cx: Context<'_>) -> bool {
-        state::generation(cx.word(self.at).load(Ordering::Acquire)) == self.generation
+        state::generation(cx.word(self.at()).load(Ordering::Acquire)) == self.generation
     }
 
     /// Is it in use under its name? (HELD: its creator has not marked it LIVE yet.)
@@ -100,7 +123,7 @@ impl Cell {
 
     /// Moves this life to another state, from any state but those in `except`.
     fn turn(&self, cx: Context<'_>, to: u64, except: &[u64]) -> bool {
-        let word = cx.word(self.at);
+        let word = cx.word(self.at());
         let mut seen = word.load(Ordering::Acquire);
         for _ in 0..8 {
             if state::generation(seen) != self.generation || except.contains(&state::of(seen)) {
@@ -117,9 +140,9 @@ impl Cell {
     /// Marks a channel that is about to be named as later than all that had its name before: their entries
     /// have left, and `removals` has grown before that.
     pub fn put_in_order(&self, cx: Context<'_>) {
-        if is_channel(cx.view().get(self.at + Channel::back)) {
+        if is_channel(cx.view().get(self.at() + Channel::back)) {
             // SYNC directory.removals (R): pairs with (W) in `entry_leaves`.
-            cx.view().set(self.at + Channel::order, cx.word(Header::removals).load(Ordering::Acquire));
+            cx.view().set(self.at() + Channel::order, cx.word(Header::removals).load(Ordering::Acquire));
         }
     }
 
@@ -127,7 +150,7 @@ impl Cell {
     pub fn make_live(&self, cx: Context<'_>) {
         self.turn(cx, state::LIVE, &[state::LIVE, state::FREE, state::RETIRED, state::CLEARING]);
         point!("create.live");
-        if is_channel(cx.view().get(self.at + Channel::back))
+        if is_channel(cx.view().get(self.at() + Channel::back))
             && let Ok(Some(ring)) = self.ring(cx)
         {
             for_units(cx, &ring, |at, word| {
@@ -142,7 +165,7 @@ impl Cell {
     /// The ring of a channel's cell. `None`: this life is over.
     #[inline]
     pub fn ring(&self, cx: Context<'_>) -> Result<Option<Ring>> {
-        let ring = Ring::of(cx, self.number, cx.view().get(self.at + Channel::config));
+        let ring = Ring::of(cx, self.number(), cx.view().get(self.at() + Channel::config));
         // What was read is of this life only if this life is still there.
         // SYNC cell.words (R): pairs with (W) in `claim_cell`: a word of a later life implies that its state word shows.
         fence(Ordering::Acquire);
@@ -163,7 +186,7 @@ impl Cell {
         self.seal(cx)?;
         point!("remove.sealed");
         // Whoever waits drains what is left and ends.
-        cx.tell(self.number);
+        cx.tell(self.number());
         Ok(won)
     }
 
@@ -204,8 +227,8 @@ impl Cell {
         self.free_units(cx, &ring, mine);
         point!("clear.units");
         let view = cx.view();
-        let published = ring.head(cx).wrapping_sub(view.get(self.at + Channel::start));
-        let dropped = view.get(self.at + Channel::dropped);
+        let published = ring.head(cx).wrapping_sub(view.get(self.at() + Channel::start));
+        let dropped = view.get(self.at() + Channel::dropped);
         if self.turn(cx, state::FREE, &[state::FREE]) {
             // For the sums over the segment's life, which only an onlooker asks for: who dies here leaves them short.
             cx.word(Header::past_published).fetch_add(published, Ordering::Relaxed);
@@ -218,7 +241,7 @@ impl Cell {
         for_units(cx, ring, |at, word| {
             // Somebody else may have freed it, and who took it since not have said for what yet: then this is of an earlier life.
             let back = cx.view().get(at + Unit::back);
-            let belongs = back == unit_back(self.number, word) || without("life_of_unit") && back as u32 == self.number;
+            let belongs = back == unit_back(self.number(), word) || without("life_of_unit") && back as u32 == self.number();
             // The word was read before this check, so it is of this life; a later life's differs.
             if belongs && state::of(word) != state::FREE && still_mine() {
                 let _ = cx.word(at).compare_exchange(word, state::with(word, state::FREE), Ordering::AcqRel, Ordering::Relaxed);
@@ -229,7 +252,7 @@ impl Cell {
 
     /// Frees a cell that never came to be used, or whose groups are sealed.
     pub fn release(&self, cx: Context<'_>) {
-        if is_channel(cx.view().get(self.at + Channel::back))
+        if is_channel(cx.view().get(self.at() + Channel::back))
             && let Ok(Some(ring)) = self.ring(cx)
         {
             // Handles that were made for patterns before it was to be named.
@@ -268,25 +291,25 @@ impl Context<'_> {
         };
         let view = self.view();
         // Of no kind until its words mean what they mean in that kind.
-        view.set(cell.at + Channel::back, 0);
-        view.set(cell.at + Channel::ident, ident);
+        view.set(cell.at() + Channel::back, 0);
+        view.set(cell.at() + Channel::ident, ident);
         if !is_channel(kind) {
             // The words of a channel's head line must survive for the next channel; the others may be cleared.
             for word in 3..CELL_WORDS {
                 if !(Channel::head..=Channel::start).contains(&word) {
-                    view.set(cell.at + word, 0);
+                    view.set(cell.at() + word, 0);
                 }
             }
         }
         if is_channel(kind) {
-            view.set(cell.at + Channel::config, NO_RING);
+            view.set(cell.at() + Channel::config, NO_RING);
         }
         point!("create.kindless");
         for &root in roots_of(kind) {
             // SYNC cell.life (W): the state word before the roots of its life; pairs with (R) in `Trie::word`.
-            self.word(cell.at + root).store(self.space.fresh_empty(), Ordering::Release);
+            self.word(cell.at() + root).store(self.space.fresh_empty(), Ordering::Release);
         }
-        self.word(cell.at + Channel::back).store(kind | (directory as u64) << 8, Ordering::Release);
+        self.word(cell.at() + Channel::back).store(kind | (directory as u64) << 8, Ordering::Release);
         point!("create.roots");
         Ok(cell)
     }
@@ -306,7 +329,7 @@ impl Context<'_> {
                 // `whereabouts::group_in`.
                 fence(Ordering::Release);
                 self.actor.cell_cursor.store(u64::from(number) + 1, Ordering::Relaxed);
-                return Some(Cell { number, at, generation });
+                return Some(Cell::made(number, at, generation));
             }
         }
         None
@@ -315,7 +338,7 @@ impl Context<'_> {
     /// Claims a cell and a ring of 2^log2 descriptors for it.
     pub fn new_channel(self, kind: u64, directory: usize, ident: u64, log2: u32, flags: u64, window: u64) -> Result<Cell> {
         let cell = self.new_cell(kind, directory, ident)?;
-        let unit = match self.claim_units(log2, cell.number) {
+        let unit = match self.claim_units(log2, cell.number()) {
             Ok(unit) => unit,
             Err(error) => {
                 cell.release(self);
@@ -324,10 +347,10 @@ impl Context<'_> {
         };
         point!("create.units");
         let view = self.view();
-        view.set(cell.at + Channel::config, u64::from(unit) << 16 | (flags & 0xff) << 8 | u64::from(log2));
-        view.set(cell.at + Channel::window, window);
+        view.set(cell.at() + Channel::config, u64::from(unit) << 16 | (flags & 0xff) << 8 | u64::from(log2));
+        view.set(cell.at() + Channel::window, window);
         for field in [Channel::dropped, Channel::refused, Channel::deduped, Channel::ordinal] {
-            view.set(cell.at + field, 0);
+            view.set(cell.at() + field, 0);
         }
         point!("create.ring");
         if let Some(ring) = cell.ring(self)? {

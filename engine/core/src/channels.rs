@@ -108,11 +108,6 @@ impl Channels {
         &self.0.world
     }
 
-    /// What tells its names from others' in a thread's memory.
-    pub(crate) fn facade(&self) -> u64 {
-        self.0.facade
-    }
-
     /// Handles on patterns of these channels.
     pub(crate) fn patterns(&self) -> &Topics {
         &self.0.patterns
@@ -134,6 +129,12 @@ impl Channels {
         {
             return Ok(Some(bound));
         }
+        self.bind_found(cx, name)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn bind_found(&self, cx: Context<'_>, name: &str) -> Result<Option<Bound>> {
         for _ in 0..PATIENCE {
             let Some(found) = self.directory(cx).find(name)? else {
                 return Ok(None);
@@ -315,7 +316,7 @@ impl Channels {
     fn delivered(&self, cx: Context<'_>, name: &str, bound: &Bound) -> Result<Sent> {
         let heard = self.count_handles(cx, name, bound)?;
         if heard == 0 {
-            cx.word(bound.cell.at + Channel::dropped).fetch_add(1, Ordering::Relaxed);
+            cx.word(bound.cell.at() + Channel::dropped).fetch_add(1, Ordering::Relaxed);
         }
         Ok(Sent::Delivered(heard))
     }
@@ -373,7 +374,7 @@ enum Put {
 #[inline(always)]
 fn try_send(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&str>) -> Result<std::result::Result<Put, Sent>> {
     let counted = |field| {
-        cx.word(bound.cell.at + field).fetch_add(1, Ordering::Relaxed);
+        cx.word(bound.cell.at() + field).fetch_add(1, Ordering::Relaxed);
     };
     if bound.flags & FAIL_WHEN_UNHEARD != 0 && bound.cell.is_open(cx) && bound.cell.trie(cx, Channel::handles).live()? == 0 {
         counted(Channel::refused);
@@ -401,7 +402,7 @@ fn put(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&s
     let mark = id.filter(|_| bound.window > 0).map(|id| dedup::Mark::of(cx, id));
     let (prefix, words): ([u64; 2], usize) = mark.map_or(([0; 2], 0), |mark| (mark.words(0), 2));
     let info = Info::new(form.kind(), words as u64, 0, 0);
-    let message: Held = cx.store(info, u64::from(bound.cell.number), 0, &prefix[..words], payload)?;
+    let message: Held = cx.store(info, u64::from(bound.cell.number()), 0, &prefix[..words], payload)?;
     let mut duplicate = false;
     point!("publish.stored");
     let is_open = || bound.cell.is_open(cx);
@@ -414,7 +415,7 @@ fn put(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&s
     match published {
         Ok(Some(_)) => {
             point!("publish.done");
-            cx.news(bound.cell.number);
+            cx.news(bound.cell.number());
             Ok(Put::Done)
         }
         other => {

@@ -53,7 +53,7 @@ pub fn admit(cx: Context<'_>, bound: &Bound, message: &Held, mark: Option<Mark>,
     };
     // Everything below `sequence` is indexed, so this is the ordinal of the next id; should another
     // message take `sequence` first, ours is not published with it.
-    let ordinal = cx.word(bound.cell.at + Channel::ordinal).load(Ordering::Acquire);
+    let ordinal = cx.word(bound.cell.at() + Channel::ordinal).load(Ordering::Acquire);
     let seen = bound.cell.trie(cx, Channel::seen);
     let found = seen.find(mark.place, |value| Some(value & !ORDINAL_MASK == VALUE_INLINE | mark.tag))?;
     if found.is_some_and(|entry| (entry.value & ORDINAL_MASK).wrapping_add(bound.window) >= ordinal) {
@@ -66,7 +66,7 @@ pub fn admit(cx: Context<'_>, bound: &Bound, message: &Held, mark: Option<Mark>,
 
 /// Brings the index up to `sequence`, helping whoever did not come to it.
 fn index(cx: Context<'_>, bound: &Bound, sequence: u64) -> Result<()> {
-    let indexed = cx.word(bound.cell.at + Channel::indexed);
+    let indexed = cx.word(bound.cell.at() + Channel::indexed);
     let mut at = indexed.load(Ordering::Acquire);
     // Whatever the head says by now, no more is retained than the ring has slots.
     let from = bound.ring.oldest(cx).max(sequence.saturating_sub(bound.ring.len()));
@@ -91,7 +91,7 @@ fn index(cx: Context<'_>, bound: &Bound, sequence: u64) -> Result<()> {
                 }
             })?;
             point!("dedup.marked");
-            let next = cx.word(bound.cell.at + Channel::ordinal);
+            let next = cx.word(bound.cell.at() + Channel::ordinal);
             if next.load(Ordering::Acquire) <= ordinal {
                 next.fetch_max(ordinal + 1, Ordering::AcqRel);
             }

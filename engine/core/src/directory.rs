@@ -72,7 +72,7 @@ impl<'a> Directory<'a> {
         let cell = make(place)?;
         point!("create.made");
         let mut value = Vec::with_capacity(16 + extra.len());
-        value.extend_from_slice(&u64::from(cell.number).to_le_bytes());
+        value.extend_from_slice(&u64::from(cell.number()).to_le_bytes());
         value.extend_from_slice(&cell.generation.to_le_bytes());
         value.extend_from_slice(extra);
         let content = Content::new(&[], name.as_bytes(), &value);
@@ -127,7 +127,7 @@ impl<'a> Directory<'a> {
     /// Removes the name of this very cell.
     pub fn remove_cell(&self, cell: Cell) -> Result<()> {
         let cx = self.trie.cx;
-        let place = cx.view().get(cell.at + Channel::ident);
+        let place = cx.view().get(cell.at() + Channel::ident);
         cx.entry_leaves();
         self.trie.remove(place, |value| Some(cell_of(cx, &cx.record(value)?) == Some(cell)))?;
         Ok(())
@@ -148,7 +148,7 @@ impl<'a> Directory<'a> {
     /// The name of an open thing; `None`: this life of its cell has none.
     pub fn name_of(&self, cell: Cell) -> Result<Option<String>> {
         let cx = self.trie.cx;
-        let place = cx.view().get(cell.at + Channel::ident);
+        let place = cx.view().get(cell.at() + Channel::ident);
         let found = self.trie.get_if(place, |value| Some(cell_of(cx, &cx.record(value)?) == Some(cell)))?;
         Ok(found.map(|(_, record)| record.name()))
     }

@@ -90,6 +90,8 @@ pub const MIN_SIZE: u64 = 256 << 10;
 pub const MAX_BELLS: u64 = 1 << 14;
 /// Largest segment: what 28 bits of block number address with room to spare.
 pub const MAX_SIZE: u64 = 64 << 30;
+/// Word index where the cells must have ended: what names one of them has 32 bits for it.
+pub(crate) const CELLS_END: u64 = u32::MAX as u64;
 
 /// Most small blocks that are kept for changes that add nothing: the paths of a dozen at once.
 const RESERVE: u32 = 64;
@@ -181,7 +183,8 @@ impl Geometry {
         }
         let blocks = [blocks[0] as u32, blocks[1] as u32, blocks[2] as u32];
         let geometry = Geometry::place(size, slots as u32, cells as u32, units as u32, bells as u32, blocks);
-        if geometry.words as u64 * 8 > size { Err(corrupt) } else { Ok(geometry) }
+        let fits = geometry.words as u64 * 8 <= size && geometry.units_at as u64 <= CELLS_END;
+        if fits { Ok(geometry) } else { Err(corrupt) }
     }
 
     /// Divides `options.size` bytes: an eighth for rings, a thirty-second for cells, the rest for
@@ -199,7 +202,7 @@ impl Geometry {
         let cells = match options.channels {
             // every channel may have members too, and there is a namespace at least
             Some(channels) => u64::from(channels.max(1)) * 2 + 8,
-            None => size / 32 / 128,
+            None => (size / 32 / 128).min((1 << 24) - 1),
         };
         if cells >= 1 << 24 {
             return Err(Error::invalid("channels", options.channels.unwrap_or(0), "below 8388604"));
@@ -221,6 +224,11 @@ impl Geometry {
             None => (size / 32 / (Bell::WORDS as u64 * 8)).min(u64::from(slots) * 4).clamp(64, MAX_BELLS) / 64 * 64,
         };
         let per_cell = (CELL_WORDS as u64 + bells / 64) * 8;
+        // In front of them there is little besides.
+        if cells * per_cell / 8 > CELLS_END - (1 << 24) {
+            let bound = format!("at most {} with {bells} waiters", ((CELLS_END - (1 << 24)) * 8 / per_cell - 8) / 2);
+            return Err(Error::invalid("channels", options.channels.unwrap_or(0), bound));
+        }
         let per_slot = Slot::WORDS as u64 * 8;
         let fixed =
             Header::WORDS as u64 * 8 + u64::from(slots) * per_slot + bells * Bell::WORDS as u64 * 8 + cells * per_cell + units * unit_bytes;

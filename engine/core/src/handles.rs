@@ -1,7 +1,6 @@
 //! What a channel knows of those who listen: registered clients, and the entries of open handles, which
 //! publishers count and `unsubscribe` ends.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64 as PrivateU64;
 
 use smallvec::SmallVec;
@@ -29,75 +28,84 @@ pub(crate) const COUNTED: u64 = HOT_MASK - 1;
 /// Makes each handle's key unique within its process.
 static SERIAL: PrivateU64 = PrivateU64::new(0);
 
-/// What tells a handle from all others: its client, the owner it was made for, and a number of its own.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct HandleKey {
-    client: Arc<[u8]>,
+/// What tells a handle from all others of its client: the owner it was made for, and a number of its own. And where its entry
+/// stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HandleId {
     owner: u64,
     serial: u64,
     place: u64,
 }
 
-impl HandleKey {
+impl HandleId {
     /// A new one of this process.
-    pub fn new(cx: Context<'_>, client: &str) -> HandleKey {
-        HandleKey::hashed(cx, client, cx.space.hash(client.as_bytes()))
+    pub fn new(cx: Context<'_>, client: &str) -> HandleId {
+        HandleId::hashed(cx, cx.space.hash(client.as_bytes()))
     }
 
     /// As `new`, where the client's hash is known.
-    pub fn hashed(cx: Context<'_>, client: &str, hash: Hash) -> HandleKey {
+    pub fn hashed(cx: Context<'_>, hash: Hash) -> HandleId {
         let serial = SERIAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        HandleKey::made(client, hash, cx.actor.owner, serial)
+        HandleId::made(hash, cx.actor.owner, serial)
     }
 
     /// That of an owner.
-    pub fn of(cx: Context<'_>, client: &str, owner: u64, serial: u64) -> HandleKey {
-        HandleKey::made(client, cx.space.hash(client.as_bytes()), owner, serial)
+    pub fn of(cx: Context<'_>, client: &str, owner: u64, serial: u64) -> HandleId {
+        HandleId::made(cx.space.hash(client.as_bytes()), owner, serial)
     }
 
-    fn made(client: &str, hash: Hash, owner: u64, serial: u64) -> HandleKey {
+    fn made(hash: Hash, owner: u64, serial: u64) -> HandleId {
         // One client's handles beside each other. The rest need not be hashed with a key: no client chooses it.
         let rest = Hash { high: (owner ^ serial.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15), low: 0 };
-        HandleKey { client: client.as_bytes().into(), owner, serial, place: hash.pair(rest) }
+        HandleId { owner, serial, place: hash.pair(rest) }
     }
 
     /// That of a handle's entry, if it is one's.
-    pub fn of_entry(entry: &Entry, record: &Record) -> Option<HandleKey> {
-        let (client, numbers) = record.key().split_at_checked(record.key().len().checked_sub(NUMBERS)?)?;
+    pub fn of_entry(entry: &Entry, record: &Record) -> Option<HandleId> {
+        let (_, numbers) = record.key().split_at_checked(record.key().len().checked_sub(NUMBERS)?)?;
         let (owner, serial) = (numbers.first_chunk()?, numbers.last_chunk()?);
-        let (owner, serial) = (u64::from_le_bytes(*owner), u64::from_le_bytes(*serial));
-        Some(HandleKey { client: client.into(), owner, serial, place: entry.place() })
+        Some(HandleId { owner: u64::from_le_bytes(*owner), serial: u64::from_le_bytes(*serial), place: entry.place() })
     }
 
+    /// The whole key, with the client's id.
+    pub const fn key<'a>(&self, client: &'a [u8]) -> HandleKey<'a> {
+        HandleKey { client, id: *self }
+    }
+}
+
+/// What tells a handle from all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HandleKey<'a> {
+    client: &'a [u8],
+    id: HandleId,
+}
+
+impl<'a> HandleKey<'a> {
     /// The key of its entry: the client's id, then 8 bytes of owner and 8 of the number.
     fn bytes(&self) -> SmallVec<[u8; 64]> {
-        let mut bytes = SmallVec::from_slice(&self.client);
-        bytes.extend_from_slice(&self.owner.to_le_bytes());
-        bytes.extend_from_slice(&self.serial.to_le_bytes());
+        let mut bytes = SmallVec::from_slice(self.client);
+        bytes.extend_from_slice(&self.id.owner.to_le_bytes());
+        bytes.extend_from_slice(&self.id.serial.to_le_bytes());
         bytes
     }
 
     /// As text, for the second half of a pair: client, owner, number.
     pub fn text(&self) -> String {
-        format!("{}\0{:x}\0{:x}", self.client(), self.owner, self.serial)
+        format!("{}\0{:x}\0{:x}", self.client(), self.id.owner, self.id.serial)
     }
 
     /// The key back.
-    pub fn from_text(cx: Context<'_>, text: &str) -> Option<HandleKey> {
+    pub fn from_text(cx: Context<'_>, text: &'a str) -> Option<HandleKey<'a>> {
         let mut parts = text.rsplitn(3, '\0');
         let mut number = || u64::from_str_radix(parts.next()?, 16).ok();
         let (serial, owner) = (number()?, number()?);
-        Some(HandleKey::of(cx, parts.next()?, owner, serial))
+        let client = parts.next()?;
+        Some(HandleId::of(cx, client, owner, serial).key(client.as_bytes()))
     }
 
-    /// The client's id.
-    pub fn client(&self) -> &str {
-        text_of_client(&self.client)
-    }
-
-    /// The client's id, shared.
-    pub fn shared_client(&self) -> Arc<[u8]> {
-        self.client.clone()
+    /// The client's id, which is text unless it comes from damage.
+    pub fn client(&self) -> &'a str {
+        std::str::from_utf8(self.client).unwrap_or_default()
     }
 }
 
@@ -107,11 +115,6 @@ const NUMBERS: usize = 16;
 /// The client's id in a handle's key.
 pub(crate) fn key_client(key: &[u8]) -> &[u8] {
     &key[..key.len().saturating_sub(NUMBERS)]
-}
-
-/// A client's id, which is text unless it comes from damage.
-pub(crate) fn text_of_client(client: &[u8]) -> &str {
-    std::str::from_utf8(client).unwrap_or_default()
 }
 
 /// When a handle was made for a pattern.
@@ -227,7 +230,7 @@ pub(crate) fn end_handles(cx: Context<'_>, bound: &Bound, (client, hash): (&str,
     let pair = hash.high;
     let mut handles = SmallVec::<[Entry; 4]>::new();
     trie.entries_between(pair & PAIR_MASK, pair | !PAIR_MASK, |entry| handles.push(*entry))?;
-    let start = cx.view().get(bound.cell.at + Channel::start);
+    let start = cx.view().get(bound.cell.at() + Channel::start);
     for entry in handles.into_iter().filter(Entry::is_live) {
         // One that moves on meanwhile is closed by its owner.
         let (Some((_, at)), Some(true)) = (cx.life(entry.value), cx.has_key_from(entry.value, client.as_bytes(), client.len() + NUMBERS))
@@ -245,7 +248,7 @@ pub(crate) fn end_handles(cx: Context<'_>, bound: &Bound, (client, hash): (&str,
             |found| Ok((if found.is_some() { Change::Mark(GONE) } else { Change::Keep }, ())),
         )?;
     }
-    cx.tell(bound.cell.number);
+    cx.tell(bound.cell.number());
     Ok(())
 }
 
@@ -255,45 +258,46 @@ pub(crate) struct Anchored {
     /// The ref of its record, and its first word.
     pub reference: u64,
     pub at: usize,
-    /// Was it made just now?
-    pub new: bool,
+    /// How many were made just now: 1, or 0. A whole word, as its neighbours are: it is passed on before a narrower write
+    /// would be through.
+    pub made: u64,
 }
 
 /// Adds a handle's entry to the trie of handles, unless it is there; `None`: the channel is gone. `note`: kept with the entry.
 /// `shown`: what its second hot word says, if it is new.
-pub(crate) fn anchor(cx: Context<'_>, cell: Cell, key: &HandleKey, note: &[u8], shown: u64) -> Result<Option<Anchored>> {
+pub(crate) fn anchor(cx: Context<'_>, cell: Cell, key: HandleKey<'_>, note: &[u8], shown: u64) -> Result<Option<Anchored>> {
     let trie = cell.trie(cx, Channel::handles);
     let same = |value| cx.has_key(value, &key.bytes());
-    let numbers = [key.owner.to_le_bytes(), key.serial.to_le_bytes()];
-    trie.change(key.place, same, |found| {
+    let numbers = [key.id.owner.to_le_bytes(), key.id.serial.to_le_bytes()];
+    trie.change(key.id.place, same, |found| {
         if let Some(entry) = found {
             let (_, at) = cx.life(entry.value).ok_or(Stop::Moved)?;
-            return Ok((Change::Keep, Anchored { reference: entry.value, at, new: false }));
+            return Ok((Change::Keep, Anchored { reference: entry.value, at, made: 0 }));
         }
-        let content = Content { owners: &[key.owner], key: [&key.client, numbers.as_flattened()], value: [note, &[]] };
-        let held = cx.new_record(trie.root, key.place, &content)?;
+        let content = Content { owners: &[key.id.owner], key: [key.client, numbers.as_flattened()], value: [note, &[]] };
+        let held = cx.new_record(trie.root, key.id.place, &content)?;
         let generation = state::generation(held.word);
         cx.view().set(held.at + Block::hot0, hot(generation, OPEN));
         cx.view().set(held.at + Block::hot1, hot(generation, shown));
-        Ok((Change::Put(0, held), Anchored { reference: held.reference(), at: held.at, new: true }))
+        Ok((Change::Put(0, held), Anchored { reference: held.reference(), at: held.at, made: 1 }))
     })
 }
 
 /// The record of a handle's entry; `None`: there is no such entry.
-pub(crate) fn handle_of(cx: Context<'_>, cell: Cell, key: &HandleKey) -> Result<Option<Record>> {
-    let found = cell.trie(cx, Channel::handles).get(key.place, &key.bytes())?;
+pub(crate) fn handle_of(cx: Context<'_>, cell: Cell, key: HandleKey<'_>) -> Result<Option<Record>> {
+    let found = cell.trie(cx, Channel::handles).get(key.id.place, &key.bytes())?;
     Ok(found.map(|(_, record)| record))
 }
 
 /// Removes a handle's entry, and gives back what it alone kept.
-pub(crate) fn unanchor(cx: Context<'_>, cell: Cell, key: &HandleKey) -> Result<()> {
+pub(crate) fn unanchor(cx: Context<'_>, cell: Cell, key: HandleKey<'_>) -> Result<()> {
     unanchor_known(cx, cell, key, 0)
 }
 
 /// The same, of which the ref is known if it was not replaced.
-pub(crate) fn unanchor_known(cx: Context<'_>, cell: Cell, key: &HandleKey, reference: u64) -> Result<()> {
+pub(crate) fn unanchor_known(cx: Context<'_>, cell: Cell, key: HandleKey<'_>, reference: u64) -> Result<()> {
     let same = |value| if value == reference { Some(true) } else { cx.has_key(value, &key.bytes()) };
-    cell.trie(cx, Channel::handles).remove(key.place, same)?;
+    cell.trie(cx, Channel::handles).remove(key.id.place, same)?;
     point!("close.unanchored");
     cell.clear_if_unused(cx)
 }

@@ -93,7 +93,7 @@ pub(crate) fn owned_by(cx: Context<'_>, slots: &[SlotState]) -> (Owned, Vec<Stri
             // What is wrong with a cell that is just being made, or becoming another, is not wrong.
             && matches!(cell.state(cx), Some(state::LIVE | state::RETIRED))
         {
-            unread.push(format!("cell {}, whose its entries are: {error}", cell.number));
+            unread.push(format!("cell {}, whose its entries are: {error}", cell.number()));
         }
         Ok(())
     });

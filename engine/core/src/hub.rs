@@ -38,9 +38,10 @@ impl Hub {
 
     /// Subscribes, tracks presence and registers the heartbeat of a client. `None`: there is no such channel.
     pub fn join(&self, channel: &str, client: &str, metadata: &Metadata, last_event_id: Option<&str>) -> Result<Option<Arc<Receiver>>> {
-        let cx = self.cx()?;
+        let attached = self.channels.world().segment().attached()?;
+        let cx = attached.0;
         let known = (client, cx.space.hash(client.as_bytes()));
-        let Some(Opened { receiver, added }) = self.channels.subscribe_client(channel, known, last_event_id)? else {
+        let Some(Opened { receiver, added }) = self.channels.subscribe_client(attached, channel, known, last_event_id)? else {
             return Ok(None);
         };
         let mut tracked = None;

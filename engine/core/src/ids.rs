@@ -38,7 +38,7 @@ impl EventId {
 /// The epoch of a channel's life.
 pub(crate) fn epoch_of(cx: Context<'_>, cell: Cell) -> u64 {
     // The finalizer of SplitMix64 (Steele et al. 2014): lives differ in all bits, and say nothing of others.
-    let mut word = cx.view().get(Header::identity) ^ (u64::from(cell.number) << 40 | cell.generation & 0xff_ffff_ffff);
+    let mut word = cx.view().get(Header::identity) ^ (u64::from(cell.number()) << 40 | cell.generation & 0xff_ffff_ffff);
     word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
     (word ^ word >> 31) >> 16
@@ -58,9 +58,9 @@ pub(crate) struct Start {
 /// Where to go on after an id: behind it; where that is overwritten, at the oldest there is; at the oldest,
 /// too, when the id means nothing here.
 pub(crate) fn after(cx: Context<'_>, bound: &Bound, id: &str) -> Start {
-    let start = cx.view().get(bound.cell.at + Channel::start);
+    let start = cx.view().get(bound.cell.at() + Channel::start);
     let head = bound.ring.head(cx);
-    let oldest = bound.ring.oldest(cx).max(cx.view().get(bound.cell.at + Channel::tail)).min(head);
+    let oldest = bound.ring.oldest(cx).max(cx.view().get(bound.cell.at() + Channel::tail)).min(head);
     let known = EventId::parse(id).filter(|id| id.epoch == epoch_of(cx, bound.cell) && id.sequence <= head.wrapping_sub(start));
     match known {
         None => Start { cursor: oldest, missed: 0, unknown: true },

@@ -53,7 +53,7 @@ impl Watcher {
         let (mut still, mut news) = (HashSet::new(), Vec::new());
         // What cannot be read is `check`'s matter.
         let _ = each_cell(cx, |cell, back| {
-            let key = (cell.number, cell.generation);
+            let key = (cell.number(), cell.generation);
             let before = self.lagging.contains(&key);
             // Half the threshold below which it counts as caught up: no flutter in the log.
             if let Some(slowest) = slowest(cx, cell, back, if before { share / 2 } else { share })? {
@@ -73,7 +73,7 @@ impl Watcher {
             };
             let slot = cx.space.slot(owner_slot(slowest.owner));
             let pid = (slot.owner() == slowest.owner && slot.state() == TAKEN).then(|| u64::from(cx.space.identity(slot.slot).pid));
-            let buffer = 1 << (cx.view().get(cell.at + Channel::config) & 0x1f);
+            let buffer = 1 << (cx.view().get(cell.at() + Channel::config) & 0x1f);
             let Slowest { client, lag, handles, .. } = slowest;
             events::lagging(name, &Lagging { channel: &channel, client, pid, lag: *lag, buffer, handles: *handles });
         }
@@ -88,7 +88,7 @@ fn slowest(cx: Context<'_>, cell: Cell, back: u64, share: u64) -> Result<Option<
     let Some(ring) = cell.ring(cx)? else {
         return Ok(None);
     };
-    let start = cx.view().get(cell.at + Channel::start);
+    let start = cx.view().get(cell.at() + Channel::start);
     let most = ring.len() * share / 1000;
     let mut slowest: Option<Slowest> = None;
     cell.trie(cx, Channel::handles).records(|entry, record| {
@@ -113,7 +113,7 @@ fn slowest(cx: Context<'_>, cell: Cell, back: u64, share: u64) -> Result<Option<
 
 /// The name by which a directory leads to a cell.
 fn name_of(cx: Context<'_>, cell: Cell) -> Option<String> {
-    let root = (cx.view().get(cell.at + Channel::back) >> 8) as usize;
+    let root = (cx.view().get(cell.at() + Channel::back) >> 8) as usize;
     if !cx.space.may_be_root(root) {
         return None;
     }

@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::hash::BuildHasher;
-use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
@@ -20,8 +19,7 @@ const REMEMBERED: usize = 16 << 10;
 /// What is remembered of a channel.
 pub(crate) struct Known {
     facade: u64,
-    /// Its name, shared with who receives from it.
-    pub name: Arc<str>,
+    name: Box<str>,
     hash: u64,
     /// Where it is.
     pub bound: Bound,
@@ -33,7 +31,7 @@ impl Known {
     /// How many handles the channel has, unless their root word is not any more the one under which they were counted.
     #[inline(always)]
     pub fn heard_now(&self, cx: Context<'_>) -> Option<u64> {
-        let root = cx.word(self.bound.cell.at + Channel::handles).load(Ordering::Acquire);
+        let root = cx.word(self.bound.cell.at() + Channel::handles).load(Ordering::Acquire);
         (root == self.heard.0).then_some(self.heard.1)
     }
 }

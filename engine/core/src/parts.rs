@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use crate::cells::Cell;
-use crate::handles::HandleKey;
+use crate::handles::HandleId;
 use crate::receiver::Receiver;
 use crate::trie::Mirror;
 use crate::turns::Turns;
@@ -38,7 +38,8 @@ pub(crate) struct Parts {
     pub finished: HashMap<u32, u64>,
     /// Which receiver is asked first.
     pub next: usize,
-    pub key: HandleKey,
+    /// Under which it is registered, and others make handles for it.
+    pub id: HandleId,
     pub attachment: u64,
     pub closed: bool,
 }
@@ -46,13 +47,13 @@ pub(crate) struct Parts {
 /// What a forked child finds where another thread of its parent was just receiving.
 impl Default for Parts {
     fn default() -> Parts {
-        Parts { closed: true, ..Parts::new(HandleKey::default(), 0, 0) }
+        Parts { closed: true, ..Parts::new(HandleId::default(), 0, 0) }
     }
 }
 
 impl Parts {
     /// Of a new handle, which has seen nothing of the directory yet.
-    pub fn new(key: HandleKey, attachment: u64, removals: u64) -> Parts {
+    pub fn new(id: HandleId, attachment: u64, removals: u64) -> Parts {
         Parts {
             mirror: Mirror::default(),
             removals,
@@ -62,7 +63,7 @@ impl Parts {
             turns: 0,
             finished: HashMap::new(),
             next: 0,
-            key,
+            id,
             attachment,
             closed: false,
         }

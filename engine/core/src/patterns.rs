@@ -16,7 +16,7 @@ use crate::bound::bound_of;
 use crate::cells::Cell;
 use crate::directory::cell_of;
 use crate::error::{Error, Result};
-use crate::handles::{HandleKey, Made, Note, UNSEEN, anchor, handle_of, unanchor};
+use crate::handles::{HandleId, HandleKey, Made, Note, UNSEEN, anchor, handle_of, unanchor};
 use crate::ids::Start;
 use crate::layout::{Channel, Header, cell_kind, state};
 use crate::os::lock::{Guard, Lock};
@@ -53,14 +53,14 @@ pub(crate) fn anchor_all(
             continue;
         };
         let note = Note { made: when, pattern: pattern.into(), name: name.into() };
-        if anchor(cx, cell, &key, &note.encode(), UNSEEN)?.is_none() {
+        if anchor(cx, cell, key, &note.encode(), UNSEEN)?.is_none() {
             return Ok(());
         }
         point!("pattern.anchored");
         // SYNC patterns.close (R): the handle before the look at its registration; pairs with (W) in `close`,
         // where the registration goes before the handles are looked for.
         if !patterns.contains(pattern, whose)? {
-            unanchor(cx, cell, &key)?;
+            unanchor(cx, cell, key)?;
         }
         made.push(registration);
     }
@@ -93,9 +93,9 @@ impl PatternReceiver {
         check_length("client_id", client)?;
         world.segment().owns_something()?;
         let (cx, attachment) = world.segment().attached()?;
-        let key = HandleKey::new(cx, client);
+        let id = HandleId::new(cx, client);
         let removals = cx.view().get(Header::removals);
-        let parts = Parts::new(key.clone(), attachment, removals);
+        let parts = Parts::new(id, attachment, removals);
         let receiver = PatternReceiver {
             world: world.clone(),
             directory,
@@ -111,7 +111,7 @@ impl PatternReceiver {
             let mut parts = receiver.parts();
             // What is there before the registration is received from now on; everything else from its beginning.
             let there = receiver.discover(cx, &mut parts)?;
-            receiver.register(&key)?;
+            receiver.register(id)?;
             point!("pattern.registered");
             for found in &there {
                 receiver.receive_from(cx, &mut parts, found, false)?;
@@ -125,8 +125,12 @@ impl PatternReceiver {
         self.parts.lock()
     }
 
-    fn register(&self, key: &HandleKey) -> Result<()> {
-        self.registrations.add(&self.pattern, &key.text())
+    fn key(&self, id: HandleId) -> HandleKey<'_> {
+        id.key(self.client.as_bytes())
+    }
+
+    fn register(&self, id: HandleId) -> Result<()> {
+        self.registrations.add(&self.pattern, &self.key(id).text())
     }
 
     /// Matching channels that were not there at the last look.
@@ -136,7 +140,7 @@ impl PatternReceiver {
             Some((name.into(), cell_of(cx, record)?))
         })?;
         let added = deltas.into_iter().filter_map(|delta| match delta {
-            Delta::Added((name, cell)) => Some(Found { order: cx.view().get(cell.at + Channel::order), name, cell }),
+            Delta::Added((name, cell)) => Some(Found { order: cx.view().get(cell.at() + Channel::order), name, cell }),
             // Its receiver ends by itself, once what is left has been taken.
             Delta::Removed(_) => None,
         });
@@ -146,7 +150,7 @@ impl PatternReceiver {
     fn receive_from(&self, cx: Context<'_>, parts: &mut Parts, found: &Found, from_the_first: bool) -> Result<()> {
         let Found { ref name, cell, .. } = *found;
         // An entry may be listed again with another record, and a channel may be gone again.
-        let known = parts.finished.get(&cell.number) == Some(&cell.generation) || parts.has(cell);
+        let known = parts.finished.get(&cell.number()) == Some(&cell.generation) || parts.has(cell);
         if known || !cell.is_same_life(cx) {
             return Ok(());
         }
@@ -154,14 +158,15 @@ impl PatternReceiver {
             return Ok(());
         };
         let cursor = match from_the_first {
-            true => cx.view().get(cell.at + Channel::start),
+            true => cx.view().get(cell.at() + Channel::start),
             false => bound.ring.head(cx),
         };
         let start = Start { cursor, missed: 0, unknown: false };
         let segment = self.world.segment();
+        let attached = segment.attached()?;
         let before = parts.receivers.iter().rev().find(|part| part.receiver.channel() == &**name);
         let behind = before.map(|part| part.receiver.cell());
-        match Receiver::open(segment, bound, name.clone(), parts.key.clone(), false, start)? {
+        match Receiver::open((segment, attached), &bound, (name, &self.client), parts.id, false, start)? {
             Some(receiver) => {
                 let turn = cell.is_over(cx);
                 parts.turns += usize::from(turn);
@@ -175,10 +180,10 @@ impl PatternReceiver {
     /// Leaves a channel to which somebody came first for want of room: what it kept for us is counted, and it is not
     /// looked for again.
     fn leave(&self, cx: Context<'_>, parts: &mut Parts, cell: Cell) -> Result<()> {
-        if let Some(record) = handle_of(cx, cell, &parts.key)? {
-            relief::finish(cx, cell, &parts.key, &record)?;
-            parts.finished.insert(cell.number, cell.generation);
-            unanchor(cx, cell, &parts.key)?;
+        if let Some(record) = handle_of(cx, cell, self.key(parts.id))? {
+            relief::finish(cx, cell, self.key(parts.id), &record)?;
+            parts.finished.insert(cell.number(), cell.generation);
+            unanchor(cx, cell, self.key(parts.id))?;
         }
         Ok(())
     }
@@ -190,10 +195,10 @@ impl PatternReceiver {
         let (_, attachment) = segment.attached()?;
         if parts.attachment != attachment {
             // In a forked child: under a registration of its own. The receivers do the same.
-            let key = HandleKey::new(cx, &self.client);
+            let id = HandleId::new(cx, &self.client);
             segment.owns_something()?;
-            self.register(&key)?;
-            (parts.attachment, parts.key, parts.registration) = (attachment, key, None);
+            self.register(id)?;
+            (parts.attachment, parts.id, parts.registration) = (attachment, id, None);
             // What was given up in the parent's name before is ours, too.
             self.missed_before.fetch_add(self.given_up.swap(0, PrivateOrdering::Relaxed), PrivateOrdering::Relaxed);
         }
@@ -204,7 +209,7 @@ impl PatternReceiver {
         let received_from = self.receive_from_each(cx, parts, found);
         let mut given_up = parts.registration.and_then(|registration| relief::given_up(cx, registration));
         if given_up.is_none() {
-            let record = self.registrations.record(&self.pattern, &parts.key.text())?;
+            let record = self.registrations.record(&self.pattern, &self.key(parts.id).text())?;
             parts.registration = record.map(|record| (record.reference, record.at));
             given_up = parts.registration.and_then(|registration| relief::given_up(cx, registration));
         }
@@ -273,8 +278,8 @@ impl PatternReceiver {
             {
                 return Ok(());
             }
-            let order = cx.view().get(cell.at + Channel::order);
-            let Some(handle) = handle_of(cx, cell, &parts.key)? else {
+            let order = cx.view().get(cell.at() + Channel::order);
+            let Some(handle) = handle_of(cx, cell, self.key(parts.id))? else {
                 return Ok(());
             };
             match Note::decode(handle.value()) {
@@ -292,12 +297,12 @@ impl PatternReceiver {
     /// A late handle on a channel that is gone: what came after it may have been received by now, so its
     /// messages count as missed, unless they were received themselves.
     fn give_up_late(&self, cx: Context<'_>, parts: &Parts, cell: Cell, handle: &Record) -> Result<()> {
-        if parts.finished.get(&cell.number) != Some(&cell.generation)
+        if parts.finished.get(&cell.number()) != Some(&cell.generation)
             && let Some(left) = relief::kept(cx, cell, handle)?
         {
             self.missed_before.fetch_add(left, PrivateOrdering::Relaxed);
         }
-        unanchor(cx, cell, &parts.key)
+        unanchor(cx, cell, self.key(parts.id))
     }
 
     /// The next message of any channel, as [`Receiver::try_recv`], and the channel's name.
@@ -351,9 +356,9 @@ impl PatternReceiver {
                 parts.turns -= usize::from(part.turn);
                 let cell = part.receiver.cell();
                 drop(part);
-                parts.finished.insert(cell.number, cell.generation);
+                parts.finished.insert(cell.number(), cell.generation);
                 // In a forked child the receiver's own key is another than the one that others made handles under.
-                unanchor(cx, cell, &parts.key)?;
+                unanchor(cx, cell, self.key(parts.id))?;
                 asked = 0;
                 continue;
             }
@@ -413,7 +418,7 @@ impl PatternReceiver {
             return Ok(());
         };
         // SYNC patterns.close (W): the registration before the handles; pairs with (R) in `anchor_all`.
-        self.registrations.unsubscribe(&self.pattern, &parts.key.text())?;
+        self.registrations.unsubscribe(&self.pattern, &self.key(parts.id).text())?;
         point!("pattern.unregistered");
         // Handles that others made for us, too, and that we have not seen.
         let parts = &mut *parts;
@@ -422,7 +427,7 @@ impl PatternReceiver {
         self.find_removed(cx, parts, u64::MAX, &mut unseen)?;
         cells.extend(unseen.into_iter().map(|found| found.cell).chain(parts.waiting.cells()));
         for cell in cells {
-            unanchor(cx, cell, &parts.key)?;
+            unanchor(cx, cell, self.key(parts.id))?;
         }
         cx.tell(self.world.cell_number());
         Ok(())

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use crate::arena::{HOT_MASK, hot};
+use crate::arena::{HOT_MASK, Held, hot};
 use crate::cells::Cell;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
@@ -21,7 +21,7 @@ use crate::points::point;
 use crate::record::{Content, Owners, Record};
 use crate::relief;
 use crate::space::{Client, Context, Hash};
-use crate::trie::{Change, Entry, GONE, PENDING, Root, Stop, Trie};
+use crate::trie::{Attempt, Change, Entry, GONE, PENDING, Root, Stop, Trie};
 use crate::whereabouts::{Hint, forget_gone, prune_lines};
 use crate::world::{World, check_length};
 
@@ -58,6 +58,37 @@ fn content_of<'a>(owners: &'a [u64], client: &'a str, joined: &'a [u8; JOINED], 
     Content { owners, key: [client.as_bytes(), &[]], value: [joined, metadata.encoded()] }
 }
 
+/// A record of a member who was seen at a time.
+#[inline(always)]
+fn new_member(
+    members: &Trie<'_>,
+    place: u64,
+    (owners, joined): (&[u64], &[u8; JOINED]),
+    (client, metadata): (&str, &Metadata),
+    seen: u64,
+) -> Result<Held> {
+    let held = members.cx.new_record(members.root, place, &content_of(owners, client, joined, metadata))?;
+    members.cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), seen));
+    Ok(held)
+}
+
+/// Does an entry's record say all of this already? Then its member was seen, and nothing else is to be done.
+#[inline(never)]
+fn is_seen_unchanged(
+    cx: Context<'_>,
+    entry: Entry,
+    (owners, joined): (&[u64], &[u8; JOINED]),
+    (client, metadata): (&str, &Metadata),
+    seen: u64,
+) -> Attempt<bool> {
+    let same = cx.is_record_of(entry.value, &content_of(owners, client, joined, metadata)).ok_or(Stop::Moved)?;
+    if same {
+        let (_, at) = cx.life(entry.value).ok_or(Stop::Moved)?;
+        cx.set_hot(entry.value, at, Block::hot0, |then| (then < seen).then_some(seen)).ok_or(Stop::Moved)?;
+    }
+    Ok(same)
+}
+
 /// The time now for a member that joined at another, which is always before it: so a member who was there before shows.
 fn seen_since(joined: u64) -> u64 {
     (clock::tick_micros() & HOT_MASK).max(joined.saturating_add(1)) & HOT_MASK
@@ -85,7 +116,7 @@ impl Known {
             *self = Known::default();
         }
         self.groups.insert(name.clone(), cell);
-        self.names.insert(cell.number, (cell.generation, name.clone()));
+        self.names.insert(cell.number(), (cell.generation, name.clone()));
     }
 }
 
@@ -153,7 +184,7 @@ impl Presence {
     /// The channel whose members a group has; `None`: it is gone.
     pub(crate) fn name_of(&self, cx: Context<'_>, cell: Cell) -> Result<Option<Arc<str>>> {
         if let Some(known) = self.known.try_look()
-            && let Some((generation, name)) = known.names.get(&cell.number)
+            && let Some((generation, name)) = known.names.get(&cell.number())
             && *generation == cell.generation
         {
             return Ok(Some(name.clone()));
@@ -256,14 +287,20 @@ impl Presence {
             if !owners.contains(&me) {
                 owners.push(me);
             }
-            let held = cx.new_record(members.root, hash.place(), &content_of(&owners, client, &joined.to_le_bytes(), metadata))?;
-            cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), seen));
-            Ok((Change::Put(flags, held), Tracked { joined, seen, added }))
+            let tracked = Tracked { joined, seen, added };
+            let content = (&owners[..], &joined.to_le_bytes());
+            match found.filter(|_| times.is_some()) {
+                Some(entry) if is_seen_unchanged(cx, entry, content, (client, metadata), seen)? => Ok((Change::Keep, (tracked, false))),
+                _ => {
+                    let held = new_member(&members, hash.place(), content, (client, metadata), seen)?;
+                    Ok((Change::Put(flags, held), (tracked, true)))
+                }
+            }
         })?;
-        if tracked.is_some() {
-            cx.news(cell.number);
+        if let Some((_, true)) = tracked {
+            cx.news(cell.number());
         }
-        Ok(tracked)
+        Ok(tracked.map(|(tracked, _)| tracked))
     }
 
     /// Removes a member from a channel, whoever tracks it. False: it was not there.
@@ -308,14 +345,14 @@ impl Presence {
         let left = left.unwrap_or(false);
         if left {
             point!("untrack.left");
-            cx.news(cell.number);
+            cx.news(cell.number());
             self.hint(cx, hash, cell).forget()?;
         }
         Ok(left)
     }
 
     fn hint<'a>(&self, cx: Context<'a>, client: Hash, cell: Cell) -> Hint<'a> {
-        Hint::new(cx, self.world.root(0), client.place(), cell.number)
+        Hint::new(cx, self.world.root(0), client.place(), cell.number())
     }
 
     pub(crate) fn find(&self, cx: Context<'_>, channel: &str, client: &str) -> Result<Option<Record>> {
@@ -335,17 +372,20 @@ impl Presence {
         let same = |value| cx.has_key(value, client.as_bytes());
         let updated = members.change(place, same, |found| {
             let Some(entry) = found.filter(Entry::is_live) else {
-                return Ok((Change::Keep, false));
+                return Ok((Change::Keep, (false, false)));
             };
             let front = cx.front(entry.value).ok_or(Stop::Moved)?;
             let joined = front.word.unwrap_or(0);
-            let held = cx.new_record(members.root, place, &content_of(&front.owners, client, &joined.to_le_bytes(), metadata))?;
-            cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), seen_since(joined)));
-            Ok((Change::Put(entry.flags(), held), true))
+            let (content, seen) = ((&front.owners[..], &joined.to_le_bytes()), seen_since(joined));
+            if is_seen_unchanged(cx, entry, content, (client, metadata), seen)? {
+                return Ok((Change::Keep, (true, false)));
+            }
+            let held = new_member(&members, place, content, (client, metadata), seen)?;
+            Ok((Change::Put(entry.flags(), held), (true, true)))
         })?;
-        let updated = updated.unwrap_or(false);
-        if updated {
-            cx.news(cell.number);
+        let (updated, changed) = updated.unwrap_or_default();
+        if changed {
+            cx.news(cell.number());
         }
         Ok(updated)
     }
@@ -436,7 +476,7 @@ impl Presence {
             };
             let left = sweep_members(&members, |record| stale(record).then(Owners::new))?;
             if !left.is_empty() {
-                cx.news(cell.number);
+                cx.news(cell.number());
             }
             for client in left {
                 point!("stale.left");
@@ -454,7 +494,7 @@ impl Presence {
         self.directory(cx).each(|found| cells.push(found.cell))?;
         for cell in cells {
             remove_all(&cell.trie(cx, Group::members))?;
-            cx.news(cell.number);
+            cx.news(cell.number());
         }
         prune_lines(cx)?;
         forget_gone(cx, self.world.root(0)).map(drop)

@@ -27,7 +27,7 @@ pub fn each_cell(cx: Context<'_>, mut see: impl FnMut(Cell, u64) -> Result<()>) 
         if state::of(word) == state::FREE {
             continue;
         }
-        let cell = Cell { number, at, generation: state::generation(word) };
+        let cell = Cell::made(number, at, state::generation(word));
         let back = cx.view().get(at + Channel::back);
         if let Err(error) = see(cell, back & 0xff)
             && cell.is_generation(cx)
@@ -65,7 +65,7 @@ pub fn settle(cx: Context<'_>, dead: &Dead<'_>) -> Result<()> {
             cell_kind::GROUP if dead.departure != Departure::Clean => {
                 settle_members(&cell.trie(cx, Group::members), dead)?;
                 point!("settle.members");
-                cx.tell(cell.number);
+                cx.tell(cell.number());
             }
             _ => {}
         }
@@ -138,14 +138,14 @@ fn prune_directory(trie: &Trie<'_>) -> Result<u64> {
 }
 
 fn scavenge_cell(cx: Context<'_>, cell: Cell, kind: u64, is_dead: &dyn Fn(u64) -> bool) -> Result<bool> {
-    let word = cx.word(cell.at).load(Ordering::Acquire);
+    let word = cx.word(cell.at()).load(Ordering::Acquire);
     if state::generation(word) != cell.generation {
         return Ok(false);
     }
     let named = || {
-        let root = (cx.view().get(cell.at + Channel::back) >> 8) as usize;
+        let root = (cx.view().get(cell.at() + Channel::back) >> 8) as usize;
         let known = !roots_of(kind).is_empty() && cx.space.may_be_root(root);
-        if known { Directory::new(cx, root).names_cell(cx.view().get(cell.at + Channel::ident), cell) } else { Ok(false) }
+        if known { Directory::new(cx, root).names_cell(cx.view().get(cell.at() + Channel::ident), cell) } else { Ok(false) }
     };
     match state::of(word) {
         state::HELD if is_dead(state::owner(word)) => {
@@ -277,6 +277,6 @@ fn group_at(cx: Context<'_>, root: usize) -> Option<Trie<'_>> {
         return Some(Trie::new(cx, root));
     }
     let cell = Cell::around(cx, root)?;
-    let kind = cx.view().get(cell.at + Channel::back) & 0xff;
-    roots_of(kind).contains(&(root - cell.at)).then(|| cell.trie(cx, root - cell.at))
+    let kind = cx.view().get(cell.at() + Channel::back) & 0xff;
+    roots_of(kind).contains(&(root - cell.at())).then(|| cell.trie(cx, root - cell.at()))
 }

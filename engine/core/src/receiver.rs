@@ -11,13 +11,13 @@ use crate::arena::Info;
 use crate::bound::{Bound, Form};
 use crate::cells::Cell;
 use crate::error::{Error, Result};
-use crate::handles::{Anchored, HandleKey, OPEN, anchor, register, show, showing, stride, take_up, text_of_client, unanchor_known};
+use crate::handles::{Anchored, HandleId, HandleKey, OPEN, anchor, register, show, showing, stride, take_up, unanchor_known};
 use crate::ids::{EventId, Start, epoch_of};
 use crate::layout::{Block, Channel, kind};
 use crate::os::lock::{Guard, Lock};
 use crate::points::point;
 use crate::ring::{Read, Ring};
-use crate::segment::Segment;
+use crate::segment::{Attached, Segment};
 use crate::source::{Cells, Source};
 use crate::space::Context;
 use crate::sync::Ordering;
@@ -30,7 +30,7 @@ const AT_ONCE: usize = 128 << 10;
 struct Anchor {
     reference: u64,
     at: usize,
-    key: HandleKey,
+    id: HandleId,
     /// The attachment it was made under; a forked child makes its own.
     attachment: u64,
 }
@@ -93,13 +93,21 @@ impl Ready<'_> {
     }
 }
 
+fn joined(channel: &str, client: &str) -> Box<str> {
+    let mut text = String::with_capacity(channel.len() + client.len());
+    text.push_str(channel);
+    text.push_str(client);
+    text.into()
+}
+
 /// An open handle. Dropping it closes it; the client's registration stays.
 pub struct Receiver {
     segment: Segment,
     cell: Cell,
     ring: Ring,
-    channel: Arc<str>,
-    client: Arc<[u8]>,
+    /// The channel's name, then the client's id.
+    text: Box<str>,
+    client_from: usize,
     registered: bool,
     epoch: u64,
     /// The first sequence of the channel's life.
@@ -114,34 +122,34 @@ impl Receiver {
     /// Opens a handle under a key, from `start` on. `None`: the channel is gone, or what the handle kept was given up.
     /// `start` was chosen before the entry is made: whatever a publisher counts the handle for, it is given.
     pub(crate) fn open(
-        segment: &Segment,
-        bound: Bound,
-        channel: Arc<str>,
-        key: HandleKey,
+        (segment, (cx, attachment)): (&Segment, Attached<'_>),
+        bound: &Bound,
+        (channel, client): (&str, &str),
+        id: HandleId,
         registered: bool,
         start: Start,
     ) -> Result<Option<Arc<Receiver>>> {
-        let (cx, attachment) = segment.attached()?;
-        let first = cx.view().get(bound.cell.at + Channel::start);
-        let Some(Anchored { reference, at, new }) = anchor(cx, bound.cell, &key, &[], showing(start.cursor, first))? else {
+        let first = cx.view().get(bound.cell.at() + Channel::start);
+        let Some(Anchored { reference, at, made }) = anchor(cx, bound.cell, id.key(client.as_bytes()), &[], showing(start.cursor, first))?
+        else {
             return Ok(None);
         };
         point!("subscribe.anchored");
         // One that somebody made for a pattern.
-        if !new && !take_up(cx, bound.cell, (reference, at), start.cursor, first) {
+        if made == 0 && !take_up(cx, bound.cell, (reference, at), start.cursor, first) {
             return Ok(None);
         }
         let receiver = Arc::new(Receiver {
             segment: segment.clone(),
             cell: bound.cell,
             ring: bound.ring,
-            channel,
+            text: joined(channel, client),
+            client_from: channel.len(),
             registered,
             epoch: epoch_of(cx, bound.cell),
             first,
-            client: key.shared_client(),
             position: Lock::new(Position {
-                anchor: Anchor { reference, at, key, attachment },
+                anchor: Anchor { reference, at, id, attachment },
                 cursor: start.cursor,
                 noted: start.cursor,
                 closed: false,
@@ -319,7 +327,7 @@ impl Receiver {
             return;
         }
         self.missed.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
-        cx.word(self.cell.at + Channel::dropped).fetch_add(count, Ordering::Relaxed);
+        cx.word(self.cell.at() + Channel::dropped).fetch_add(count, Ordering::Relaxed);
     }
 
     /// The same place in the stream under an entry of this process: in a forked child, or when the
@@ -333,12 +341,12 @@ impl Receiver {
             return Ok(true);
         }
         if self.registered {
-            register(cx, self.cell, (self.client(), cx.space.hash(&self.client)), false)?;
+            register(cx, self.cell, (self.client(), cx.space.hash(self.client().as_bytes())), false)?;
         }
-        let key = HandleKey::new(cx, self.client());
-        match anchor(cx, self.cell, &key, &[], showing(position.cursor, self.first))? {
+        let id = HandleId::new(cx, self.client());
+        match anchor(cx, self.cell, self.key(id), &[], showing(position.cursor, self.first))? {
             Some(Anchored { reference, at, .. }) => {
-                position.anchor = Anchor { reference, at, key, attachment };
+                position.anchor = Anchor { reference, at, id, attachment };
                 position.noted = position.cursor;
                 Ok(true)
             }
@@ -385,12 +393,16 @@ impl Receiver {
 
     /// The channel's name.
     pub fn channel(&self) -> &str {
-        &self.channel
+        &self.text[..self.client_from]
     }
 
     /// The client's id; empty for a broadcast.
     pub fn client(&self) -> &str {
-        text_of_client(&self.client)
+        &self.text[self.client_from..]
+    }
+
+    fn key(&self, id: HandleId) -> HandleKey<'_> {
+        id.key(self.client().as_bytes())
     }
 
     /// The channel's ring length: more than that was never there at once.
@@ -415,20 +427,26 @@ impl Receiver {
 
     /// Closes the handle; again is harmless.
     pub fn close(&self) -> Result<()> {
-        let mut position = self.position();
+        if let Some(cx) = self.close_at(&mut self.position())? {
+            // Whoever waits here in another thread or task is to learn of it.
+            cx.tell(self.cell.number());
+        }
+        Ok(())
+    }
+
+    /// Gives up its entry, unless that was done before or is its parent's. `None`: there was nothing to be done.
+    fn close_at(&self, position: &mut Position) -> Result<Option<Context<'_>>> {
         if std::mem::replace(&mut position.closed, true) {
-            return Ok(());
+            return Ok(None);
         }
         // A segment closed before has ended this handle with all others of the process.
         let Ok((cx, attachment)) = self.segment.attached() else {
-            return Ok(());
+            return Ok(None);
         };
         if position.anchor.attachment == attachment {
-            unanchor_known(cx, self.cell, &position.anchor.key, position.anchor.reference)?;
+            unanchor_known(cx, self.cell, self.key(position.anchor.id), position.anchor.reference)?;
         }
-        // Whoever waits here in another thread or task is to learn of it.
-        cx.tell(self.cell.number);
-        Ok(())
+        Ok(Some(cx))
     }
 }
 
@@ -438,7 +456,7 @@ impl Source for Receiver {
     }
 
     fn cells(&self) -> Cells {
-        Cells::from_slice(&[self.cell.number])
+        Cells::from_slice(&[self.cell.number()])
     }
 
     fn has_news(&self) -> Result<bool> {
@@ -463,7 +481,8 @@ impl Source for Receiver {
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        // Nobody is left to tell; what could not be removed is removed with the process.
-        let _ = self.close();
+        // Nobody is left to tell: who waits here has it. What could not be removed is removed with the process.
+        let mut position = std::mem::take(self.position.own());
+        let _ = self.close_at(&mut position);
     }
 }

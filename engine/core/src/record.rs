@@ -11,7 +11,7 @@ use crate::geometry::Geometry;
 use crate::layout::{BLOCK_HEADER_WORDS, Block, kind};
 use crate::space::Context;
 use crate::spare::Spare;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 use crate::view::Words;
 
 /// Owners of an entry: almost always one.
@@ -92,33 +92,50 @@ impl<'a> Content<'a> {
         bytes
     }
 
-    /// Writes it word by word, from where its parts are: what is put together in a buffer first, and read from it at once in
-    /// other pieces than it was written in, makes the processor wait for each piece.
+    /// Gives it word by word, with each word's place in a block, from where its parts are: what is put together in a buffer
+    /// first, and read from it at once in other pieces than it was written in, makes the processor wait for each piece.
     #[inline(always)]
-    fn write(&self, words: &Words) {
-        let mut packer = Packer { words, index: BLOCK_HEADER_WORDS, word: 0, bits: 0 };
+    fn each_word<'w>(&self, words: &'w Words, see: impl FnMut(&'w AtomicU64, u64)) {
+        let mut packer = Packer { words, see, index: BLOCK_HEADER_WORDS, word: 0, bits: 0 };
         packer.word(self.head());
         self.owners.iter().for_each(|&owner| packer.word(owner));
-        [self.key, self.value].as_flattened().iter().for_each(|part| packer.bytes(part));
+        packer.bytes(self.key[0]);
+        packer.bytes(self.key[1]);
+        packer.bytes(self.value[0]);
+        packer.bytes(self.value[1]);
         packer.finish();
+    }
+
+    #[inline(always)]
+    fn write(&self, words: &Words) {
+        self.each_word(words, |place, word| place.store(word, Ordering::Relaxed));
+    }
+
+    /// Is it what stands there? Unvalidated.
+    #[inline(always)]
+    fn is_there(&self, words: &Words) -> bool {
+        let mut same = true;
+        self.each_word(words, |place, word| same &= place.load(Ordering::Relaxed) == word);
+        same
     }
 }
 
-/// Writes bytes one behind the other, in whole words, behind the header of a block.
-struct Packer<'a> {
-    words: &'a Words,
+/// Puts bytes one behind the other into whole words, which lie behind the header of a block.
+struct Packer<'w, F: FnMut(&'w AtomicU64, u64)> {
+    words: &'w Words,
+    see: F,
     index: usize,
-    /// What is not written yet, and how many bits of it: fewer than 64.
+    /// What is not seen yet, and how many bits of it: fewer than 64.
     word: u64,
     bits: u32,
 }
 
-impl Packer<'_> {
+impl<'w, F: FnMut(&'w AtomicU64, u64)> Packer<'w, F> {
     #[inline(always)]
     fn put(&mut self, word: u64) {
         // The caller has seen to it that all fits.
         if let Some(place) = self.words.get(self.index) {
-            place.store(word, Ordering::Relaxed);
+            (self.see)(place, word);
         }
         self.index += 1;
     }
@@ -292,6 +309,17 @@ impl Context<'_> {
         self.still(reference, at).then_some(Front { owners, word })
     }
 
+    /// Does a record say exactly this? `None`: it has moved on. Compared in place; what is longer than a small block never is it.
+    #[inline]
+    pub fn is_record_of(self, reference: u64, content: &Content<'_>) -> Option<bool> {
+        let words = self.words_of(reference)?;
+        let bytes = content.bytes();
+        let info = Info(words[Block::info].load(Ordering::Relaxed));
+        let same = info.kind() == kind::RECORD && info.bytes() == bytes as u64;
+        let same = same && bytes <= Geometry::payload(0) && content.is_there(words);
+        self.are_still(reference, words).then_some(same)
+    }
+
     /// Appends a record's key and value to `text`; gives how long the key is. `None`: it has moved on, and what was appended is
     /// to be taken back.
     pub fn text_into(self, reference: u64, text: &mut Vec<u8>) -> Option<usize> {
@@ -344,7 +372,7 @@ impl Context<'_> {
 
 /// The back word of a record of a group.
 #[inline(always)]
-const fn back_of(root: usize) -> u64 {
+pub(crate) const fn back_of(root: usize) -> u64 {
     (root as u64) << 8 | 0xff
 }
 
@@ -416,7 +444,6 @@ pub fn decode_pairs(bytes: &[u8]) -> Vec<(String, String)> {
 mod tests {
     use super::*;
     use crate::space::{Actor, Space};
-    use crate::sync::AtomicU64;
     use proptest::prelude::*;
 
     proptest! {

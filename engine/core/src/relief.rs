@@ -11,7 +11,7 @@
 use crate::cells::Cell;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
-use crate::handles::{COUNTED, GIVEN_UP, HandleKey, Made, Note, OPEN, UNSEEN, handle_of};
+use crate::handles::{COUNTED, GIVEN_UP, HandleId, HandleKey, Made, Note, OPEN, UNSEEN, handle_of, key_client};
 use crate::layout::{Block, Channel, Group, Header, World, cell_kind, state};
 use crate::mutants::without;
 use crate::points::point;
@@ -87,7 +87,7 @@ fn give_back_groups(cx: Context<'_>) -> Result<bool> {
 
 /// The world whose `field` is the directory that names a cell, and that directory.
 fn named_in<'a>(cx: Context<'a>, cell: Cell, field: usize) -> Option<(Cell, Directory<'a>)> {
-    let root = (cx.view().get(cell.at + Channel::back) >> 8) as usize;
+    let root = (cx.view().get(cell.at() + Channel::back) >> 8) as usize;
     Some((Cell::world_of(cx, root, field)?, Directory::new(cx, root)))
 }
 
@@ -101,7 +101,7 @@ fn give_up_removed(cx: Context<'_>) -> Result<bool> {
     let mut removed = Vec::new();
     each_cell(cx, |cell, kind| {
         if kind == cell_kind::CHANNEL && cell.is_over(cx) {
-            removed.push((cx.view().get(cell.at + Channel::order), cell));
+            removed.push((cx.view().get(cell.at() + Channel::order), cell));
         }
         Ok(())
     })?;
@@ -137,12 +137,12 @@ fn give_up(cx: Context<'_>, cell: Cell) -> Result<usize> {
             let Some(record) = cx.record(entry.value).filter(|record| may_be_given_up(cx, record)) else {
                 return Ok(0);
             };
-            unseen.extend(HandleKey::of_entry(entry, &record).map(|key| (key, record)));
+            unseen.extend(HandleId::of_entry(entry, &record).map(|id| (id, record)));
         }
         from = next;
     }
-    for (key, record) in &unseen {
-        if !finish(cx, cell, key, record)? {
+    for (id, record) in &unseen {
+        if !finish(cx, cell, id.key(key_client(record.key())), record)? {
             return Ok(0);
         }
     }
@@ -169,7 +169,7 @@ fn all_counted(cx: Context<'_>, handles: &Trie<'_>) -> bool {
 }
 
 /// Sees to it that a handle is given up and counted. False: its owner has taken it up.
-pub(crate) fn finish(cx: Context<'_>, cell: Cell, key: &HandleKey, record: &Record) -> Result<bool> {
+pub(crate) fn finish(cx: Context<'_>, cell: Cell, key: HandleKey<'_>, record: &Record) -> Result<bool> {
     let mark = |from, to| cx.set_hot(record.reference, record.at, Block::hot1, |shown| (shown == from).then_some(to));
     match mark(UNSEEN, GIVEN_UP) {
         Some(GIVEN_UP) => {}
@@ -193,7 +193,7 @@ pub(crate) fn kept(cx: Context<'_>, cell: Cell, record: &Record) -> Result<Optio
     let Some(ring) = cell.ring(cx)? else {
         return Ok(None);
     };
-    let published = ring.head(cx).wrapping_sub(cx.view().get(cell.at + Channel::start));
+    let published = ring.head(cx).wrapping_sub(cx.view().get(cell.at() + Channel::start));
     if !cell.is_same_life(cx) {
         return Ok(None);
     }
@@ -215,7 +215,7 @@ pub(crate) fn given_up(cx: Context<'_>, (reference, at): (u64, usize)) -> Option
 
 /// What names one life of a cell in a hot word; never 0.
 const fn name_of(cell: Cell) -> u64 {
-    (cell.generation & GENERATION) << 24 | (cell.number as u64 & 0xff_ffff)
+    (cell.generation & GENERATION) << 24 | (cell.number() as u64 & 0xff_ffff)
 }
 const GENERATION: u64 = (1 << 24) - 1;
 
@@ -226,7 +226,7 @@ fn named(cx: Context<'_>, name: u64) -> Option<Cell> {
 }
 
 /// Adds what a removed channel has seen to what its handle's registration says was given up, once.
-fn count(cx: Context<'_>, cell: Cell, key: &HandleKey, note: &Note) -> Result<()> {
+fn count(cx: Context<'_>, cell: Cell, key: HandleKey<'_>, note: &Note) -> Result<()> {
     let Some((world, _)) = named_in(cx, cell, World::channels) else {
         return Ok(());
     };
@@ -254,7 +254,7 @@ fn count(cx: Context<'_>, cell: Cell, key: &HandleKey, note: &Note) -> Result<()
 ///
 /// While it is named there, the sum changes for it alone; and the first to do this leaves in its handle what the sum was
 /// before. So all add to the same, and one succeeds: the sum only grows.
-fn add(cx: Context<'_>, registration: &Record, name: u64, key: &HandleKey) -> Result<()> {
+fn add(cx: Context<'_>, registration: &Record, name: u64, key: HandleKey<'_>) -> Result<()> {
     let (reference, at) = (registration.reference, registration.at);
     if let Some(cell) = named(cx, name)
         && let Some(handle) = handle_of(cx, cell, key)?

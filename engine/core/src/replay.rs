@@ -18,7 +18,7 @@ impl Channels {
         let Some(bound) = self.bind(cx, name)? else {
             return Ok(None);
         };
-        let first = cx.view().get(bound.cell.at + Channel::start);
+        let first = cx.view().get(bound.cell.at() + Channel::start);
         let epoch = ids::epoch_of(cx, bound.cell);
         let head = bound.ring.head(cx);
         let limit = limit.unwrap_or(u64::MAX);

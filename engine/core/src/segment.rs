@@ -28,6 +28,9 @@ use crate::space::Context;
 #[derive(Clone)]
 pub struct Segment(Arc<Attachment>);
 
+/// A segment, who acts on it, and the number of that attachment.
+pub(crate) type Attached<'a> = (Context<'a>, u64);
+
 /// A segment without keeping this process attached.
 #[derive(Clone)]
 pub(crate) struct WeakSegment(Weak<Attachment>);
@@ -157,7 +160,7 @@ impl Segment {
 
     /// As `cx`, with the number of the attachment: another in each forked child.
     #[inline(always)]
-    pub(crate) fn attached(&self) -> Result<(Context<'_>, u64)> {
+    pub(crate) fn attached(&self) -> Result<Attached<'_>> {
         let membership = self.0.membership()?;
         let cx = Context { space: &self.0.space, actor: &membership.actor };
         Ok((cx, membership.attachment))
@@ -190,10 +193,12 @@ impl Segment {
     /// To be called before something is owned: whoever owns something keeps the segment in order.
     pub(crate) fn owns_something(&self) -> Result<()> {
         let membership = self.0.membership()?;
+        if membership.keeper.load(PrivateOrdering::Relaxed) {
+            return Ok(());
+        }
         // Nobody else ever attached to a private segment: there is nobody to notice.
         let alone = self.0.name.is_none() && self.0.space.view.get(Header::attaches) <= 1;
-        let kept = || membership.keeper.load(PrivateOrdering::Relaxed) || membership.keeper.swap(true, PrivateOrdering::AcqRel);
-        if !alone && !kept() {
+        if !alone && !membership.keeper.swap(true, PrivateOrdering::AcqRel) {
             keep(&self.0);
         }
         Ok(())

@@ -72,15 +72,15 @@ pub(crate) fn counts_of(cx: Context<'_>, cell: Cell) -> Result<Option<ChannelSta
     let Some(ring) = cell.ring(cx)? else {
         return Ok(None);
     };
-    let published = ring.head(cx).wrapping_sub(view.get(cell.at + Channel::start));
+    let published = ring.head(cx).wrapping_sub(view.get(cell.at() + Channel::start));
     let stats = ChannelStats {
         name: String::new(),
         subscribers: cell.trie(cx, Channel::subscribers).live()?,
         handles: cell.trie(cx, Channel::handles).live()?,
         published,
-        sent: published.wrapping_add(view.get(cell.at + Channel::refused)),
-        dropped: view.get(cell.at + Channel::dropped),
-        deduped: view.get(cell.at + Channel::deduped),
+        sent: published.wrapping_add(view.get(cell.at() + Channel::refused)),
+        dropped: view.get(cell.at() + Channel::dropped),
+        deduped: view.get(cell.at() + Channel::deduped),
         metadata: Vec::new(),
     };
     Ok(cell.is_same_life(cx).then_some(stats))

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use crate::bound::Bound;
 use crate::channels::{Channels, GOING, PATIENCE, must_be_over};
 use crate::error::Result;
-use crate::handles::{HandleKey, end_handles, register};
+use crate::handles::{HandleId, end_handles, register};
 use crate::ids::{self, Start};
 use crate::layout::Channel;
-use crate::names;
 use crate::owned::release_owner;
 use crate::patterns::PatternReceiver;
 use crate::points::point;
 use crate::receiver::Receiver;
+use crate::segment::Attached;
 use crate::space::{Client, Context};
 use crate::world::check_length;
 
@@ -29,32 +29,47 @@ impl Channels {
     /// Registers a client and opens a handle that receives what is published from now on, or what was
     /// published after an event id.
     pub fn subscribe(&self, name: &str, client: &str, last_event_id: Option<&str>) -> Result<Option<Arc<Receiver>>> {
-        let hash = self.world().cx()?.space.hash(client.as_bytes());
-        Ok(self.subscribe_client(name, (client, hash), last_event_id)?.map(|opened| opened.receiver))
+        let attached = self.world().segment().attached()?;
+        let hash = attached.0.space.hash(client.as_bytes());
+        Ok(self.subscribe_client(attached, name, (client, hash), last_event_id)?.map(|opened| opened.receiver))
     }
 
     /// As `subscribe`, where the client's hash is known.
-    pub(crate) fn subscribe_client(&self, name: &str, client: Client<'_>, last_event_id: Option<&str>) -> Result<Option<Opened>> {
+    pub(crate) fn subscribe_client(
+        &self,
+        attached: Attached<'_>,
+        name: &str,
+        client: Client<'_>,
+        last_event_id: Option<&str>,
+    ) -> Result<Option<Opened>> {
         check_length("client_id", client.0)?;
-        self.open(name, client, true, last_event_id)
+        self.open(attached, name, client, true, last_event_id)
     }
 
     /// Opens a handle without registering anybody.
     pub fn open_handle(&self, name: &str, last_event_id: Option<&str>) -> Result<Option<Arc<Receiver>>> {
-        let hash = self.world().cx()?.space.hash(&[]);
-        Ok(self.open(name, ("", hash), false, last_event_id)?.map(|opened| opened.receiver))
+        let attached = self.world().segment().attached()?;
+        let hash = attached.0.space.hash(&[]);
+        Ok(self.open(attached, name, ("", hash), false, last_event_id)?.map(|opened| opened.receiver))
     }
 
-    fn open(&self, name: &str, client: Client<'_>, registered: bool, last_event_id: Option<&str>) -> Result<Option<Opened>> {
+    fn open(
+        &self,
+        attached: Attached<'_>,
+        name: &str,
+        client: Client<'_>,
+        registered: bool,
+        last_event_id: Option<&str>,
+    ) -> Result<Option<Opened>> {
+        let cx = attached.0;
         for _ in 0..PATIENCE {
-            let cx = self.world().cx()?;
             let Some(bound) = self.bind(cx, name)? else {
                 return Ok(None);
             };
             let added = if registered { register(cx, bound.cell, client, true)? } else { Some(false) };
             if let Some(added) = added {
                 point!("subscribe.registered");
-                match self.open_at(cx, bound, name, client, registered, last_event_id) {
+                match self.open_at(attached, &bound, name, client, registered, last_event_id) {
                     Ok(Some(receiver)) => return Ok(Some(Opened { receiver, added })),
                     Ok(None) => {}
                     Err(error) => {
@@ -74,8 +89,8 @@ impl Channels {
     /// The handle itself. `None`: the channel is gone.
     fn open_at(
         &self,
-        cx: Context<'_>,
-        bound: Bound,
+        attached: Attached<'_>,
+        bound: &Bound,
         name: &str,
         (client, hash): Client<'_>,
         registered: bool,
@@ -84,12 +99,10 @@ impl Channels {
         let segment = self.world().segment();
         segment.owns_something()?;
         let start = match last_event_id {
-            Some(id) => ids::after(cx, &bound, id),
-            None => Start { cursor: bound.ring.head(cx), missed: 0, unknown: false },
+            Some(id) => ids::after(attached.0, bound, id),
+            None => Start { cursor: bound.ring.head(attached.0), missed: 0, unknown: false },
         };
-        // Remembered by `bind`, unless it could not be.
-        let shared = names::recall(self.facade(), name, |known| known.name.clone()).unwrap_or_else(|| name.into());
-        Receiver::open(segment, bound, shared, HandleKey::hashed(cx, client, hash), registered, start)
+        Receiver::open((segment, attached), bound, (name, client), HandleId::hashed(attached.0, hash), registered, start)
     }
 
     /// Opens a handle that receives from every channel that matches a pattern, those created later included.

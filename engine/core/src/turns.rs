@@ -39,7 +39,7 @@ impl Turns {
 
     /// Does this channel wait?
     pub fn has(&self, cell: Cell) -> bool {
-        self.cells.contains(&(cell.number, cell.generation))
+        self.cells.contains(&(cell.number(), cell.generation))
     }
 
     /// Does one of this name wait?
@@ -61,7 +61,7 @@ impl Turns {
 
     fn note(&mut self, found: &Found) {
         *self.names.entry(found.name.clone()).or_default() += 1;
-        self.cells.insert((found.cell.number, found.cell.generation));
+        self.cells.insert((found.cell.number(), found.cell.generation));
     }
 
     /// The one whose turn it is.
@@ -73,7 +73,7 @@ impl Turns {
                 self.names.remove(&found.name);
             }
         }
-        self.cells.remove(&(found.cell.number, found.cell.generation));
+        self.cells.remove(&(found.cell.number(), found.cell.generation));
         Some(found)
     }
 

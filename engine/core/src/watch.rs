@@ -64,7 +64,7 @@ impl Watch {
     /// The channel's members, while there are or were any.
     fn members<'a>(&self, cx: Context<'a>) -> Result<Option<(u32, Trie<'a>)>> {
         let found = self.presence.members(cx, &self.channel)?;
-        Ok(found.filter(|(_, members)| members.root() != Root::Sealed).map(|(cell, members)| (cell.number, members)))
+        Ok(found.filter(|(_, members)| members.root() != Root::Sealed).map(|(cell, members)| (cell.number(), members)))
     }
 
     /// The next change; `None`: there is none now.

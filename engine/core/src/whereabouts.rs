@@ -172,7 +172,7 @@ impl<'a> Hint<'a> {
             return Ok(None);
         }
         let world = Cell::world_of(self.cx, (back >> 8) as usize, WorldCell::presence);
-        Ok(world.map(|world| Hint { world: world.at, ..*self }))
+        Ok(world.map(|world| Hint { world: world.at(), ..*self }))
     }
 }
 
@@ -208,7 +208,7 @@ fn group_of(cx: Context<'_>, world: usize, number: u32) -> Option<Cell> {
 /// The group that now has a cell, and the cell's `back` word.
 fn group_in(cx: Context<'_>, number: u32) -> Option<(Cell, u64)> {
     let cell = Cell::now(cx, number)?;
-    let back = cx.view().get(cell.at + Channel::back);
+    let back = cx.view().get(cell.at() + Channel::back);
     // Last: it tells whether what was read is of this life.
     // SYNC cell.words (R): pairs with (W) in `claim_cell`.
     fence(Ordering::Acquire);
@@ -301,9 +301,9 @@ pub(crate) fn forget_gone(cx: Context<'_>, world: usize) -> Result<u64> {
 /// Removes hints to members that are not there, writes those that are missing, and gives back groups in which nobody is left.
 /// (Those in lines are removed by `prune_lines`.)
 pub(crate) fn prune(cx: Context<'_>, world: Cell) -> Result<u64> {
-    let mut pruned = forget_gone(cx, world.at)?;
+    let mut pruned = forget_gone(cx, world.at())?;
     point!("prune.removed");
-    let directory = Directory::new(cx, world.at + WorldCell::presence);
+    let directory = Directory::new(cx, world.at() + WorldCell::presence);
     let mut groups = Vec::new();
     directory.each(|found| groups.push(found.cell))?;
     for cell in groups {
@@ -311,7 +311,7 @@ pub(crate) fn prune(cx: Context<'_>, world: Cell) -> Result<u64> {
         let mut members = Vec::new();
         cell.trie(cx, Group::members).entries(|entry| members.extend(entry.is_live().then_some(entry.place())))?;
         for client in members {
-            let hint = Hint::new(cx, world.at, client, cell.number);
+            let hint = Hint::new(cx, world.at(), client, cell.number());
             if !hint.is_there()? {
                 hint.settle()?;
             }
@@ -350,7 +350,7 @@ mod tests {
         let cx = ours.cx().expect("attached");
         let client = cx.space.hash(b"ada").place();
         let [cell] = hinted(cx, ours.root(0), client).expect("sound")[..] else { panic!("one hint") };
-        (presence, Hint::new(cx, other.root(0), client, cell.number))
+        (presence, Hint::new(cx, other.root(0), client, cell.number()))
     }
 
     /// Who slept between a leave and forgetting its hint finds the cell with a group of another world.

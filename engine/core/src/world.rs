@@ -56,7 +56,7 @@ impl World {
 
     /// What tells this world, as this process is attached to it, from all others: a forked child's differs.
     pub fn key(&self) -> Result<(u64, u32)> {
-        Ok((self.segment.attached()?.1, self.cell.number))
+        Ok((self.segment.attached()?.1, self.cell.number()))
     }
 
     /// Segment and acting process.
@@ -67,12 +67,12 @@ impl World {
 
     /// The number of its cell, whose news is of channels and groups made in it.
     pub(crate) const fn cell_number(&self) -> u32 {
-        self.cell.number
+        self.cell.number()
     }
 
     /// The word index of one of the world's roots or counters.
     #[inline(always)]
     pub(crate) const fn root(&self, field: usize) -> usize {
-        self.cell.at + field
+        self.cell.at() + field
     }
 }

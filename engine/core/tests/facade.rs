@@ -213,6 +213,40 @@ fn presence_tells_the_net_change_once() {
 }
 
 #[test]
+fn a_member_told_again_is_seen_and_nothing_else() {
+    let segment = segment();
+    let presence = Presence::new(&world(&segment));
+    let metadata = Metadata::from_iter([("name", "Alice"), ("status", "away")]);
+    let watch = Watch::new(&presence, "r").unwrap();
+    let changes = || watch.try_next().unwrap().map_or((0, 0), |changes| (changes.joins.len(), changes.updates.len()));
+    presence.track("r", "alice", &metadata).unwrap();
+    assert_eq!(changes(), (1, 0));
+    let mut seen = presence.get("r", "alice").unwrap().unwrap().last_seen;
+    let told: [&dyn Fn(); 2] = [&|| assert!(presence.update("r", "alice", &metadata).unwrap()), &|| {
+        assert_eq!(presence.track("r", "alice", &metadata).unwrap().metadata().count(), 2)
+    }];
+    for tell in told {
+        // Longer than a tick of the clock it is seen by.
+        std::thread::sleep(std::time::Duration::from_millis(15));
+        tell();
+        let now = presence.get("r", "alice").unwrap().unwrap().last_seen;
+        assert!(now > seen, "{now} is not after {seen}");
+        seen = now;
+    }
+    assert_eq!(changes(), (0, 0));
+    // One byte less, one other, and the same bytes as other pairs.
+    for other in [&[("name", "Alice"), ("status", "awa")][..], &[("name", "Alice"), ("status", "awaz")], &[("name", "Alicestatus")]] {
+        let metadata = Metadata::from_iter(other.iter().copied());
+        assert!(presence.update("r", "alice", &metadata).unwrap());
+        assert_eq!(changes(), (0, 1));
+        let member = presence.get("r", "alice").unwrap().unwrap();
+        let told: Vec<_> = member.metadata().collect();
+        assert!(told.iter().map(|(key, value)| (&**key, &**value)).eq(other.iter().copied()));
+    }
+    assert_eq!(segment.scavenge().unwrap().blocks, 0, "nothing is left behind");
+}
+
+#[test]
 fn a_thousand_members_and_a_hundred_thousand_rooms() {
     let segment = Segment::private(&Options::default()).unwrap();
     let presence = Presence::new(&world(&segment));

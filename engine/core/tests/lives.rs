@@ -97,7 +97,7 @@ fn a_head_of_the_next_life_is_not_moved_by_who_publishes_in_the_last() {
     let next = cx.new_channel(cell_kind::CHANNEL, Header::worlds, 0, 0, 0, 0).expect("there is room");
     next.make_live(cx);
     let ring = next.ring(cx).expect("a ring").expect("this life");
-    assert_eq!((next.number, stale.slots_at == ring.slots_at), (cell.number, false), "the same cell, another ring");
+    assert_eq!((next.number(), stale.slots_at == ring.slots_at), (cell.number(), false), "the same cell, another ring");
     let start = ring.head(cx);
     cx.view().set(stale.slots_at, start << reference::BLOCK_BITS & !(1 << 63) | reference::NO_BLOCK);
     let late = stale.publish(cx, &held, || cell.is_open(cx), |_| Ok(true));

@@ -61,6 +61,14 @@ impl Look<'_> {
             self.say(format!("{}: block {block} is no page, or of another life", what_page()));
             return Counts::default();
         };
+        // The root names the record of its only entry, which is looked at as one.
+        if let (Page::Leaf(entries), 0) = (&page, depth)
+            && let [entry] = &entries[..]
+            && entry.value == page_ref
+        {
+            self.entry(root, keyed, entry, (depth, prefix), what);
+            return page.counts();
+        }
         let (back, ident) = (cx.view().get(at + Block::back), cx.view().get(at + Block::ident));
         if (back, ident) != ((root as u64) << 8 | u64::from(depth), prefix) {
             self.say(format!("{}: block {block} says it is {}/{ident:016x} of root {}", what_page(), back & 0xff, back >> 8));
@@ -158,19 +166,19 @@ impl Look<'_> {
         let mut entries = HashSet::new();
         for &(world, _) in cells.iter().filter(|&&(_, kind)| kind == cell_kind::WORLD) {
             let mut groups = Vec::new();
-            let directory = crate::directory::Directory::new(cx, world.at + World::presence);
+            let directory = crate::directory::Directory::new(cx, world.at() + World::presence);
             let listed = directory.each(|found| groups.push((found.record.name(), found.cell)));
             self.unless(listed, "channels with members");
             for (channel, cell) in groups {
                 let listed = cell.trie(cx, Group::members).records(|entry, record| {
                     if entry.is_live() {
-                        let hint = Hint::new(cx, world.at, entry.place(), cell.number);
+                        let hint = Hint::new(cx, world.at(), entry.place(), cell.number());
                         members.insert(hint.key(), (world, record.name(), channel.clone()));
                     }
                 });
                 self.unless(listed, "members");
             }
-            let listed = whereabouts::entries(cx, world.at).map(|found| {
+            let listed = whereabouts::entries(cx, world.at()).map(|found| {
                 entries.extend(found.into_iter().map(|hint| (world, hint)));
             });
             self.unless(listed, "whereabouts");
@@ -183,7 +191,7 @@ impl Look<'_> {
         self.unless(listed, "lines of hints");
         for (hint, (world, client, channel)) in &members {
             if !lines.contains(hint) && !entries.contains(&(*world, *hint)) {
-                self.say(format!("cell {}: no hint leads to the member {client:?} of {channel:?}", world.number));
+                self.say(format!("cell {}: no hint leads to the member {client:?} of {channel:?}", world.number()));
             }
         }
         for (client, cell) in lines.into_iter().filter(|hint| !members.contains_key(hint)) {
@@ -191,7 +199,7 @@ impl Look<'_> {
         }
         for (world, (client, cell)) in entries {
             if members.get(&(client, cell)).is_none_or(|(of, ..)| *of != world) {
-                self.say(format!("cell {}: a hint to the member {client:016x} in cell {cell}, who is not there", world.number));
+                self.say(format!("cell {}: a hint to the member {client:016x} in cell {cell}, who is not there", world.number()));
             }
         }
     }

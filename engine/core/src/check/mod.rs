@@ -127,16 +127,16 @@ impl Look<'_> {
 
     fn cell(&mut self, cell: Cell, kind: u64) {
         let cx = self.cx;
-        let word = cx.word(cell.at).load(Ordering::Acquire);
-        let name = format!("cell {} ({})", cell.number, name_of(kind));
-        let root = (cx.view().get(cell.at + Channel::back) >> 8) as usize;
+        let word = cx.word(cell.at()).load(Ordering::Acquire);
+        let name = format!("cell {} ({})", cell.number(), name_of(kind));
+        let root = (cx.view().get(cell.at() + Channel::back) >> 8) as usize;
         match state::of(word) {
             state::FREE => return,
             state::HELD if self.is_at_work(word) => {}
             state::HELD => self.say(format!("{name}: its maker is dead")),
             state::LIVE => {
                 let directory = cx.space.may_be_root(root).then(|| Directory::new(cx, root));
-                let known = directory.map_or(Ok(false), |directory| directory.names_cell(cx.view().get(cell.at + Channel::ident), cell));
+                let known = directory.map_or(Ok(false), |directory| directory.names_cell(cx.view().get(cell.at() + Channel::ident), cell));
                 if self.unless(known, &name) == Some(false) {
                     self.say(format!("{name}: in use without a name"));
                 }
@@ -150,10 +150,10 @@ impl Look<'_> {
             other => self.say(format!("{name}: no state of it is {other}")),
         }
         if roots_of(kind).is_empty() {
-            self.say(format!("cell {}: no kind is {kind}", cell.number));
+            self.say(format!("cell {}: no kind is {kind}", cell.number()));
         }
         for (&root, keyed) in roots_of(kind).iter().zip(groups::keys_of(kind)) {
-            self.group(cell.at + root, Some(cell), *keyed, &format!("{name}, root {root}"));
+            self.group(cell.at() + root, Some(cell), *keyed, &format!("{name}, root {root}"));
         }
         if is_channel(kind) {
             self.ring(cell, &name);
@@ -163,17 +163,17 @@ impl Look<'_> {
     /// The descriptors of a channel's ring, and the messages they name.
     fn ring(&mut self, cell: Cell, name: &str) {
         let cx = self.cx;
-        let config = cx.view().get(cell.at + Channel::config);
+        let config = cx.view().get(cell.at() + Channel::config);
         let Some(Some(ring)) = self.unless(cell.ring(cx), name) else {
             return;
         };
         for unit in (config >> 16)..(config >> 16) + units_of(ring.log2) {
-            if let Some(other) = self.units.insert(unit, cell.number) {
-                self.say(format!("ring unit {unit}: both of cell {other} and of cell {}", cell.number));
+            if let Some(other) = self.units.insert(unit, cell.number()) {
+                self.say(format!("ring unit {unit}: both of cell {other} and of cell {}", cell.number()));
             }
         }
         let head = ring.head(cx);
-        let start = cx.view().get(cell.at + Channel::start);
+        let start = cx.view().get(cell.at() + Channel::start);
         if start > head {
             self.say(format!("{name}: its head {head} lies before its start {start}"));
             return;
@@ -194,7 +194,7 @@ impl Look<'_> {
 
     fn message(&mut self, cell: Cell, sequence: u64, block: u32, name: &str) {
         let (cx, what) = (self.cx, format!("{name}, message {sequence}"));
-        if sequence < cx.view().get(cell.at + Channel::start) {
+        if sequence < cx.view().get(cell.at() + Channel::start) {
             self.say(format!("{what}: it is of an earlier life"));
         }
         let Some((_, at)) = cx.space.geometry.block(block) else {
@@ -206,7 +206,7 @@ impl Look<'_> {
         if !matches!(info.kind(), kind::TEXT | kind::BYTES) {
             self.say(format!("{what}: block {block} is no message"));
         }
-        if (view.get(at + Block::back), view.get(at + Block::ident)) != (u64::from(cell.number), sequence) {
+        if (view.get(at + Block::back), view.get(at + Block::ident)) != (u64::from(cell.number()), sequence) {
             self.say(format!(
                 "{what}: block {block} says it is message {} of cell {}",
                 view.get(at + Block::ident),
@@ -316,7 +316,7 @@ impl Look<'_> {
 
     fn trie(&self, root: usize, life: Option<Cell>) -> Trie<'_> {
         match life {
-            Some(cell) => Trie::of_life(self.cx, cell, root - cell.at),
+            Some(cell) => Trie::of_life(self.cx, cell, root - cell.at()),
             None => Trie::new(self.cx, root),
         }
     }

@@ -59,7 +59,7 @@ fn group_of(cx: Context<'_>, wanted: u64, field: usize) -> (usize, u64, Page) {
         if kind == wanted
             && let Root::Page(reference) = trie.root()
         {
-            found = found.take().or_else(|| Some((cell.at, reference, trie.page(reference)?)));
+            found = found.take().or_else(|| Some((cell.at(), reference, trie.page(reference)?)));
         }
         Ok(())
     });

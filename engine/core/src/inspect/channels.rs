@@ -140,7 +140,7 @@ impl Inspector {
             let listed = each_cell(cx, |cell, back| {
                 if is_channel(back) && !seen.contains(&cell) {
                     let row = self.row(cell, kind_of(back), None, &attached);
-                    rows.extend(self.keep_of_cell(&mut problems, cell, &format!("cell {}", cell.number), row));
+                    rows.extend(self.keep_of_cell(&mut problems, cell, &format!("cell {}", cell.number()), row));
                 }
                 Ok(())
             });
@@ -191,9 +191,9 @@ impl Inspector {
         let (Some(bound), Some(counts)) = (bound_of(cx, cell)?, counts_of(cx, cell)?) else {
             return Ok(None);
         };
-        let (ring, start) = (bound.ring, view.get(cell.at + Channel::start));
+        let (ring, start) = (bound.ring, view.get(cell.at() + Channel::start));
         let head = ring.head(cx);
-        let oldest = ring.oldest(cx).max(view.get(cell.at + Channel::tail)).min(head);
+        let oldest = ring.oldest(cx).max(view.get(cell.at() + Channel::tail)).min(head);
         let id = |sequence: u64| EventId { epoch: epoch_of(cx, cell), sequence: sequence.wrapping_sub(start) }.to_string();
         let lags = self.handles(cell, &ring, attached)?;
         let row = ChannelRow {
@@ -201,14 +201,14 @@ impl Inspector {
             name: named.map(|named| named.name.clone()),
             kind: kind.name(),
             state,
-            cell: cell.number,
+            cell: cell.number(),
             buffer_size: ring.len(),
             retained: head.wrapping_sub(oldest),
             oldest_id: (head != oldest).then(|| id(oldest.wrapping_add(1))),
             newest_id: id(head),
             published: counts.published,
             missed: counts.dropped,
-            refused: view.get(cell.at + Channel::refused),
+            refused: view.get(cell.at() + Channel::refused),
             deduplicated: counts.deduped,
             dedup_window: bound.window,
             fail_when_unheard: bound.flags & FAIL_WHEN_UNHEARD != 0,
@@ -223,7 +223,7 @@ impl Inspector {
     /// The handles of a channel, in no order.
     fn handles(&self, cell: Cell, ring: &Ring, attached: &Attached) -> Result<Vec<HandleRow>> {
         let cx = self.cx();
-        let (start, epoch) = (cx.view().get(cell.at + Channel::start), epoch_of(cx, cell));
+        let (start, epoch) = (cx.view().get(cell.at() + Channel::start), epoch_of(cx, cell));
         let mut handles = Vec::new();
         cell.trie(cx, Channel::handles).records(|entry, record| {
             let Some(shown) = shown(cx, record, start) else {

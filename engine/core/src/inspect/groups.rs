@@ -217,11 +217,8 @@ impl Inspector {
                         return;
                     };
                     // A handle's registration says more than its client.
-                    let client = if of == "handle" {
-                        HandleKey::from_text(cx, &client).map_or(client, |key| key.client().to_owned())
-                    } else {
-                        client
-                    };
+                    let key = HandleKey::from_text(cx, &client).filter(|_| of == "handle");
+                    let client = key.map(|key| key.client().to_owned()).unwrap_or(client);
                     topics.push(TopicRow { namespace: world.clone(), of, pattern, client, owners: attached.owners(&record.owners) });
                 });
                 problems.keep(&format!("namespace {world:?}, the patterns of a {of}"), listed);

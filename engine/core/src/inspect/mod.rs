@@ -189,7 +189,7 @@ impl Inspector {
     fn named(&self, world: &(String, Cell), field: usize, problems: &mut Problems) -> Vec<Named> {
         let (namespace, cell) = world;
         let mut named = Vec::new();
-        let listed = Directory::new(self.cx(), cell.at + field).each(|found| {
+        let listed = Directory::new(self.cx(), cell.at() + field).each(|found| {
             let (name, extra) = (found.record.name(), found.extra().to_vec());
             named.push(Named { namespace: namespace.clone(), name, cell: found.cell, extra });
         });
@@ -205,7 +205,7 @@ impl Inspector {
             return Ok(Vec::new());
         };
         let mut names = Vec::new();
-        Directory::new(cx, world.cell.at + directory_of(kind)).each(|found| names.push(found.record.name()))?;
+        Directory::new(cx, world.cell.at() + directory_of(kind)).each(|found| names.push(found.record.name()))?;
         names.sort();
         Ok(names)
     }
@@ -216,7 +216,7 @@ impl Inspector {
         let Some(world) = Directory::new(cx, Header::worlds).find(namespace)? else {
             return Ok(None);
         };
-        let found = Directory::new(cx, world.cell.at + directory_of(kind)).find(name)?;
+        let found = Directory::new(cx, world.cell.at() + directory_of(kind)).find(name)?;
         Ok(found.map(|found| Named {
             namespace: namespace.to_owned(),
             name: found.record.name(),

@@ -265,7 +265,7 @@ impl Inspector {
                 let counted = cell.trie(cx, field).live();
                 problems.keep(&format!("namespace {namespace:?}, how many {what} there are"), counted)
             };
-            let counter = |field: usize| cx.view().get(cell.at + field);
+            let counter = |field: usize| cx.view().get(cell.at() + field);
             rows.push(NamespaceRow {
                 channels: count(WorldCell::channels, "channels"),
                 broadcasts: count(WorldCell::broadcasts, "broadcasts"),
@@ -298,7 +298,7 @@ impl Inspector {
         };
         let listed = each_cell(cx, |cell, kind| {
             let counted = self.add(&mut totals, cell, kind);
-            self.keep_of_cell(problems, cell, &format!("cell {}", cell.number), counted);
+            self.keep_of_cell(problems, cell, &format!("cell {}", cell.number()), counted);
             Ok(())
         });
         problems.keep("the cells", listed);

@@ -45,7 +45,7 @@ impl Inspector {
         let Some(bound) = bound_of(cx, named.cell)? else {
             return Ok(None);
         };
-        let first = cx.view().get(named.cell.at + Channel::start);
+        let first = cx.view().get(named.cell.at() + Channel::start);
         let epoch = ids::epoch_of(cx, named.cell);
         let head = bound.ring.head(cx);
         let (mut cursor, mut missed, unknown) = match from {

@@ -42,14 +42,18 @@ impl<T> Lock<T> {
     pub const fn new(data: T) -> Lock<T> {
         Lock { holder: AtomicU64::new(0), data: UnsafeCell::new(data) }
     }
-
-    /// Nobody else can be at it.
-    pub fn get_mut(&mut self) -> &mut T {
-        self.data.get_mut()
-    }
 }
 
 impl<T: Default> Lock<T> {
+    /// The contents of what nobody else has any more, without a swap of the word. What a thread of the parent held when it
+    /// forked is begun anew here, too.
+    pub fn own(&mut self) -> &mut T {
+        if *self.holder.get_mut() != 0 {
+            drop(self.lock());
+        }
+        self.data.get_mut()
+    }
+
     /// Without waiting; `None`: another thread has it.
     #[inline]
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
@@ -199,6 +203,20 @@ mod tests {
         // As a child finds it.
         lock.holder.store(token() + 1, Ordering::Release);
         assert_eq!(*lock.lock(), Vec::<i32>::new());
+        assert!(lock.try_lock().is_some());
+    }
+
+    #[test]
+    fn who_has_it_alone_finds_what_a_turn_would_find() {
+        let mut lock = Lock::new(vec![1]);
+        lock.own().push(2);
+        assert_eq!(*lock.lock(), [1, 2]);
+        std::mem::forget(lock.look());
+        lock.holder.store((token() + 1) | LOOKING, Ordering::Release);
+        assert_eq!(*lock.own(), [1, 2]);
+        std::mem::forget(lock.lock());
+        lock.holder.store(token() + 1, Ordering::Release);
+        assert_eq!(*lock.own(), Vec::<i32>::new());
         assert!(lock.try_lock().is_some());
     }
 

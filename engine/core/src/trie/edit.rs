@@ -3,8 +3,8 @@
 use smallvec::SmallVec;
 
 use super::page::{
-    COLLAPSE, Counts, DEPTH_MAX, Edit, Entries, Entry, Inner, LEAF_MAX, Page, Step, child_of, collision, last_below, nibble, prefix,
-    read_counts, read_leaf,
+    COLLAPSE, Counts, DEPTH_MAX, Edit, Entries, Entry, Inner, LEAF_MAX, Page, Step, child_of, collision, is_lone, last_below, lone_entry,
+    nibble, prefix, read_counts, read_leaf,
 };
 use super::{Attempt, Root, Stop, Trie, root_of, with_patience};
 use crate::arena::Held;
@@ -247,7 +247,7 @@ impl<'a> Trie<'a> {
     ) -> Attempt<Option<u64>> {
         let (mut path, leaf) = self.descend(root, place)?;
         let (count, index, before) = match &leaf {
-            Some(leaf) => self.look_up(leaf, place, same)?,
+            Some(leaf) => self.look_up(leaf, path.len() as u32, place, same)?,
             None => (0, 0, None),
         };
         let change = decide(before)?;
@@ -293,14 +293,18 @@ impl<'a> Trie<'a> {
             let Edit::Insert(_, entry) = *edit else {
                 return Ok(0);
             };
-            return self.build(&[entry], depth, draft);
+            // Nothing at all is there: the root names the record.
+            return if depth == 0 && entry.may_be_lone() { Ok(entry.value) } else { self.build(&[entry], depth, draft) };
         };
+        if let Some(lone) = lone_entry(&leaf, depth) {
+            return self.changed_lone(lone, edit, draft);
+        }
         draft.old.push(leaf.reference);
         match *edit {
             Edit::Remove(_) if count <= 1 => return Ok(0),
             Edit::Insert(index, entry) if count >= LEAF_MAX => {
                 let mut entries = Entries::new();
-                read_leaf(leaf.words, &mut entries).filter(|()| self.cx.are_still(leaf.reference, leaf.words)).ok_or(Stop::Moved)?;
+                read_leaf(&leaf, depth, &mut entries).filter(|()| self.cx.are_still(leaf.reference, leaf.words)).ok_or(Stop::Moved)?;
                 entries.insert(index.min(entries.len()), entry);
                 return self.build(&entries, depth, draft);
             }
@@ -313,6 +317,17 @@ impl<'a> Trie<'a> {
             return Err(Stop::Moved);
         }
         Ok(held.reference())
+    }
+
+    /// The same where the root names the only entry's record, which is freed with the entry and not as a page.
+    fn changed_lone(&self, lone: Entry, edit: &Edit, draft: &mut Draft) -> Attempt<u64> {
+        match *edit {
+            Edit::Remove(_) => Ok(0),
+            Edit::Replace(_, entry) if entry.may_be_lone() => Ok(entry.value),
+            Edit::Replace(_, entry) => self.build(&[entry], 0, draft),
+            Edit::Insert(0, entry) => self.build(&[entry, lone], 0, draft),
+            Edit::Insert(_, entry) => self.build(&[lone, entry], 0, draft),
+        }
     }
 
     /// An inner page with one child replaced, whose counts before and after differ as much, or what it shrinks to.
@@ -446,6 +461,7 @@ impl<'a> Trie<'a> {
         }
         match page {
             Page::Leaf(found) => {
+                let is_lone = is_lone(reference, &found);
                 let mut entries = Entries::new();
                 let mut changed = false;
                 for entry in found {
@@ -463,7 +479,9 @@ impl<'a> Trie<'a> {
                     return Ok(None);
                 }
                 sweep.budget -= 1;
-                draft.old.push(reference);
+                if !is_lone {
+                    draft.old.push(reference);
+                }
                 self.rebuilt(&entries, depth, before, draft).map(Some)
             }
             Page::Inner(mut inner) => {

@@ -1,7 +1,7 @@
 //! Listing the trie leaf by leaf, in order of place, with a cursor.
 //! Promise: an entry that is there throughout is listed exactly once, however much changes meanwhile.
 
-use super::page::{DEPTH_MAX, Entries, Entry, Page, child_of, last_below, nibble, read_leaf};
+use super::page::{DEPTH_MAX, Entries, Entry, Page, Step, child_of, last_below, nibble, read_leaf};
 use super::{Attempt, Root, Stop, Stuck, Trie, root_of, with_patience};
 use crate::error::Result;
 use crate::record::Record;
@@ -56,7 +56,9 @@ impl Trie<'_> {
             let words = self.cx.page_words(reference).ok_or(Stop::Moved)?;
             let index = nibble(first, depth);
             let Some(child) = child_of(words, index) else {
-                read_leaf(words, entries).filter(|()| self.cx.are_still(reference, words)).ok_or(Stop::Moved)?;
+                read_leaf(&Step { reference, words }, depth, entries)
+                    .filter(|()| self.cx.are_still(reference, words))
+                    .ok_or(Stop::Moved)?;
                 return Ok(true);
             };
             if !self.cx.are_still(reference, words) {

@@ -14,6 +14,9 @@
 //! inner  16 × ref, live:64, pending:32 | gone:32          the counts of everything below
 //! root = ref, or EMPTY | tag, or SEALED | tag             tags never repeat
 //! ```
+//!
+//! The first entry of a group needs no leaf: the root names its record. Once there was a leaf, there is one until the
+//! group is empty again, so that no root word repeats.
 
 mod edit;
 mod list;
@@ -34,7 +37,7 @@ use crate::record::Record;
 use crate::space::Context;
 use crate::sync::{Ordering, fence};
 
-use page::{DEPTH_MAX, child_of, info_of, leaf_entries, nibble};
+use page::{DEPTH_MAX, Step, child_of, info_of, leaf_entries, lone_entry, nibble};
 
 /// One group: a root word and what hangs from it.
 #[derive(Clone, Copy)]
@@ -136,7 +139,7 @@ impl<'a> Trie<'a> {
     /// A group of one life of a cell: sealed for whoever comes when that life is over.
     #[inline(always)]
     pub fn of_life(cx: Context<'a>, cell: Cell, field: usize) -> Trie<'a> {
-        Trie { cx, root: cell.at + field, life: Some(cell) }
+        Trie { cx, root: cell.at() + field, life: Some(cell) }
     }
 
     /// Are they of one root and one life?
@@ -189,7 +192,7 @@ impl<'a> Trie<'a> {
             }
             let info = info_of(words);
             if info.kind() != kind::LEAF {
-                return Err(Stop::Moved);
+                return self.find_lone(&Step { reference, words }, depth, place, same);
             }
             for entry in leaf_entries(words, info.entries()).filter(|entry| entry.place() == place) {
                 if !cx.are_still(reference, words) {
@@ -202,6 +205,14 @@ impl<'a> Trie<'a> {
             return if cx.are_still(reference, words) { Ok(None) } else { Err(Stop::Moved) };
         }
         Err(Stop::Moved)
+    }
+
+    /// The same where the root names the only entry's record.
+    #[inline]
+    fn find_lone(&self, step: &Step<'_>, depth: u32, place: u64, same: &impl Fn(u64) -> Option<bool>) -> Attempt<Option<Entry>> {
+        let entry = lone_entry(step, depth).filter(|_| self.cx.are_still(step.reference, step.words)).ok_or(Stop::Moved)?;
+        let is_it = entry.place() == place && same(entry.value).ok_or(Stop::Moved)?;
+        Ok(is_it.then_some(entry))
     }
 
     /// Finds the entry and record of a key.

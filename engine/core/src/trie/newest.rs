@@ -31,7 +31,9 @@ impl Trie<'_> {
             let (mut path, leaf) = self.descend(root, place)?;
             let mut found = Entries::new();
             if let Some(leaf) = &leaf {
-                read_leaf(leaf.words, &mut found).filter(|()| self.cx.are_still(leaf.reference, leaf.words)).ok_or(Stop::Moved)?;
+                read_leaf(leaf, path.len() as u32, &mut found)
+                    .filter(|()| self.cx.are_still(leaf.reference, leaf.words))
+                    .ok_or(Stop::Moved)?;
             }
             let before = Counts::of(&found);
             let mut new = Some(Entry::new(place, 0, value | VALUE_INLINE));
@@ -50,6 +52,7 @@ impl Trie<'_> {
             }
             entries.extend(new);
             let mut draft = Draft { grows: true, ..Draft::default() };
+            // Where values are inline, the root names no record.
             draft.old.extend(leaf.map(|leaf| leaf.reference));
             let outcome = self.rebuilt(&entries, path.len() as u32, before, &mut draft).and_then(|leaf| {
                 let mut reference = leaf.reference;

@@ -2,11 +2,12 @@
 
 use smallvec::SmallVec;
 
-use super::{Attempt, Stop, Trie};
+use super::{Attempt, Stop, Trie, VALUE_INLINE};
 use crate::arena::{Held, Info, SMALL};
 use crate::error::{Error, Result};
 use crate::layout::{Block, kind};
 use crate::mutants::without;
+use crate::record::back_of;
 use crate::space::Context;
 use crate::sync::Ordering;
 use crate::view::{COPIED, SMALL_WORDS, View, Words};
@@ -51,6 +52,11 @@ impl Entry {
     #[inline(always)]
     pub const fn is_live(&self) -> bool {
         self.word & GONE == 0
+    }
+    /// May the root name its record in place of a leaf, if it is the only one?
+    #[inline(always)]
+    pub(super) const fn may_be_lone(&self) -> bool {
+        self.flags() == 0 && self.value & VALUE_INLINE == 0
     }
 }
 
@@ -193,11 +199,27 @@ pub(super) fn child_of(words: &Words, index: usize) -> Option<u64> {
     (info_of(words).kind() == kind::INNER).then(|| words[Block::WORDS + (index & 0xf)].load(Ordering::Relaxed))
 }
 
+/// The only entry of a group, unvalidated, where this is the record that its root names in place of a leaf.
+#[inline(always)]
+pub(super) fn lone_entry(step: &Step<'_>, depth: u32) -> Option<Entry> {
+    let is_lone = depth == 0 && info_of(step.words).kind() == kind::RECORD;
+    is_lone.then(|| Entry::new(step.words[Block::ident].load(Ordering::Relaxed), 0, step.reference))
+}
+
+/// Are these what the root says by naming a record in place of a leaf? What names itself is no leaf.
+pub(super) fn is_lone(reference: u64, entries: &[Entry]) -> bool {
+    matches!(entries, [entry] if entry.value == reference)
+}
+
 /// Copies a leaf's entries, unvalidated. `None`: it is no leaf.
 #[inline]
-pub(super) fn read_leaf(words: &Words, entries: &mut Entries) -> Option<()> {
-    let info = info_of(words);
-    (info.kind() == kind::LEAF).then(|| entries.extend(leaf_entries(words, info.entries())))
+pub(super) fn read_leaf(step: &Step<'_>, depth: u32, entries: &mut Entries) -> Option<()> {
+    let info = info_of(step.words);
+    if info.kind() != kind::LEAF {
+        return lone_entry(step, depth).map(|entry| entries.push(entry));
+    }
+    entries.extend(leaf_entries(step.words, info.entries()));
+    Some(())
 }
 
 /// An inner page's counts, unvalidated.
@@ -212,9 +234,9 @@ impl<'a> Trie<'a> {
     pub fn page(&self, reference: u64) -> Option<Page> {
         let words = self.cx.page_words(reference)?;
         let page = match info_of(words).kind() {
-            kind::LEAF => {
+            kind::LEAF | kind::RECORD => {
                 let mut entries = Entries::new();
-                read_leaf(words, &mut entries)?;
+                read_leaf(&Step { reference, words }, 0, &mut entries)?;
                 Page::Leaf(entries)
             }
             kind::INNER => {
@@ -233,7 +255,11 @@ impl<'a> Trie<'a> {
         let (back, ident) = (self.cx.view().get(at + Block::back), self.cx.view().get(at + Block::ident));
         // Read before the copy, which is then validated with it.
         let page = self.page(reference)?;
-        ((back, ident) == (self.back(depth), prefix)).then_some(page)
+        let is_here = match &page {
+            Page::Leaf(entries) if is_lone(reference, entries) => depth == 0 && back == back_of(self.root),
+            _ => (back, ident) == (self.back(depth), prefix),
+        };
+        is_here.then_some(page)
     }
 
     /// Live entries below a page, without copying it.
@@ -244,6 +270,7 @@ impl<'a> Trie<'a> {
         let live = match info.kind() {
             kind::LEAF => leaf_entries(words, info.entries()).filter(Entry::is_live).count() as u64,
             kind::INNER => read_counts(words).live,
+            kind::RECORD => 1,
             _ => return None,
         };
         self.cx.are_still(reference, words).then_some(live)
@@ -257,6 +284,7 @@ impl<'a> Trie<'a> {
         let marked = match info.kind() {
             kind::LEAF => leaf_entries(words, info.entries()).any(|entry| entry.flags() & (PENDING | GONE) != 0),
             kind::INNER => read_counts(words).marked() != 0,
+            kind::RECORD => false,
             _ => return None,
         };
         self.cx.are_still(reference, words).then_some(marked)
@@ -337,10 +365,18 @@ impl<'a> Trie<'a> {
     pub(super) fn look_up(
         &self,
         step: &Step<'_>,
+        depth: u32,
         place: u64,
         same: &impl Fn(u64) -> Option<bool>,
     ) -> Attempt<(usize, usize, Option<Entry>)> {
         let info = info_of(step.words);
+        if let Some(entry) = lone_entry(step, depth) {
+            if !self.cx.are_still(step.reference, step.words) {
+                return Err(Stop::Moved);
+            }
+            let is_it = entry.place() == place && same(entry.value).ok_or(Stop::Moved)?;
+            return Ok((1, usize::from(!is_it && entry.place() <= place), is_it.then_some(entry)));
+        }
         let mut index = 0;
         let mut found = None;
         for entry in leaf_entries(step.words, info.entries()) {
