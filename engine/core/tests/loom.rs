@@ -106,7 +106,7 @@ fn a_reader_sees_whole_messages_in_their_own_places() {
             let actor = Actor::new(1, 1);
             let cx = Context { space: &space, actor: &actor };
             let ring = cell.ring(cx).unwrap().unwrap();
-            let first = cx.view().get(cell.at + Channel::start);
+            let first = cx.view().get(cell.at() + Channel::start);
             for (sequence, payload) in read_from(cx, &ring, first, first + 3) {
                 assert_eq!(payload, 100 + (sequence - first));
             }
@@ -133,7 +133,7 @@ fn a_slow_publisher_does_not_overwrite_a_newer_message() {
         let mut sequences = vec![publish(cx, &ring, 200), publish(cx, &ring, 201)];
         sequences.push(publisher.join().unwrap());
         sequences.sort_unstable();
-        let start = cx.view().get(cell.at + Channel::start);
+        let start = cx.view().get(cell.at() + Channel::start);
         assert_eq!(sequences, [start, start + 1, start + 2]);
         assert_eq!(ring.head(cx), start + 3);
         assert_eq!(read_from(cx, &ring, start + 2, start + 3).len(), 1, "the newest message is not there");
@@ -184,7 +184,7 @@ fn what_is_published_beside_a_seal_is_there_when_it_returns() {
         let end = ring.head(cx);
         let published = publisher.join().unwrap();
         assert_eq!(ring.head(cx), end, "published after the seal");
-        assert_eq!(published, end > cx.view().get(cell.at + Channel::start));
+        assert_eq!(published, end > cx.view().get(cell.at() + Channel::start));
     });
 }
 
@@ -207,7 +207,7 @@ fn nothing_is_missed_in_a_ring_that_is_long_enough() {
             let actor = Actor::new(1, 1);
             let cx = Context { space: &shared, actor: &actor };
             let ring = cell.ring(cx).unwrap().unwrap();
-            let start = cx.view().get(cell.at + Channel::start);
+            let start = cx.view().get(cell.at() + Channel::start);
             let mut cursor = start;
             let mut bytes = Vec::new();
             for _ in 0..3 {

@@ -163,7 +163,7 @@ fn publish_and_read(log2: u32, blocks: u32, publishers: u32, each: u64, readers:
         .map(|slot| {
             act(&space, slot, move |cx| {
                 let ring = cell.ring(cx).unwrap().unwrap();
-                let mut reader = Reader::at(cx.view().get(cell.at + Channel::start));
+                let mut reader = Reader::at(cx.view().get(cell.at() + Channel::start));
                 for _ in 0..each * 2 {
                     reader.look(cx, &ring);
                 }
@@ -175,7 +175,7 @@ fn publish_and_read(log2: u32, blocks: u32, publishers: u32, each: u64, readers:
     let total = u64::from(publishers) * each;
     at_the_end(&space, |cx| {
         let ring = cell.ring(cx).unwrap().unwrap();
-        let start = cx.view().get(cell.at + Channel::start);
+        let start = cx.view().get(cell.at() + Channel::start);
         let by_sequence: BTreeMap<u64, u64> = published.iter().copied().collect();
         assert!(by_sequence.keys().copied().eq(start..start + total), "a sequence is shared or left out");
         assert_eq!(ring.head(cx), start + total);
@@ -393,7 +393,7 @@ fn what_the_dead_held_is_settled_once_beside_the_living() {
                 .change_record(place(3), b"dead", |_| Ok((Change::Put(0, cx.new_record(handles.root, place(3), &content)?), ())))
                 .unwrap();
             cx.allocate(SMALL).unwrap();
-            cx.store(Info::new(kind::BYTES, 0, 0, 0), u64::from(cell.number), 0, &[], &[1; 400]).unwrap();
+            cx.store(Info::new(kind::BYTES, 0, 0, 0), u64::from(cell.number()), 0, &[], &[1; 400]).unwrap();
         })
         .join()
         .unwrap();
@@ -440,7 +440,7 @@ fn a_life_of_a_channel_ends_while_others_publish_and_the_next_begins_in_its_plac
             })
         });
         let turning = act(&space, 2, move |cx| {
-            let start = cx.view().get(cell.at + Channel::start);
+            let start = cx.view().get(cell.at() + Channel::start);
             cell.retire(cx).unwrap();
             let ended = cell.ring(cx).unwrap().unwrap().head(cx) - start;
             cell.clear_if_unused(cx).unwrap();
@@ -457,7 +457,7 @@ fn a_life_of_a_channel_ends_while_others_publish_and_the_next_begins_in_its_plac
         assert_eq!(published, ended, "published after the seal, or not there when it returned");
         at_the_end(&space, |cx| {
             let places = [spare.number, next.number];
-            assert!(places.contains(&cell.number), "the place was not taken again: {places:?}");
+            assert!(places.contains(&cell.number()), "the place was not taken again: {places:?}");
             let ring = next.ring(cx).unwrap().unwrap();
             assert_eq!(cx.view().get(next.at + Channel::start), first);
             assert_eq!(ring.head(cx), first + 1, "a sleeper of the last life published in this one");
@@ -520,7 +520,7 @@ fn what_is_given_up_is_counted_once() {
             let [ada, bob, cyd] = ["ada", "bob", "cyd"].map(|client| Listener::register(cx, world, client).unwrap());
             let channels = [1, 2, 3].map(|order| {
                 let cell = cx.new_channel(cell_kind::CHANNEL, world.at + World::channels, order, 1, 0, 0).unwrap();
-                cx.view().set(cell.at + Channel::order, order);
+                cx.view().set(cell.at() + Channel::order, order);
                 for listener in [&ada, &bob] {
                     assert!(listener.anchor(cx, cell, true).unwrap());
                 }
@@ -578,7 +578,7 @@ fn what_is_given_up_is_counted_once() {
                 assert_eq!(received + given_up, published, "received {received}, given up {given_up}: {listener:?}");
             }
             for cell in made {
-                assert_eq!(cx.view().get(cell.at + Channel::dropped), 0, "counted as dropped by another channel");
+                assert_eq!(cx.view().get(cell.at() + Channel::dropped), 0, "counted as dropped by another channel");
                 cell.retire(cx).unwrap();
                 cell.clear_if_unused(cx).unwrap();
             }

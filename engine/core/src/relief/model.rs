@@ -59,7 +59,7 @@ impl Listener {
         let Some(handle) = anchor(cx, cell, self.key(), &[], UNSEEN)? else {
             return Ok(0);
         };
-        let start = cx.view().get(cell.at + Channel::start);
+        let start = cx.view().get(cell.at() + Channel::start);
         if take_up(cx, cell, (handle.reference, handle.at), start, start) {
             cell.seal(cx)?;
             let ring = cell.ring(cx)?;
@@ -76,7 +76,7 @@ impl Listener {
 
     /// Messages given up in its name.
     pub fn given_up(&self, cx: Context<'_>) -> Result<u64> {
-        let (place, pair) = pair_of(cx, PATTERN, self.key().text());
+        let (place, pair) = pair_of(cx, PATTERN, &self.key().text());
         let found = self.world.trie(cx, World::patterns).get(place, &pair)?;
         Ok(found.and_then(|(_, record)| given_up(cx, (record.reference, record.at))).unwrap_or(0))
     }
