@@ -12,7 +12,7 @@ use hypern_shm_core::record::Content;
 use hypern_shm_core::ring::{Read, Ring};
 use hypern_shm_core::space::{Actor, Context, Space};
 use hypern_shm_core::sync::Ordering;
-use hypern_shm_core::trie::{Change, Trie};
+use hypern_shm_core::trie::{Change, PENDING, Trie};
 use loom::sync::Arc;
 use loom::thread;
 
@@ -264,109 +264,121 @@ fn two_inserts_into_one_trie_are_both_there() {
     });
 }
 
+/// Flags of a group's only entry: without any the root names its record, with one there is a page.
+const ALONE_AND_ON_A_PAGE: [u64; 2] = [0, PENDING];
+
 #[test]
 fn a_listing_beside_a_replacement_sees_one_of_both() {
-    model(2, || {
-        let space = Arc::new(Space::boxed(Geometry::tiny(0, 1, 1, [6, 0, 0])));
-        let put = |cx: Context<'_>, value: u64| {
-            let trie = Trie::new(cx, Header::worlds);
-            let value = value.to_le_bytes();
-            let content = Content::new(&[], b"key", &value);
-            trie.change_record(16, b"key", |_| Ok((Change::Put(0, cx.new_record(trie.root, 16, &content)?), ()))).unwrap();
-        };
-        let actor = Actor::new(2, 1);
-        put(Context { space: &space, actor: &actor }, 7);
-        let writer = {
-            let space = space.clone();
-            thread::spawn(move || {
-                let actor = Actor::new(0, 1);
-                put(Context { space: &space, actor: &actor }, 8);
-                put(Context { space: &space, actor: &actor }, 9);
-            })
-        };
-        let reader = thread::spawn(move || {
-            let actor = Actor::new(1, 1);
-            let trie = Trie::new(Context { space: &space, actor: &actor }, Header::worlds);
-            let (_, record) = trie.get(16, b"key").unwrap().expect("the key is always there");
-            let value = u64::from_le_bytes(record.value().try_into().expect("a torn record"));
-            assert!((7..=9).contains(&value));
+    for flags in ALONE_AND_ON_A_PAGE {
+        model(2, move || {
+            let space = Arc::new(Space::boxed(Geometry::tiny(0, 1, 1, [6, 0, 0])));
+            let put = move |cx: Context<'_>, value: u64| {
+                let trie = Trie::new(cx, Header::worlds);
+                let value = value.to_le_bytes();
+                let content = Content::new(&[], b"key", &value);
+                trie.change_record(16, b"key", |_| Ok((Change::Put(flags, cx.new_record(trie.root, 16, &content)?), ()))).unwrap();
+            };
+            let actor = Actor::new(2, 1);
+            put(Context { space: &space, actor: &actor }, 7);
+            let writer = {
+                let space = space.clone();
+                thread::spawn(move || {
+                    let actor = Actor::new(0, 1);
+                    put(Context { space: &space, actor: &actor }, 8);
+                    put(Context { space: &space, actor: &actor }, 9);
+                })
+            };
+            let reader = thread::spawn(move || {
+                let actor = Actor::new(1, 1);
+                let trie = Trie::new(Context { space: &space, actor: &actor }, Header::worlds);
+                let (_, record) = trie.get(16, b"key").unwrap().expect("the key is always there");
+                let value = u64::from_le_bytes(record.value().try_into().expect("a torn record"));
+                assert!((7..=9).contains(&value));
+            });
+            reader.join().unwrap();
+            writer.join().unwrap();
         });
-        reader.join().unwrap();
-        writer.join().unwrap();
-    });
+    }
 }
 
 #[test]
 fn a_listing_never_shows_another_groups_page() {
-    model(3, || {
-        let space = Space::boxed(Geometry::tiny(0, 1, 1, [5, 0, 0]));
-        let space = Arc::new(space);
-        let add = |cx: Context<'_>, root: usize, key: &[u8]| {
-            let trie = Trie::new(cx, root);
-            trie.change_record(16, key, |_| Ok((Change::Put(0, cx.new_record(root, 16, &Content::new(&[], key, &[]))?), ()))).unwrap();
-        };
-        let first = Header::worlds;
-        let second = space.geometry.cells_at + Channel::subscribers;
-        let actor = Actor::new(2, 1);
-        let cx = Context { space: &space, actor: &actor };
-        cx.word(second).store(space.fresh_empty(), Ordering::Release);
-        add(cx, first, b"ours");
-        let writer = {
-            let space = space.clone();
-            thread::spawn(move || {
-                let actor = Actor::new(0, 1);
-                let cx = Context { space: &space, actor: &actor };
-                // The first block to be taken again is another, so that page becomes page.
-                let spare = cx.allocate(SMALL).unwrap();
-                assert!(cx.free(spare.reference()));
-                Trie::new(cx, first).change_record(16, b"ours", |_| Ok((Change::Remove, ()))).unwrap();
-                add(cx, second, b"theirs");
-            })
-        };
-        let reader = thread::spawn(move || {
-            let actor = Actor::new(1, 1);
-            let mut names = Vec::new();
-            Trie::new(Context { space: &space, actor: &actor }, first).records(|_, record| names.push(record.name())).unwrap();
-            assert!(names.is_empty() || names == ["ours"], "{names:?}");
+    for flags in ALONE_AND_ON_A_PAGE {
+        model(3, move || {
+            let space = Space::boxed(Geometry::tiny(0, 1, 1, [5, 0, 0]));
+            let space = Arc::new(space);
+            let add = move |cx: Context<'_>, root: usize, key: &[u8]| {
+                let trie = Trie::new(cx, root);
+                trie.change_record(16, key, |_| Ok((Change::Put(flags, cx.new_record(root, 16, &Content::new(&[], key, &[]))?), ())))
+                    .unwrap();
+            };
+            let first = Header::worlds;
+            let second = space.geometry.cells_at + Channel::subscribers;
+            let actor = Actor::new(2, 1);
+            let cx = Context { space: &space, actor: &actor };
+            cx.word(second).store(space.fresh_empty(), Ordering::Release);
+            add(cx, first, b"ours");
+            let writer = {
+                let space = space.clone();
+                thread::spawn(move || {
+                    let actor = Actor::new(0, 1);
+                    let cx = Context { space: &space, actor: &actor };
+                    // The first block to be taken again is another, so that page becomes page.
+                    let spare = cx.allocate(SMALL).unwrap();
+                    assert!(cx.free(spare.reference()));
+                    Trie::new(cx, first).change_record(16, b"ours", |_| Ok((Change::Remove, ()))).unwrap();
+                    add(cx, second, b"theirs");
+                })
+            };
+            let reader = thread::spawn(move || {
+                let actor = Actor::new(1, 1);
+                let mut names = Vec::new();
+                Trie::new(Context { space: &space, actor: &actor }, first).records(|_, record| names.push(record.name())).unwrap();
+                assert!(names.is_empty() || names == ["ours"], "{names:?}");
+            });
+            reader.join().unwrap();
+            writer.join().unwrap();
         });
-        reader.join().unwrap();
-        writer.join().unwrap();
-    });
+    }
 }
 
 #[test]
 fn a_scavenger_beside_an_insert_takes_nothing_of_it() {
-    model(3, || {
-        let space = Arc::new(Space::boxed(Geometry::tiny(0, 1, 1, [3, 0, 0])));
-        let there = space.clone();
-        let scavenger = thread::spawn(move || {
-            let actor = Actor::new(0, 1);
-            let cx = Context { space: &there, actor: &actor };
+    for flags in ALONE_AND_ON_A_PAGE {
+        model(3, move || {
+            let space = Arc::new(Space::boxed(Geometry::tiny(0, 1, 1, [3, 0, 0])));
+            let there = space.clone();
+            let scavenger = thread::spawn(move || {
+                let actor = Actor::new(0, 1);
+                let cx = Context { space: &there, actor: &actor };
+                let trie = Trie::new(cx, Header::worlds);
+                // What `reap` does with each block: LIVE and referred to by nothing is lost.
+                for block in 0..3 {
+                    let (_, at) = there.geometry.block(block).unwrap();
+                    let word = cx.word(at).load(Ordering::Acquire);
+                    if state::of(word) != state::LIVE {
+                        continue;
+                    }
+                    let reference = reference::pack(state::generation(word), block);
+                    let (back, ident) = (cx.view().get(at + Block::back), cx.view().get(at + Block::ident));
+                    let known = match Info(cx.view().get(at + Block::info)).kind() {
+                        kind::RECORD => trie.has_value(ident & !0xf, reference),
+                        _ => trie.has_page(reference, (back & 0xff) as u32, ident),
+                    };
+                    if !known.unwrap() {
+                        cx.free(reference);
+                    }
+                }
+            });
+            let actor = Actor::new(1, 1);
+            let cx = Context { space: &space, actor: &actor };
             let trie = Trie::new(cx, Header::worlds);
-            // What `reap` does with each block: LIVE and referred to by nothing is lost.
-            for block in 0..3 {
-                let (_, at) = there.geometry.block(block).unwrap();
-                let word = cx.word(at).load(Ordering::Acquire);
-                if state::of(word) != state::LIVE {
-                    continue;
-                }
-                let reference = reference::pack(state::generation(word), block);
-                let (back, ident) = (cx.view().get(at + Block::back), cx.view().get(at + Block::ident));
-                let known = match Info(cx.view().get(at + Block::info)).kind() {
-                    kind::RECORD => trie.has_value(ident & !0xf, reference),
-                    _ => trie.has_page(reference, (back & 0xff) as u32, ident),
-                };
-                if !known.unwrap() {
-                    cx.free(reference);
-                }
-            }
-        });
-        let actor = Actor::new(1, 1);
-        let cx = Context { space: &space, actor: &actor };
-        let trie = Trie::new(cx, Header::worlds);
-        trie.change_record(16, b"key", |_| Ok((Change::Put(0, cx.new_record(trie.root, 16, &Content::new(&[], b"key", &[]))?), ())))
+            trie.change_record(16, b"key", |_| {
+                Ok((Change::Put(flags, cx.new_record(trie.root, 16, &Content::new(&[], b"key", &[]))?), ()))
+            })
             .unwrap();
-        scavenger.join().unwrap();
-        assert!(trie.get(16, b"key").unwrap().is_some(), "the scavenger took it");
-    });
+            scavenger.join().unwrap();
+            assert!(trie.get(16, b"key").unwrap().is_some(), "the scavenger took it");
+        });
+    }
 }

@@ -456,10 +456,10 @@ fn a_life_of_a_channel_ends_while_others_publish_and_the_next_begins_in_its_plac
         let (ended, spare, next, first) = turning.join().unwrap();
         assert_eq!(published, ended, "published after the seal, or not there when it returned");
         at_the_end(&space, |cx| {
-            let places = [spare.number, next.number];
+            let places = [spare.number(), next.number()];
             assert!(places.contains(&cell.number()), "the place was not taken again: {places:?}");
             let ring = next.ring(cx).unwrap().unwrap();
-            assert_eq!(cx.view().get(next.at + Channel::start), first);
+            assert_eq!(cx.view().get(next.at() + Channel::start), first);
             assert_eq!(ring.head(cx), first + 1, "a sleeper of the last life published in this one");
             let mut reader = Reader::at(first);
             while reader.look(cx, &ring) {}
@@ -519,7 +519,7 @@ fn what_is_given_up_is_counted_once() {
             world.make_live(cx);
             let [ada, bob, cyd] = ["ada", "bob", "cyd"].map(|client| Listener::register(cx, world, client).unwrap());
             let channels = [1, 2, 3].map(|order| {
-                let cell = cx.new_channel(cell_kind::CHANNEL, world.at + World::channels, order, 1, 0, 0).unwrap();
+                let cell = cx.new_channel(cell_kind::CHANNEL, world.at() + World::channels, order, 1, 0, 0).unwrap();
                 cx.view().set(cell.at() + Channel::order, order);
                 for listener in [&ada, &bob] {
                     assert!(listener.anchor(cx, cell, true).unwrap());
@@ -546,7 +546,7 @@ fn what_is_given_up_is_counted_once() {
         });
         let creating = [1, 2].map(|slot| {
             act(&space, slot, move |cx| {
-                let made = new_channel(cx, world.at + World::channels, 9).ok()?;
+                let made = new_channel(cx, world.at() + World::channels, 9).ok()?;
                 made.make_live(cx);
                 Some(made)
             })
@@ -614,7 +614,7 @@ fn a_join_on_the_way_does_not_reach_the_next_life_of_its_group() {
             }
             group.release(cx);
             let next = cx.new_cell(cell_kind::GROUP, Header::worlds, 0).unwrap();
-            assert_eq!(next.number, group.number, "there is one cell only");
+            assert_eq!(next.number(), group.number(), "there is one cell only");
             Some(next)
         });
         let left: Vec<bool> = joining.into_iter().map(|thread| thread.join().unwrap()).collect();
