@@ -9,6 +9,7 @@ use crate::arena::{HOT_MASK, hot};
 use crate::bound::Bound;
 use crate::cells::Cell;
 use crate::error::Result;
+use crate::flag::Flag;
 use crate::layout::{Block, Channel, state};
 use crate::owned::owners_and_us;
 use crate::points::point;
@@ -258,9 +259,8 @@ pub(crate) struct Anchored {
     /// The ref of its record, and its first word.
     pub reference: u64,
     pub at: usize,
-    /// How many were made just now: 1, or 0. A whole word, as its neighbours are: it is passed on before a narrower write
-    /// would be through.
-    pub made: u64,
+    /// Was it made just now?
+    pub new: Flag,
 }
 
 /// Adds a handle's entry to the trie of handles, unless it is there; `None`: the channel is gone. `note`: kept with the entry.
@@ -272,14 +272,14 @@ pub(crate) fn anchor(cx: Context<'_>, cell: Cell, key: HandleKey<'_>, note: &[u8
     trie.change(key.id.place, same, |found| {
         if let Some(entry) = found {
             let (_, at) = cx.life(entry.value).ok_or(Stop::Moved)?;
-            return Ok((Change::Keep, Anchored { reference: entry.value, at, made: 0 }));
+            return Ok((Change::Keep, Anchored { reference: entry.value, at, new: Flag::NO }));
         }
         let content = Content { owners: &[key.id.owner], key: [key.client, numbers.as_flattened()], value: [note, &[]] };
         let held = cx.new_record(trie.root, key.id.place, &content)?;
         let generation = state::generation(held.word);
         cx.view().set(held.at + Block::hot0, hot(generation, OPEN));
         cx.view().set(held.at + Block::hot1, hot(generation, shown));
-        Ok((Change::Put(0, held), Anchored { reference: held.reference(), at: held.at, made: 1 }))
+        Ok((Change::Put(0, held), Anchored { reference: held.reference(), at: held.at, new: Flag::YES }))
     })
 }
 

@@ -53,7 +53,7 @@ impl Hub {
         });
         if let Err(error) = arrived {
             // What was done, and no more: a client may have been there in part, here or elsewhere.
-            if tracked.is_some_and(|tracked| tracked.added) {
+            if tracked.is_some_and(|tracked| tracked.added.is_set()) {
                 self.presence.remove_from(cx, channel, known, Part::Ours)?;
             }
             receiver.close()?;

@@ -30,6 +30,7 @@ pub mod arena;
 mod bound;
 mod chain;
 pub mod error;
+mod flag;
 pub mod geometry;
 pub mod layout;
 mod mutants;

@@ -12,6 +12,7 @@ use crate::arena::{HOT_MASK, Held, hot};
 use crate::cells::Cell;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
+use crate::flag::Flag;
 use crate::layout::{Block, Group, World as WorldCell, cell_kind, state};
 use crate::member::{JOINED, Member, Members, Metadata, joined_of, unix_seconds};
 use crate::os::clock;
@@ -44,13 +45,13 @@ pub(crate) enum Part {
 }
 
 /// What tracking a member has done.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tracked {
     /// When it joined and was seen, monotonic microseconds: the same if it was not there before.
     joined: u64,
     seen: u64,
     /// Has this process a part in it that it had not before?
-    pub added: bool,
+    pub added: Flag,
 }
 
 /// A member's record.
@@ -267,7 +268,10 @@ impl Presence {
         let me = cx.actor.owner;
         let members = cell.trie(cx, Group::members);
         let same = |value| cx.has_key(value, client.as_bytes());
-        let tracked = members.change(hash.place(), same, |found| {
+        // Told here, not with the change: it would be passed on from hand to hand.
+        let mut tracked = Tracked::default();
+        let mut changed = false;
+        let done = members.change(hash.place(), same, |found| {
             let mut owners = Owners::new();
             let mut times = None;
             // Somebody who left and is back before the leave was taken never left.
@@ -287,20 +291,22 @@ impl Presence {
             if !owners.contains(&me) {
                 owners.push(me);
             }
-            let tracked = Tracked { joined, seen, added };
+            tracked = Tracked { joined, seen, added: added.into() };
             let content = (&owners[..], &joined.to_le_bytes());
-            match found.filter(|_| times.is_some()) {
-                Some(entry) if is_seen_unchanged(cx, entry, content, (client, metadata), seen)? => Ok((Change::Keep, (tracked, false))),
-                _ => {
-                    let held = new_member(&members, hash.place(), content, (client, metadata), seen)?;
-                    Ok((Change::Put(flags, held), (tracked, true)))
-                }
+            changed = match found.filter(|_| times.is_some()) {
+                Some(entry) => !is_seen_unchanged(cx, entry, content, (client, metadata), seen)?,
+                None => true,
+            };
+            if !changed {
+                return Ok((Change::Keep, ()));
             }
+            let held = new_member(&members, hash.place(), content, (client, metadata), seen)?;
+            Ok((Change::Put(flags, held), ()))
         })?;
-        if let Some((_, true)) = tracked {
+        if changed && done.is_some() {
             cx.news(cell.number());
         }
-        Ok(tracked.map(|(tracked, _)| tracked))
+        Ok(done.map(|()| tracked))
     }
 
     /// Removes a member from a channel, whoever tracks it. False: it was not there.
@@ -370,24 +376,27 @@ impl Presence {
         };
         let place = cx.space.hash(client.as_bytes()).place();
         let same = |value| cx.has_key(value, client.as_bytes());
-        let updated = members.change(place, same, |found| {
+        let (mut updated, mut changed) = (false, false);
+        let done = members.change(place, same, |found| {
+            (updated, changed) = (false, false);
             let Some(entry) = found.filter(Entry::is_live) else {
-                return Ok((Change::Keep, (false, false)));
+                return Ok((Change::Keep, ()));
             };
+            updated = true;
             let front = cx.front(entry.value).ok_or(Stop::Moved)?;
             let joined = front.word.unwrap_or(0);
             let (content, seen) = ((&front.owners[..], &joined.to_le_bytes()), seen_since(joined));
             if is_seen_unchanged(cx, entry, content, (client, metadata), seen)? {
-                return Ok((Change::Keep, (true, false)));
+                return Ok((Change::Keep, ()));
             }
+            changed = true;
             let held = new_member(&members, place, content, (client, metadata), seen)?;
-            Ok((Change::Put(entry.flags(), held), (true, true)))
+            Ok((Change::Put(entry.flags(), held), ()))
         })?;
-        let (updated, changed) = updated.unwrap_or_default();
-        if changed {
+        if changed && done.is_some() {
             cx.news(cell.number());
         }
-        Ok(updated)
+        Ok(updated && done.is_some())
     }
 
     /// Sets a member's last seen to now. False: it is not there.

@@ -130,13 +130,13 @@ impl Receiver {
         start: Start,
     ) -> Result<Option<Arc<Receiver>>> {
         let first = cx.view().get(bound.cell.at() + Channel::start);
-        let Some(Anchored { reference, at, made }) = anchor(cx, bound.cell, id.key(client.as_bytes()), &[], showing(start.cursor, first))?
+        let Some(Anchored { reference, at, new }) = anchor(cx, bound.cell, id.key(client.as_bytes()), &[], showing(start.cursor, first))?
         else {
             return Ok(None);
         };
         point!("subscribe.anchored");
         // One that somebody made for a pattern.
-        if made == 0 && !take_up(cx, bound.cell, (reference, at), start.cursor, first) {
+        if !new.is_set() && !take_up(cx, bound.cell, (reference, at), start.cursor, first) {
             return Ok(None);
         }
         let receiver = Arc::new(Receiver {

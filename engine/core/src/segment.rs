@@ -191,11 +191,18 @@ impl Segment {
     }
 
     /// To be called before something is owned: whoever owns something keeps the segment in order.
+    #[inline(always)]
     pub(crate) fn owns_something(&self) -> Result<()> {
-        let membership = self.0.membership()?;
-        if membership.keeper.load(PrivateOrdering::Relaxed) {
-            return Ok(());
+        match self.0.membership()?.keeper.load(PrivateOrdering::Relaxed) {
+            true => Ok(()),
+            false => self.begin_to_keep(),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn begin_to_keep(&self) -> Result<()> {
+        let membership = self.0.membership()?;
         // Nobody else ever attached to a private segment: there is nobody to notice.
         let alone = self.0.name.is_none() && self.0.space.view.get(Header::attaches) <= 1;
         if !alone && !membership.keeper.swap(true, PrivateOrdering::AcqRel) {

@@ -308,7 +308,7 @@ impl<'a> Trie<'a> {
     /// The words of a held block.
     #[inline(always)]
     fn words(&self, held: &Held) -> Result<&'a Words> {
-        self.cx.view().array(held.at).ok_or(Error::Corrupt { what: "a block lies outside the segment" })
+        self.cx.view().array(held.at).ok_or_else(outside)
     }
 
     /// Writes everything of a leaf but its entries.
@@ -434,6 +434,11 @@ impl<'a> Trie<'a> {
     fn back(&self, depth: u32) -> u64 {
         (self.root as u64) << 8 | u64::from(depth)
     }
+}
+
+#[cold]
+fn outside() -> Error {
+    Error::Corrupt { what: "a block lies outside the segment" }
 }
 
 /// More entries share one place than a page holds: with a keyed 60-bit hash, only damage does that.
