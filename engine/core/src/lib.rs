@@ -38,7 +38,6 @@ pub mod points;
 pub mod record;
 pub mod ring;
 pub mod space;
-mod spare;
 pub mod sync;
 pub mod trie;
 pub mod view;

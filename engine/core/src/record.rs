@@ -10,12 +10,14 @@ use crate::error::Result;
 use crate::geometry::Geometry;
 use crate::layout::{BLOCK_HEADER_WORDS, Block, kind};
 use crate::space::Context;
-use crate::spare::Spare;
 use crate::sync::{AtomicU64, Ordering};
 use crate::view::Words;
 
 /// Owners of an entry: almost always one.
 pub type Owners = SmallVec<[u64; 2]>;
+
+/// Bytes of most records.
+const ROOM: usize = 192;
 
 /// A private copy of a record.
 #[derive(Clone, Debug, Default)]
@@ -26,7 +28,7 @@ pub struct Record {
     pub at: usize,
     /// Who owns the entry; nobody: it stays until somebody removes it.
     pub owners: Owners,
-    bytes: Spare,
+    bytes: Vec<u8>,
     key: usize,
     value: usize,
 }
@@ -220,7 +222,7 @@ impl Context<'_> {
     pub fn record_into(self, reference: u64, record: &mut Record) -> Option<()> {
         let (class, at) = self.life(reference)?;
         if record.bytes.capacity() == 0 {
-            record.bytes = Spare::new();
+            record.bytes.reserve(ROOM);
         }
         record.bytes.clear();
         let info = self.load(at, class, &mut record.bytes);
