@@ -302,7 +302,9 @@ impl Context<'_> {
             let word = record.value().first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
             return Some(Front { owners: record.owners, word });
         }
-        let owners = (1..=count).map(|index| view.get(first + index)).collect();
+        // One by one: what is collected is passed on in other pieces than it was written in.
+        let mut owners = Owners::new();
+        (1..=count).for_each(|index| owners.push(view.get(first + index)));
         let word = has_word.then(|| {
             let (index, shift) = (first + value / 8, value as u32 % 8 * 8);
             let low = view.get(index) >> shift;
