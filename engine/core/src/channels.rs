@@ -1,5 +1,6 @@
 //! Channels and broadcasts by name: create, remove, publish, subscribe, and what is known of them.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64 as PrivateU64, Ordering as PrivateOrdering};
 
@@ -122,25 +123,31 @@ impl Channels {
     }
 
     /// The open channel of this name, from private memory or from the directory.
-    pub(crate) fn bind(&self, cx: Context<'_>, name: &str) -> Result<Option<Bound>> {
-        // Stale memory is harmless: the cell's state word says whether this life is still open.
-        if let Some(bound) = names::recall(self.0.facade, name, |known| known.bound)
-            && bound.cell.is_open(cx)
-        {
-            return Ok(Some(bound));
+    pub(crate) fn bind(&self, cx: Context<'_>, name: &str) -> Result<Option<Rc<Bound>>> {
+        match self.known(cx, name) {
+            Some(bound) => Ok(Some(bound)),
+            None => self.bind_found(cx, name),
         }
-        self.bind_found(cx, name)
     }
 
+    /// The open channel of this name, if private memory has it.
+    #[inline(always)]
+    pub(crate) fn known(&self, cx: Context<'_>, name: &str) -> Option<Rc<Bound>> {
+        // Stale memory is harmless: the cell's state word says whether this life is still open.
+        names::recall(self.0.facade, name, |known| known.bound.clone()).filter(|bound| bound.cell.is_open(cx))
+    }
+
+    /// The open channel of this name, from the directory.
     #[cold]
     #[inline(never)]
-    fn bind_found(&self, cx: Context<'_>, name: &str) -> Result<Option<Bound>> {
+    pub(crate) fn bind_found(&self, cx: Context<'_>, name: &str) -> Result<Option<Rc<Bound>>> {
         for _ in 0..PATIENCE {
             let Some(found) = self.directory(cx).find(name)? else {
                 return Ok(None);
             };
             if let Some(bound) = bound_of(cx, found.cell)? {
-                names::remember(self.0.facade, name, bound);
+                let bound = Rc::new(bound);
+                names::remember(self.0.facade, name, &bound);
                 return Ok(Some(bound));
             }
         }
@@ -241,7 +248,7 @@ impl Channels {
         // In place: most publishing is to channels that the thread knows, and nothing in it looks for names.
         let done = names::recall(self.0.facade, name, |known| -> Result<_> {
             let put = put(cx, &known.bound, payload, form, None)?;
-            Ok((put == Put::Done).then(|| known.heard_now(cx).ok_or(known.bound)))
+            Ok((put == Put::Done).then(|| known.heard_now(cx).ok_or_else(|| known.bound.clone())))
         });
         match done.transpose()?.flatten() {
             Some(Ok(heard)) => Ok(Some(heard)),
@@ -289,7 +296,7 @@ impl Channels {
         let tried = names::recall(self.0.facade, name, |known| -> Result<_> {
             Ok(try_send(cx, &known.bound, payload, form, id)?.map(|put| {
                 // Where somebody hears it, how many is all there is to say.
-                (put == Put::Done).then(|| known.heard_now(cx).filter(|&heard| heard > 0).ok_or(known.bound))
+                (put == Put::Done).then(|| known.heard_now(cx).filter(|&heard| heard > 0).ok_or_else(|| known.bound.clone()))
             }))
         });
         match tried.transpose()? {

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::hash::BuildHasher;
+use std::rc::Rc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
@@ -21,8 +22,8 @@ pub(crate) struct Known {
     facade: u64,
     name: Box<str>,
     hash: u64,
-    /// Where it is.
-    pub bound: Bound,
+    /// Where it is. Not copied: it would be passed on from hand to hand.
+    pub bound: Rc<Bound>,
     /// The root word of its handles when they were counted, and the count.
     pub heard: (u64, u64),
 }
@@ -57,8 +58,8 @@ pub(crate) fn recall<R>(facade: u64, name: &str, with: impl FnOnce(&mut Known) -
 }
 
 /// Remembers where a channel is.
-pub(crate) fn remember(facade: u64, name: &str, bound: Bound) {
-    if recall(facade, name, |known| (known.bound, known.heard) = (bound, (0, 0))).is_some() {
+pub(crate) fn remember(facade: u64, name: &str, bound: &Rc<Bound>) {
+    if recall(facade, name, |known| (known.bound, known.heard) = (bound.clone(), (0, 0))).is_some() {
         return;
     }
     NAMES.with_borrow_mut(|names| {
@@ -66,7 +67,7 @@ pub(crate) fn remember(facade: u64, name: &str, bound: Bound) {
             names.table.clear();
         }
         let hash = names.hasher.hash_one(name);
-        let known = Known { facade, name: name.into(), hash, bound, heard: (0, 0) };
+        let known = Known { facade, name: name.into(), hash, bound: bound.clone(), heard: (0, 0) };
         names.table.insert_unique(hash, known, |known| known.hash);
     });
 }

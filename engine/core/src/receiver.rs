@@ -93,6 +93,22 @@ impl Ready<'_> {
     }
 }
 
+/// Gives up a handle's entry, unless that was done before or is its parent's. `None`: there was nothing to be done.
+fn give_up<'s>(segment: &'s Segment, cell: Cell, client: &str, position: &mut Position) -> Result<Option<Context<'s>>> {
+    if std::mem::replace(&mut position.closed, true) {
+        return Ok(None);
+    }
+    // A segment closed before has ended this handle with all others of the process.
+    let Ok((cx, attachment)) = segment.attached() else {
+        return Ok(None);
+    };
+    let Anchor { reference, id, attachment: ours, .. } = &position.anchor;
+    if *ours == attachment {
+        unanchor_known(cx, cell, id.key(client.as_bytes()), *reference)?;
+    }
+    Ok(Some(cx))
+}
+
 fn joined(channel: &str, client: &str) -> Box<str> {
     let mut text = String::with_capacity(channel.len() + client.len());
     text.push_str(channel);
@@ -427,27 +443,14 @@ impl Receiver {
 
     /// Closes the handle; again is harmless.
     pub fn close(&self) -> Result<()> {
-        if let Some(cx) = self.close_at(&mut self.position())? {
+        if let Some(cx) = give_up(&self.segment, self.cell, self.client(), &mut self.position())? {
             // Whoever waits here in another thread or task is to learn of it.
             cx.tell(self.cell.number());
         }
         Ok(())
     }
 
-    /// Gives up its entry, unless that was done before or is its parent's. `None`: there was nothing to be done.
-    fn close_at(&self, position: &mut Position) -> Result<Option<Context<'_>>> {
-        if std::mem::replace(&mut position.closed, true) {
-            return Ok(None);
-        }
-        // A segment closed before has ended this handle with all others of the process.
-        let Ok((cx, attachment)) = self.segment.attached() else {
-            return Ok(None);
-        };
-        if position.anchor.attachment == attachment {
-            unanchor_known(cx, self.cell, self.key(position.anchor.id), position.anchor.reference)?;
-        }
-        Ok(Some(cx))
-    }
+
 }
 
 impl Source for Receiver {
@@ -482,7 +485,7 @@ impl Source for Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         // Nobody is left to tell: who waits here has it. What could not be removed is removed with the process.
-        let mut position = std::mem::take(self.position.own());
-        let _ = self.close_at(&mut position);
+        let Receiver { segment, cell, text, client_from, position, .. } = self;
+        let _ = give_up(segment, *cell, &text[*client_from..], position.own());
     }
 }
