@@ -252,14 +252,13 @@ impl<'a> Trie<'a> {
     /// in damage a page may be named from several places, and a walk that took it for several would never end.
     pub(super) fn page_at(&self, reference: u64, depth: u32, prefix: u64) -> Option<Page> {
         let (_, at) = self.cx.life(reference)?;
-        let (back, ident) = (self.cx.view().get(at + Block::back), self.cx.view().get(at + Block::ident));
-        // Read before the copy, which is then validated with it.
-        let page = self.page(reference)?;
-        let is_here = match &page {
-            Page::Leaf(entries) if is_lone(reference, entries) => depth == 0 && back == back_of(self.root),
+        let [info, back, ident] = [Block::info, Block::back, Block::ident].map(|field| self.cx.view().get(at + field));
+        let is_here = match Info(info).kind() {
+            kind::RECORD => depth == 0 && back == back_of(self.root),
             _ => (back, ident) == (self.back(depth), prefix),
         };
-        is_here.then_some(page)
+        // What was read before the copy is validated with it.
+        if is_here { self.page(reference) } else { None }
     }
 
     /// Live entries below a page, without copying it.
