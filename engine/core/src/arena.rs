@@ -249,7 +249,8 @@ impl<'a> Context<'a> {
     }
 
     /// As `allocate`, for a change that adds nothing and so frees as many blocks as it takes: where all others are in
-    /// use, from the reserve. So whoever leaves can leave, whatever is full.
+    /// use, from the reserve. So whoever leaves can leave, whatever is full. (A mark on a group's only entry
+    /// takes a page and frees none: it is one that adds.)
     pub fn allocate_for_less(self, preference: Preference) -> Result<Held> {
         self.allocate(preference).or_else(|error| {
             let geometry = &self.space.geometry;

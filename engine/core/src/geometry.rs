@@ -199,22 +199,6 @@ impl Geometry {
             return Err(Error::invalid("max_processes", slots, format!("between 1 and {MAX_PROCESSES}")));
         }
         let size = size / 4096 * 4096;
-        let cells = match options.channels {
-            // every channel may have members too, and there is a namespace at least
-            Some(channels) => u64::from(channels.max(1)) * 2 + 8,
-            None => (size / 32 / 128).min((1 << 24) - 1),
-        };
-        if cells >= 1 << 24 {
-            return Err(Error::invalid("channels", options.channels.unwrap_or(0), "below 8388604"));
-        }
-        let unit_bytes = (UNIT_DESCRIPTORS + Unit::WORDS) as u64 * 8;
-        let units = match options.ring_slots {
-            Some(slots) => u64::from(slots.max(16)).div_ceil(UNIT_DESCRIPTORS as u64),
-            None => size / 8 / unit_bytes,
-        };
-        if units >= 1 << 26 {
-            return Err(Error::invalid("ring_slots", options.ring_slots.unwrap_or(0), "below 2^30"));
-        }
         let bells = match options.waiters {
             Some(waiters) if u64::from(waiters) > MAX_BELLS => {
                 return Err(Error::invalid("waiters", waiters, format!("at most {MAX_BELLS}")));
@@ -224,10 +208,27 @@ impl Geometry {
             None => (size / 32 / (Bell::WORDS as u64 * 8)).min(u64::from(slots) * 4).clamp(64, MAX_BELLS) / 64 * 64,
         };
         let per_cell = (CELL_WORDS as u64 + bells / 64) * 8;
-        // In front of them there is little besides.
-        if cells * per_cell / 8 > CELLS_END - (1 << 24) {
-            let bound = format!("at most {} with {bells} waiters", ((CELLS_END - (1 << 24)) * 8 / per_cell - 8) / 2);
+        // In front of the cells there is little besides.
+        let most_cells = (CELLS_END - (1 << 24)) * 8 / per_cell;
+        let cells = match options.channels {
+            // every channel may have members too, and there is a namespace at least
+            Some(channels) => u64::from(channels.max(1)) * 2 + 8,
+            None => (size / 32 / 128).min((1 << 24) - 1).min(most_cells),
+        };
+        if cells >= 1 << 24 {
+            return Err(Error::invalid("channels", options.channels.unwrap_or(0), "below 8388604"));
+        }
+        if cells > most_cells {
+            let bound = format!("at most {} with {bells} waiters", (most_cells - 8) / 2);
             return Err(Error::invalid("channels", options.channels.unwrap_or(0), bound));
+        }
+        let unit_bytes = (UNIT_DESCRIPTORS + Unit::WORDS) as u64 * 8;
+        let units = match options.ring_slots {
+            Some(slots) => u64::from(slots.max(16)).div_ceil(UNIT_DESCRIPTORS as u64),
+            None => size / 8 / unit_bytes,
+        };
+        if units >= 1 << 26 {
+            return Err(Error::invalid("ring_slots", options.ring_slots.unwrap_or(0), "below 2^30"));
         }
         let per_slot = Slot::WORDS as u64 * 8;
         let fixed =

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use crate::arena::{HOT_MASK, hot};
 use crate::bound::Bound;
 use crate::cells::Cell;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::flag::Flag;
 use crate::layout::{Block, Channel, state};
 use crate::owned::owners_and_us;
@@ -243,11 +243,16 @@ pub(crate) fn end_handles(cx: Context<'_>, bound: &Bound, (client, hash): (&str,
         point!("unsubscribe.ended");
         // Not live any more, so not counted by publishers, but there until its owner closes it: it
         // keeps what is left to drain.
-        trie.change(
+        let marked = trie.change(
             entry.place(),
             |value| Some(value == entry.value),
             |found| Ok((if found.is_some() { Change::Mark(GONE) } else { Change::Keep }, ())),
-        )?;
+        );
+        match marked {
+            // A page may be needed for the mark, where there was none. Its delivery has ended: it is only counted until it is closed.
+            Ok(_) | Err(Error::Full { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
     cx.tell(bound.cell.number());
     Ok(())

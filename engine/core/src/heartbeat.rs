@@ -203,7 +203,7 @@ impl Heartbeats {
         let cx = self.world.cx()?;
         let now = clock::tick_micros() & HOT_MASK;
         let place = cx.space.hash(client.as_bytes()).place();
-        let set = self.clients(cx).touch(place, client.as_bytes(), field, now)?;
+        let set = self.clients(cx).touch(place, client.as_bytes(), field, |then| (then < now).then_some(now))?.is_some();
         if set {
             point!("beat.set");
             self.counter(cx, counter, 1);

@@ -114,6 +114,8 @@ mod segment;
 #[cfg(not(modelled))]
 mod source;
 #[cfg(not(modelled))]
+mod stale;
+#[cfg(not(modelled))]
 mod stats;
 #[cfg(not(modelled))]
 mod subscribing;

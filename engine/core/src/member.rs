@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::layout::{Block, Header};
+use crate::owned::seen_of;
 use crate::record::{Record, pairs_of, text_of};
 use crate::space::Context;
 use crate::trie::Entry;
@@ -143,7 +144,7 @@ impl<'a> Members<'a> {
         let (_, at) = cx.life(reference)?;
         let (value, end) = (client + key, self.text.len());
         let joined = self.text[value..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        let seen = cx.hot(reference, at, Block::hot0).unwrap_or(joined);
+        let seen = cx.hot(reference, at, Block::hot0).map_or(joined, seen_of);
         // What lies between the client's id and the metadata stays in between.
         let place = Place { channel: self.channel.len(), client, client_end: value, metadata: (value + JOINED).min(end), end };
         self.waiting.push((unix_seconds(cx, joined), unix_seconds(cx, seen), place));

@@ -92,6 +92,22 @@ pub fn replaced(trie: &Trie<'_>, entry: &Entry, record: &Record, owners: &[u64])
     Ok(Change::Put(entry.flags(), held))
 }
 
+/// In a member's first hot word, when it was seen last: somebody is about to replace or remove its record. It stays set, and whoever
+/// sees the member from then on replaces the record, too: one of both finds that the other was first.
+pub(crate) const TAKEN: u64 = 1;
+
+/// When a member was seen last, by its first hot word: monotonic microseconds, even ones.
+pub(crate) const fn seen_of(value: u64) -> u64 {
+    value & !TAKEN
+}
+
+/// The same of a member, who may be seen meanwhile: whoever sees it from here on replaces its record, too, and one of both decides
+/// again.
+pub(crate) fn replaced_member(members: &Trie<'_>, entry: &Entry, record: &Record, owners: &[u64]) -> Attempt<Change> {
+    members.cx.set_hot(record.reference, record.at, Block::hot0, |value| Some(value | TAKEN));
+    replaced(members, entry, record, owners)
+}
+
 /// Copies the hot words of a record to the one that replaces it.
 pub(crate) fn carry_hot(cx: Context<'_>, from: &Record, to: &Held) {
     for field in [Block::hot0, Block::hot1, Block::hot2] {
@@ -132,7 +148,7 @@ pub(crate) fn sweep_members(members: &Trie<'_>, rest: impl Fn(&Record) -> Option
                     gone.push(record.name());
                     Ok(leaving(entry))
                 }
-                Some(owners) => replaced(members, entry, &record, &owners),
+                Some(owners) => replaced_member(members, entry, &record, &owners),
             }
         })?;
         left.extend(gone);

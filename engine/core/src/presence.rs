@@ -17,13 +17,14 @@ use crate::layout::{Block, Group, World as WorldCell, cell_kind, state};
 use crate::member::{JOINED, Member, Members, Metadata, joined_of, unix_seconds};
 use crate::os::clock;
 use crate::os::lock::Lock;
-use crate::owned::{leaving, remove_all, replaced, sweep_members};
+use crate::owned::{leaving, remove_all, replaced_member, seen_of};
 use crate::points::point;
 use crate::record::{Content, Owners, Record};
 use crate::relief;
 use crate::space::{Client, Context, Hash};
-use crate::trie::{Attempt, Change, Entry, GONE, PENDING, Root, Stop, Trie};
-use crate::whereabouts::{Hint, forget_gone, prune_lines};
+use crate::stale::{is_seen_unchanged, seen_since};
+use crate::trie::{Change, Entry, GONE, PENDING, Root, Stop, Trie};
+use crate::whereabouts::{self, Hint, forget_gone, prune_lines};
 use crate::world::{World, check_length};
 
 /// The net change since the last flush.
@@ -55,7 +56,7 @@ pub(crate) struct Tracked {
 }
 
 /// A member's record.
-fn content_of<'a>(owners: &'a [u64], client: &'a str, joined: &'a [u8; JOINED], metadata: &'a Metadata) -> Content<'a> {
+pub(crate) fn content_of<'a>(owners: &'a [u64], client: &'a str, joined: &'a [u8; JOINED], metadata: &'a Metadata) -> Content<'a> {
     Content { owners, key: [client.as_bytes(), &[]], value: [joined, metadata.encoded()] }
 }
 
@@ -71,28 +72,6 @@ fn new_member(
     let held = members.cx.new_record(members.root, place, &content_of(owners, client, joined, metadata))?;
     members.cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), seen));
     Ok(held)
-}
-
-/// Does an entry's record say all of this already? Then its member was seen, and nothing else is to be done.
-#[inline(never)]
-fn is_seen_unchanged(
-    cx: Context<'_>,
-    entry: Entry,
-    (owners, joined): (&[u64], &[u8; JOINED]),
-    (client, metadata): (&str, &Metadata),
-    seen: u64,
-) -> Attempt<bool> {
-    let same = cx.is_record_of(entry.value, &content_of(owners, client, joined, metadata)).ok_or(Stop::Moved)?;
-    if same {
-        let (_, at) = cx.life(entry.value).ok_or(Stop::Moved)?;
-        cx.set_hot(entry.value, at, Block::hot0, |then| (then < seen).then_some(seen)).ok_or(Stop::Moved)?;
-    }
-    Ok(same)
-}
-
-/// The time now for a member that joined at another, which is always before it: so a member who was there before shows.
-fn seen_since(joined: u64) -> u64 {
-    (clock::tick_micros() & HOT_MASK).max(joined.saturating_add(1)) & HOT_MASK
 }
 
 /// The presence of one world.
@@ -127,7 +106,7 @@ const REMEMBERED: usize = 16 << 10;
 /// When a member joined, and was seen last, in Unix seconds.
 fn times_of(cx: Context<'_>, record: &Record) -> (f64, f64) {
     let joined = joined_of(record).unwrap_or(0);
-    let seen = cx.hot(record.reference, record.at, Block::hot0).unwrap_or(joined);
+    let seen = cx.hot(record.reference, record.at, Block::hot0).map_or(joined, seen_of);
     (unix_seconds(cx, joined), unix_seconds(cx, seen))
 }
 
@@ -236,6 +215,7 @@ impl Presence {
     pub(crate) fn track_client(&self, cx: Context<'_>, channel: &str, (client, hash): Client<'_>, metadata: &Metadata) -> Result<Tracked> {
         check_length("channel", channel)?;
         check_length("client_id", client)?;
+        whereabouts::expect(cx, hash.place());
         self.world.segment().owns_something()?;
         for _ in 0..1 << 16 {
             let (cell, _) = self.group(cx, channel)?;
@@ -283,7 +263,7 @@ impl Presence {
                 owners = front.owners;
             }
             let (joined, seen) = times.unwrap_or_else(|| {
-                let now = clock::monotonic_micros() & HOT_MASK;
+                let now = seen_of(clock::monotonic_micros() & HOT_MASK);
                 (now, now)
             });
             // What nobody owned stays ours: there is no saying whose it was.
@@ -323,6 +303,7 @@ impl Presence {
 
     /// Takes a member out of a channel, or only this process's part in it. True: it is out.
     pub(crate) fn remove_from(&self, cx: Context<'_>, channel: &str, client: Client<'_>, part: Part) -> Result<bool> {
+        whereabouts::expect(cx, client.1.place());
         match self.members(cx, channel)? {
             Some((cell, _)) => self.remove(cx, cell, client, part),
             None => Ok(false),
@@ -345,7 +326,7 @@ impl Presence {
             if rest.is_empty() {
                 return Ok((leaving(&entry), true));
             }
-            let change = if rest.len() < record.owners.len() { replaced(&members, &entry, &record, &rest)? } else { Change::Keep };
+            let change = if rest.len() < record.owners.len() { replaced_member(&members, &entry, &record, &rest)? } else { Change::Keep };
             Ok((change, false))
         })?;
         let left = left.unwrap_or(false);
@@ -357,7 +338,7 @@ impl Presence {
         Ok(left)
     }
 
-    fn hint<'a>(&self, cx: Context<'a>, client: Hash, cell: Cell) -> Hint<'a> {
+    pub(crate) fn hint<'a>(&self, cx: Context<'a>, client: Hash, cell: Cell) -> Hint<'a> {
         Hint::new(cx, self.world.root(0), client.place(), cell.number())
     }
 
@@ -397,17 +378,6 @@ impl Presence {
             cx.news(cell.number());
         }
         Ok(updated && done.is_some())
-    }
-
-    /// Sets a member's last seen to now. False: it is not there.
-    pub fn touch(&self, channel: &str, client: &str) -> Result<bool> {
-        let cx = self.world.cx()?;
-        let Some((_, members)) = self.members(cx, channel)? else {
-            return Ok(false);
-        };
-        let place = cx.space.hash(client.as_bytes()).place();
-        let now = clock::tick_micros() & HOT_MASK;
-        members.touch(place, client.as_bytes(), Block::hot0, now)
     }
 
     /// The members of a channel.
@@ -465,35 +435,6 @@ impl Presence {
             from = next;
         }
         Ok(diff)
-    }
-
-    /// Removes members not seen for `timeout_secs`; each is given to one caller.
-    pub fn evict_stale(&self, timeout_secs: f64) -> Result<Vec<(String, String)>> {
-        if timeout_secs.is_nan() || timeout_secs < 0.0 {
-            return Err(Error::invalid("timeout_secs", timeout_secs, "0 or more seconds"));
-        }
-        let cx = self.world.cx()?;
-        let mut groups = Vec::new();
-        self.directory(cx).each(|found| groups.push((found.record.name(), found.cell)))?;
-        let now = clock::tick_micros();
-        let mut evicted = Vec::new();
-        for (channel, cell) in groups {
-            let members = cell.trie(cx, Group::members);
-            let stale = |record: &Record| {
-                let seen = cx.hot(record.reference, record.at, Block::hot0).unwrap_or(now);
-                now.saturating_sub(seen) as f64 >= timeout_secs * 1e6
-            };
-            let left = sweep_members(&members, |record| stale(record).then(Owners::new))?;
-            if !left.is_empty() {
-                cx.news(cell.number());
-            }
-            for client in left {
-                point!("stale.left");
-                self.hint(cx, cx.space.hash(client.as_bytes()), cell).forget()?;
-                evicted.push((channel.clone(), client));
-            }
-        }
-        Ok(evicted)
     }
 
     /// Forgets everybody, without a diff.

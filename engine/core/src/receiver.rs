@@ -449,8 +449,6 @@ impl Receiver {
         }
         Ok(())
     }
-
-
 }
 
 impl Source for Receiver {

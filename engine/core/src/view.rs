@@ -110,9 +110,9 @@ impl View {
         unsafe { std::slice::from_raw_parts(self.base.add(index), count) }
     }
 
-    /// Asks for the cache lines of a page, which will be read.
+    /// Asks for the cache lines of what will be read.
     #[inline(always)]
-    pub fn expect(words: &Words) {
+    pub fn expect<const N: usize>(words: &[AtomicU64; N]) {
         #[cfg(all(target_arch = "x86_64", not(modelled)))]
         for line in words.chunks_exact(8) {
             // SAFETY: a prefetch of a borrowed address; it reads nothing and cannot fault.

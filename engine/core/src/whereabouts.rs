@@ -28,6 +28,7 @@ use crate::points::point;
 use crate::space::{Context, PAIR_MASK};
 use crate::sync::{AtomicU64, Ordering, fence, fence_after_swap};
 use crate::trie::{Change, Entry, Root, Trie, VALUE_INLINE};
+use crate::view::View;
 
 const CELL_BITS: u32 = 24;
 const CELL_MASK: u64 = (1 << CELL_BITS) - 1;
@@ -197,6 +198,12 @@ fn take_from_line(cx: Context<'_>, client: u64, word: u64) -> bool {
 #[inline(always)]
 fn line<'a>(cx: Context<'a>, client: u64) -> Option<&'a [AtomicU64; HINTS_A_LINE]> {
     cx.view().array(cx.space.geometry.hint_line(client))
+}
+
+/// Asks for the line of a client who is about to come or go, by its place among members.
+#[inline(always)]
+pub(crate) fn expect(cx: Context<'_>, client: u64) {
+    line(cx, client).into_iter().for_each(View::expect);
 }
 
 /// The group of the world at a word that now has a cell. `None`: there is none.

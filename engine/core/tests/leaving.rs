@@ -112,3 +112,29 @@ fn evicting_and_clearing_a_full_segment() {
         assert_eq!(presence.total_clients().unwrap(), 0);
     }
 }
+
+/// Each channel has one client and one handle: what unsubscribing needs, the registration gives.
+#[test]
+fn unsubscribing_from_many_channels_of_a_full_segment() {
+    const CHANNELS: u32 = 150;
+    let options = Options { size: 4 << 20, channels: Some(400), ring_slots: Some(16 * 400), ..Options::default() };
+    let world = World::new(&Segment::private(&options).unwrap(), "").unwrap();
+    let channels = Channels::new(&world, ChannelKind::Channel);
+    let spec = ChannelSpec { buffer_size: 2, metadata: vec![], fail_when_unheard: false, dedup_window: None };
+    let client = |number: u32| if number.is_multiple_of(2) { "ada".to_owned() } else { "x".repeat(220) };
+    let name = |number: u32| format!("channel {number}");
+    let handles: Vec<_> = (0..CHANNELS)
+        .map(|number| {
+            channels.create(&name(number), &spec).unwrap();
+            channels.subscribe(&name(number), &client(number), None).unwrap().unwrap()
+        })
+        .collect();
+    fill(&world);
+    for number in 0..CHANNELS {
+        assert!(channels.unsubscribe(&name(number), &client(number)).unwrap());
+    }
+    assert!(handles.iter().all(|handle| handle.is_ended().unwrap()));
+    assert_eq!(world.segment().check().unwrap(), Vec::<String>::new());
+    drop(handles);
+    assert_eq!(world.segment().check().unwrap(), Vec::<String>::new());
+}

@@ -3,12 +3,12 @@
 use smallvec::SmallVec;
 
 use super::page::{
-    COLLAPSE, Counts, DEPTH_MAX, Edit, Entries, Entry, Inner, LEAF_MAX, Page, Step, child_of, collision, is_lone, last_below, lone_entry,
-    nibble, prefix, read_counts, read_leaf,
+    COLLAPSE, Counts, DEPTH_MAX, Edit, Entries, Entry, Inner, LEAF_MAX, Page, Step, child_of, collision, lone_entry, nibble, prefix,
+    read_counts, read_leaf,
 };
 use super::{Attempt, Root, Stop, Trie, root_of, with_patience};
 use crate::arena::Held;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::mutants::without;
 use crate::points::point;
 use crate::record::Record;
@@ -51,7 +51,7 @@ pub(super) struct Draft {
 
 /// What a change makes of an entry that was found at an index, or of none. `None`: nothing changes.
 #[inline(always)]
-fn planned(change: Change, found: Option<Entry>, index: usize, place: u64, draft: &mut Draft) -> Option<Edit> {
+pub(super) fn planned(change: Change, found: Option<Entry>, index: usize, place: u64, draft: &mut Draft) -> Option<Edit> {
     let entry = match change {
         Change::Keep => return None,
         Change::Remove => {
@@ -74,21 +74,6 @@ fn planned(change: Change, found: Option<Entry>, index: usize, place: u64, draft
 }
 
 pub(super) type Path<'a> = SmallVec<[Step<'a>; 6]>;
-
-type Decide<'f, T> = &'f mut dyn FnMut(&Entry, &mut Vec<T>) -> Attempt<Verdict>;
-
-/// A sweep over many leaves.
-struct Sweep<'f, T> {
-    from: u64,
-    only_marked: bool,
-    budget: u32,
-    next: Option<u64>,
-    taken: Vec<T>,
-    decide: Decide<'f, T>,
-}
-
-/// Leaves that a sweep changes with one swap of the root; fewer where the arena is full.
-const BUDGETS: [u32; 3] = [256, 8, 1];
 
 impl<'a> Trie<'a> {
     /// Changes the entry at `place` for which `same` says yes, or adds one. `decide` sees the entry as
@@ -149,37 +134,6 @@ impl<'a> Trie<'a> {
         let to = |found: &Option<Entry>| if found.is_some() { Change::Remove } else { Change::Keep };
         let removed = self.change(place, same, |found| Ok((to(&found), found.is_some())))?;
         Ok(removed.unwrap_or(false))
-    }
-
-    /// Decides over every entry from `from` on, in order of place, changing up to 256 leaves with one
-    /// swap of the root. Gives what `decide` collected and where to go on. With `only_marked`, subtrees
-    /// without pending joins or leaves are skipped.
-    pub fn sweep<T>(
-        &self,
-        from: u64,
-        only_marked: bool,
-        mut decide: impl FnMut(&Entry, &mut Vec<T>) -> Attempt<Verdict>,
-    ) -> Result<(Vec<T>, Option<u64>)> {
-        let mut budgets = BUDGETS.into_iter();
-        let mut attempt = |budget| {
-            with_patience(self, |word| {
-                let Root::Page(root) = root_of(word) else {
-                    return Ok((Vec::new(), None));
-                };
-                let mut sweep = Sweep { from, only_marked, budget, next: None, taken: Vec::new(), decide: &mut decide };
-                let mut draft = Draft::default();
-                let outcome = self.sweep_below(root, 0, 0, &mut sweep, &mut draft);
-                let (taken, next) = (sweep.taken, sweep.next);
-                let outcome = outcome.map(|edited| edited.map(|edited| edited.reference));
-                if self.commit(word, outcome, &draft)? { Ok((taken, next)) } else { Err(Stop::Moved) }
-            })
-        };
-        let mut swept = attempt(budgets.next().unwrap_or(1));
-        // Where there is no room for the new pages of many leaves, there is for a few.
-        while let (Err(Error::Full { .. }), Some(budget)) = (&swept, budgets.next()) {
-            swept = attempt(budget);
-        }
-        swept
     }
 
     /// Swaps the root for another page, if any, or none. True: it is done.
@@ -324,7 +278,11 @@ impl<'a> Trie<'a> {
         match *edit {
             Edit::Remove(_) => Ok(0),
             Edit::Replace(_, entry) if entry.may_be_lone() => Ok(entry.value),
-            Edit::Replace(_, entry) => self.build(&[entry], 0, draft),
+            Edit::Replace(_, entry) => {
+                // It takes a page and gives none back.
+                draft.grows = true;
+                self.build(&[entry], 0, draft)
+            }
             Edit::Insert(0, entry) => self.build(&[entry, lone], 0, draft),
             Edit::Insert(_, entry) => self.build(&[lone, entry], 0, draft),
         }
@@ -399,7 +357,7 @@ impl<'a> Trie<'a> {
     }
 
     /// Writes an inner page, or the leaf it shrinks to.
-    fn inner_rebuilt(&self, inner: Inner, place: u64, depth: u32, before: Counts, draft: &mut Draft) -> Attempt<Edited> {
+    pub(super) fn inner_rebuilt(&self, inner: Inner, place: u64, depth: u32, before: Counts, draft: &mut Draft) -> Attempt<Edited> {
         let after = inner.counts;
         let reference = if after.total() == 0 {
             0
@@ -437,75 +395,5 @@ impl<'a> Trie<'a> {
             draft.old.push(reference);
         }
         Ok(())
-    }
-
-    fn sweep_below<T>(
-        &self,
-        reference: u64,
-        depth: u32,
-        prefix: u64,
-        sweep: &mut Sweep<'_, T>,
-        draft: &mut Draft,
-    ) -> Attempt<Option<Edited>> {
-        if last_below(prefix, depth) < sweep.from {
-            return Ok(None);
-        }
-        if sweep.budget == 0 {
-            sweep.next.get_or_insert(prefix.max(sweep.from));
-            return Ok(None);
-        }
-        let page = self.page_at(reference, depth, prefix).ok_or(Stop::Moved)?;
-        let before = page.counts();
-        if sweep.only_marked && before.marked() == 0 {
-            return Ok(None);
-        }
-        match page {
-            Page::Leaf(found) => {
-                let is_lone = is_lone(reference, &found);
-                let mut entries = Entries::new();
-                let mut changed = false;
-                for entry in found {
-                    let change = if entry.place() < sweep.from { Change::Keep } else { (sweep.decide)(&entry, &mut sweep.taken)? };
-                    match planned(change, Some(entry), entries.len(), entry.place(), draft) {
-                        None => entries.push(entry),
-                        Some(Edit::Replace(_, entry) | Edit::Insert(_, entry)) => {
-                            changed = true;
-                            entries.push(entry);
-                        }
-                        Some(Edit::Remove(_)) => changed = true,
-                    }
-                }
-                if !changed {
-                    return Ok(None);
-                }
-                sweep.budget -= 1;
-                if !is_lone {
-                    draft.old.push(reference);
-                }
-                self.rebuilt(&entries, depth, before, draft).map(Some)
-            }
-            Page::Inner(mut inner) => {
-                if depth >= DEPTH_MAX {
-                    return Err(Stop::Moved);
-                }
-                let mut changed = false;
-                for index in 0..16 {
-                    if inner.children[index] == 0 {
-                        continue;
-                    }
-                    let below = prefix | (index as u64) << (60 - 4 * depth);
-                    if let Some(edited) = self.sweep_below(inner.children[index], depth + 1, below, sweep, draft)? {
-                        inner.children[index] = edited.reference;
-                        inner.counts = inner.counts.exchange(edited.before, edited.after);
-                        changed = true;
-                    }
-                }
-                if !changed {
-                    return Ok(None);
-                }
-                draft.old.push(reference);
-                self.inner_rebuilt(inner, prefix, depth, before, draft).map(Some)
-            }
-        }
     }
 }

@@ -15,14 +15,15 @@
 //! root = ref, or EMPTY | tag, or SEALED | tag             tags never repeat
 //! ```
 //!
-//! The first entry of a group needs no leaf: the root names its record. Once there was a leaf, there is one until the
-//! group is empty again, so that no root word repeats.
+//! The first entry of a group needs no leaf if it has a record and no flags: the root names the record. Once there was a
+//! leaf, there is one until the group is empty again, so that no root word repeats.
 
 mod edit;
 mod list;
 mod mirror;
 mod newest;
 mod page;
+mod sweep;
 
 pub use edit::{Change, Verdict};
 pub use mirror::{Delta, Mirror};
@@ -75,7 +76,7 @@ pub enum Root {
     Empty,
     /// The group is gone.
     Sealed,
-    /// The ref of the root page.
+    /// The ref of the root page, or of the only entry's record.
     Page(u64),
 }
 
@@ -232,16 +233,16 @@ impl<'a> Trie<'a> {
         })
     }
 
-    /// Sets a hot word of a key's live record to a later time. False: there is no such record.
-    pub fn touch(&self, place: u64, key: &[u8], field: usize, now: u64) -> Result<bool> {
+    /// Replaces a hot word of a key's live record by what `later` makes of it (`None`: leaves it). Gives the value after it;
+    /// `None`: there is no such record.
+    pub fn touch(&self, place: u64, key: &[u8], field: usize, later: impl Fn(u64) -> Option<u64>) -> Result<Option<u64>> {
         with_patience(self, |word| match self.find_from(word, place, &|value| self.cx.has_key(value, key))? {
             Some(entry) if entry.is_live() => {
                 let (_, at) = self.cx.life(entry.value).ok_or(Stop::Moved)?;
                 // A record that was replaced meanwhile: the one that replaced it is touched.
-                let later = |then: u64| (then < now).then_some(now);
-                self.cx.set_hot(entry.value, at, field, later).map(|_| true).ok_or(Stop::Moved)
+                self.cx.set_hot(entry.value, at, field, &later).map(Some).ok_or(Stop::Moved)
             }
-            _ => Ok(false),
+            _ => Ok(None),
         })
     }
 

@@ -6,9 +6,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::geometry::Geometry;
-use crate::reap::scavenge;
+use crate::layout::{Channel, cell_kind};
+use crate::owned::{Dead, Departure};
+use crate::reap::{scavenge, settle};
 use crate::record::Content;
-use crate::space::{Actor, Space};
+use crate::space::{Actor, Space, owner};
 
 fn small() -> Space {
     Space::boxed(Geometry::tiny(4, 2, 2, [2000, 40, 4]))
@@ -265,4 +267,36 @@ fn a_page_named_from_many_places_is_walked_from_none_but_its_own() {
     assert!(found.iter().any(|finding| finding.contains("both of")), "{found:?}");
     trie.seal_and_free(|| true);
     assert!(all_free(cx));
+}
+
+/// A group's only entry is replaced without a page: in a full arena for any number of groups.
+#[test]
+fn whoever_has_less_needs_no_more() {
+    const GROUPS: u32 = 100;
+    let space = Space::boxed(Geometry::tiny(4, GROUPS, GROUPS, [1024, 0, 0]));
+    let actor = Actor::new(0, 1);
+    let cx = Context { space: &space, actor: &actor };
+    let (stays, leaves) = (owner(1, 0), owner(1, 1));
+    let groups: Vec<_> = (0..GROUPS)
+        .map(|_| {
+            let cell = cx.new_channel(cell_kind::CHANNEL, crate::layout::Header::worlds, 0, 2, 0, 0).unwrap();
+            cell.make_live(cx);
+            let trie = cell.trie(cx, Channel::subscribers);
+            let owners = [stays, leaves];
+            let content = Content::new(&owners, b"ada", &[]);
+            trie.change_record(16, b"ada", |_| Ok((Change::Put(0, cx.new_record(trie.root, 16, &content)?), ()))).unwrap();
+            trie
+        })
+        .collect();
+    while let Ok(held) = cx.allocate(crate::arena::SMALL) {
+        cx.make_live(&held);
+    }
+    let reserve = cx.free_blocks();
+    assert!((1..u64::from(GROUPS)).contains(&reserve), "{reserve} would be enough for pages");
+    settle(cx, &Dead { owners: &[leaves], departure: Departure::Crash }).unwrap();
+    assert_eq!(cx.free_blocks(), reserve);
+    for trie in groups {
+        let (_, record) = trie.get(16, b"ada").unwrap().unwrap();
+        assert_eq!(&record.owners[..], [stays]);
+    }
 }

@@ -1,0 +1,195 @@
+//! When members were seen last, and who is not seen any more.
+//!
+//! Promise: who is seen is not removed for having been away before. Whoever is about to replace or remove a member's record
+//! says so in the hot word in which others say that it was seen; those then replace the record, too, and of both one comes
+//! first: the other decides again.
+
+use crate::arena::{HOT_MASK, hot};
+use crate::error::{Error, Result};
+use crate::layout::{Block, Group, state};
+use crate::member::{JOINED, Metadata};
+use crate::os::clock;
+use crate::owned::{TAKEN, seen_of, sweep_members};
+use crate::points::point;
+use crate::presence::{Presence, content_of};
+use crate::record::{Content, Owners, Record};
+use crate::space::Context;
+use crate::trie::{Attempt, Change, Entry, Stop, Trie};
+
+/// The time now for a member that joined at another, which is always before it: so a member who was there before shows.
+pub(crate) fn seen_since(joined: u64) -> u64 {
+    seen_of((clock::tick_micros() & HOT_MASK).max(joined.saturating_add(2)) & HOT_MASK)
+}
+
+/// What becomes of a member's first hot word when it is seen at a time; `None`: it stays.
+fn sooner(value: u64, seen: u64) -> Option<u64> {
+    (value & TAKEN == 0 && value < seen).then_some(seen)
+}
+
+/// Does an entry's record say all of this already? Then its member was seen, and nothing else is to be done: not where somebody
+/// takes it for stale.
+#[inline(never)]
+pub(crate) fn is_seen_unchanged(
+    cx: Context<'_>,
+    entry: Entry,
+    (owners, joined): (&[u64], &[u8; JOINED]),
+    (client, metadata): (&str, &Metadata),
+    seen: u64,
+) -> Attempt<bool> {
+    let same = cx.is_record_of(entry.value, &content_of(owners, client, joined, metadata)).ok_or(Stop::Moved)?;
+    if same {
+        let (_, at) = cx.life(entry.value).ok_or(Stop::Moved)?;
+        let value = cx.set_hot(entry.value, at, Block::hot0, |then| sooner(then, seen));
+        return Ok(value.is_some_and(|value| value & TAKEN == 0));
+    }
+    Ok(false)
+}
+
+/// Keeps a member that somebody takes for stale: its record is replaced by one that says when it was seen. False: it is out.
+#[cold]
+fn keep_after_all(members: &Trie<'_>, (place, client): (u64, &str), seen: u64) -> Result<bool> {
+    let kept = members.change_record(place, client.as_bytes(), |found| {
+        let Some((entry, record)) = found.filter(|(entry, _)| entry.is_live()) else {
+            return Ok((Change::Keep, false));
+        };
+        let content = Content::new(&record.owners, record.key(), record.value());
+        let held = members.cx.shorter_record(members.root, place, &content)?;
+        members.cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), seen));
+        Ok((Change::Put(entry.flags(), held), true))
+    })?;
+    Ok(kept.unwrap_or(false))
+}
+
+/// Takes a member for stale if it is: before it is removed, so that whoever sees it in between is known here, or keeps it.
+fn is_taken(cx: Context<'_>, record: &Record, now: u64, is_stale: impl Fn(u64) -> bool) -> bool {
+    let taken = |value| is_stale(seen_of(value)).then_some(value | TAKEN);
+    let value = cx.set_hot(record.reference, record.at, Block::hot0, taken);
+    is_stale(value.map_or(now, seen_of))
+}
+
+impl Presence {
+    /// Sets a member's last seen to now. False: it is not there.
+    pub fn touch(&self, channel: &str, client: &str) -> Result<bool> {
+        let cx = self.world().cx()?;
+        let Some((_, members)) = self.members(cx, channel)? else {
+            return Ok(false);
+        };
+        let place = cx.space.hash(client.as_bytes()).place();
+        let now = seen_of(clock::tick_micros() & HOT_MASK);
+        match members.touch(place, client.as_bytes(), Block::hot0, |then| sooner(then, now))? {
+            Some(value) if value & TAKEN != 0 => keep_after_all(&members, (place, client), now),
+            seen => Ok(seen.is_some()),
+        }
+    }
+
+    /// Removes members not seen for `timeout_secs`; each is given to one caller.
+    pub fn evict_stale(&self, timeout_secs: f64) -> Result<Vec<(String, String)>> {
+        if timeout_secs.is_nan() || timeout_secs < 0.0 {
+            return Err(Error::invalid("timeout_secs", timeout_secs, "0 or more seconds"));
+        }
+        let cx = self.world().cx()?;
+        let mut groups = Vec::new();
+        self.directory(cx).each(|found| groups.push((found.record.name(), found.cell)))?;
+        let now = clock::tick_micros();
+        let mut evicted = Vec::new();
+        for (channel, cell) in groups {
+            let members = cell.trie(cx, Group::members);
+            let is_stale = |seen: u64| now.saturating_sub(seen) as f64 >= timeout_secs * 1e6;
+            let left = sweep_members(&members, |record| is_taken(cx, record, now, is_stale).then(Owners::new))?;
+            if !left.is_empty() {
+                cx.news(cell.number());
+            }
+            for client in left {
+                point!("stale.left");
+                self.hint(cx, cx.space.hash(client.as_bytes()), cell).forget()?;
+                evicted.push((channel.clone(), client));
+            }
+        }
+        Ok(evicted)
+    }
+}
+
+#[cfg(all(test, not(modelled)))]
+mod tests {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::owned::replaced_member;
+    use crate::space::owner;
+    use crate::{Options, Segment, World};
+
+    const AWAY: Duration = Duration::from_millis(60);
+
+    fn presence() -> Presence {
+        let segment = Segment::private(&Options { size: 1 << 20, ..Options::default() }).expect("room");
+        Presence::new(&World::new(&segment, "").expect("room"))
+    }
+
+    fn alice() -> Metadata {
+        [("name", "Alice")].into_iter().collect()
+    }
+
+    /// Who is seen after it was looked at, and before it is out. `who` says that it is there.
+    fn seen_beside_an_eviction(before: bool, who: impl Fn(&Presence) -> bool) {
+        let presence = presence();
+        presence.track("room", "alice", &alice()).expect("room");
+        std::thread::sleep(AWAY);
+        let cx = presence.world().cx().expect("attached");
+        let (_, members) = presence.members(cx, "room").expect("attached").expect("it is there");
+        let (first, now) = (Cell::new(true), clock::tick_micros());
+        let is_stale = |seen: u64| now.saturating_sub(seen) >= 50_000;
+        let left = sweep_members(&members, |record| {
+            let is_first = first.replace(false);
+            if is_first && before {
+                assert!(who(&presence));
+            }
+            let taken = is_taken(cx, record, now, is_stale);
+            assert_eq!(taken, is_first && !before);
+            if is_first && !before {
+                assert!(who(&presence));
+            }
+            taken.then(Owners::new)
+        });
+        assert_eq!(left.expect("attached"), Vec::<String>::new());
+        assert!(presence.get("room", "alice").expect("attached").is_some(), "seen just now, and gone");
+        assert_eq!(presence.evict_stale(0.05).expect("attached"), []);
+        // What was set for it does not stay for ever.
+        std::thread::sleep(AWAY);
+        assert_eq!(presence.evict_stale(0.05).expect("attached").len(), 1);
+        assert_eq!(presence.world().segment().check().expect("attached"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn whoever_is_seen_while_it_is_taken_for_stale_stays() {
+        for before in [true, false] {
+            seen_beside_an_eviction(before, |presence| presence.track("room", "alice", &alice()).is_ok());
+            seen_beside_an_eviction(before, |presence| presence.update("room", "alice", &alice()).expect("attached"));
+            seen_beside_an_eviction(before, |presence| presence.touch("room", "alice").expect("attached"));
+        }
+    }
+
+    /// While a dead owner is taken off its record.
+    #[test]
+    fn whoever_is_seen_while_its_record_is_replaced_was_seen() {
+        let presence = presence();
+        presence.track("room", "alice", &alice()).expect("room");
+        std::thread::sleep(AWAY);
+        let cx = presence.world().cx().expect("attached");
+        let (_, members) = presence.members(cx, "room").expect("attached").expect("it is there");
+        let (rounds, owners) = (Cell::new(0), [cx.actor.owner, owner(1, 9)]);
+        let place = cx.space.hash(b"alice").place();
+        let replaced = members.change_record(place, b"alice", |found| {
+            let (entry, record) = found.ok_or(Stop::Moved)?;
+            let change = replaced_member(&members, &entry, record, &owners)?;
+            if rounds.replace(rounds.get() + 1) == 0 {
+                assert!(presence.touch("room", "alice").expect("attached"));
+            }
+            Ok((change, ()))
+        });
+        assert_eq!((replaced.expect("room"), rounds.get()), (Some(()), 2));
+        let member = presence.get("room", "alice").expect("attached").expect("it is there");
+        assert!(member.last_seen - member.joined_at > 0.05, "what was seen is lost");
+        assert_eq!(presence.evict_stale(0.05).expect("attached"), []);
+    }
+}
