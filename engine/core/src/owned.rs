@@ -92,8 +92,8 @@ pub fn replaced(trie: &Trie<'_>, entry: &Entry, record: &Record, owners: &[u64])
     Ok(Change::Put(entry.flags(), held))
 }
 
-/// In a member's first hot word, when it was seen last: somebody is about to replace or remove its record. It stays set, and whoever
-/// sees the member from then on replaces the record, too: one of both finds that the other was first.
+/// In a member's first hot word, when it was seen last: somebody is about to replace its record, or to remove it as stale. It stays
+/// set in that record, and whoever sees the member from then on replaces the record, too.
 pub(crate) const TAKEN: u64 = 1;
 
 /// When a member was seen last, by its first hot word: monotonic microseconds, even ones.
@@ -101,11 +101,19 @@ pub(crate) const fn seen_of(value: u64) -> u64 {
     value & !TAKEN
 }
 
-/// The same of a member, who may be seen meanwhile: whoever sees it from here on replaces its record, too, and one of both decides
-/// again.
+/// Carries on when a member was seen, at a time or later, to the record that is about to replace its own. Whoever sees it from here
+/// on replaces the record, too, and one of both decides again.
+pub(crate) fn take_over(cx: Context<'_>, (reference, at): (u64, usize), to: &Held, seen: u64) {
+    let then = cx.set_hot(reference, at, Block::hot0, |value| Some(value | TAKEN));
+    cx.view().set(to.at + Block::hot0, hot(state::generation(to.word), then.map_or(seen, |then| seen_of(then).max(seen))));
+}
+
+/// The same entry of a member with fewer owners.
 pub(crate) fn replaced_member(members: &Trie<'_>, entry: &Entry, record: &Record, owners: &[u64]) -> Attempt<Change> {
-    members.cx.set_hot(record.reference, record.at, Block::hot0, |value| Some(value | TAKEN));
-    replaced(members, entry, record, owners)
+    let content = Content::new(owners, record.key(), record.value());
+    let held = members.cx.shorter_record(members.root, entry.place(), &content)?;
+    take_over(members.cx, (record.reference, record.at), &held, 0);
+    Ok(Change::Put(entry.flags(), held))
 }
 
 /// Copies the hot words of a record to the one that replaces it.

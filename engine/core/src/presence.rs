@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use crate::arena::{HOT_MASK, Held, hot};
+use crate::arena::{HOT_MASK, hot};
 use crate::cells::Cell;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
@@ -22,7 +22,7 @@ use crate::points::point;
 use crate::record::{Content, Owners, Record};
 use crate::relief;
 use crate::space::{Client, Context, Hash};
-use crate::stale::{is_seen_unchanged, seen_since};
+use crate::stale::{seen_since, told_again};
 use crate::trie::{Change, Entry, GONE, PENDING, Root, Stop, Trie};
 use crate::whereabouts::{self, Hint, forget_gone, prune_lines};
 use crate::world::{World, check_length};
@@ -56,22 +56,8 @@ pub(crate) struct Tracked {
 }
 
 /// A member's record.
-pub(crate) fn content_of<'a>(owners: &'a [u64], client: &'a str, joined: &'a [u8; JOINED], metadata: &'a Metadata) -> Content<'a> {
+fn content_of<'a>(owners: &'a [u64], client: &'a str, joined: &'a [u8; JOINED], metadata: &'a Metadata) -> Content<'a> {
     Content { owners, key: [client.as_bytes(), &[]], value: [joined, metadata.encoded()] }
-}
-
-/// A record of a member who was seen at a time.
-#[inline(always)]
-fn new_member(
-    members: &Trie<'_>,
-    place: u64,
-    (owners, joined): (&[u64], &[u8; JOINED]),
-    (client, metadata): (&str, &Metadata),
-    seen: u64,
-) -> Result<Held> {
-    let held = members.cx.new_record(members.root, place, &content_of(owners, client, joined, metadata))?;
-    members.cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), seen));
-    Ok(held)
 }
 
 /// The presence of one world.
@@ -272,16 +258,18 @@ impl Presence {
                 owners.push(me);
             }
             tracked = Tracked { joined, seen, added: added.into() };
-            let content = (&owners[..], &joined.to_le_bytes());
-            changed = match found.filter(|_| times.is_some()) {
-                Some(entry) => !is_seen_unchanged(cx, entry, content, (client, metadata), seen)?,
-                None => true,
-            };
-            if !changed {
-                return Ok((Change::Keep, ()));
+            let joined = joined.to_le_bytes();
+            let content = content_of(&owners, client, &joined, metadata);
+            let change;
+            if let Some(entry) = found.filter(|_| times.is_some()) {
+                (change, changed) = told_again(&members, entry, &content, seen)?;
+            } else {
+                changed = true;
+                let held = cx.new_record(members.root, hash.place(), &content)?;
+                cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), seen));
+                change = Change::Put(flags, held);
             }
-            let held = new_member(&members, hash.place(), content, (client, metadata), seen)?;
-            Ok((Change::Put(flags, held), ()))
+            Ok((change, ()))
         })?;
         if changed && done.is_some() {
             cx.news(cell.number());
@@ -366,13 +354,10 @@ impl Presence {
             updated = true;
             let front = cx.front(entry.value).ok_or(Stop::Moved)?;
             let joined = front.word.unwrap_or(0);
-            let (content, seen) = ((&front.owners[..], &joined.to_le_bytes()), seen_since(joined));
-            if is_seen_unchanged(cx, entry, content, (client, metadata), seen)? {
-                return Ok((Change::Keep, ()));
-            }
-            changed = true;
-            let held = new_member(&members, place, content, (client, metadata), seen)?;
-            Ok((Change::Put(entry.flags(), held), ()))
+            let (joined, seen) = (joined.to_le_bytes(), seen_since(joined));
+            let change;
+            (change, changed) = told_again(&members, entry, &content_of(&front.owners, client, &joined, metadata), seen)?;
+            Ok((change, ()))
         })?;
         if changed && done.is_some() {
             cx.news(cell.number());

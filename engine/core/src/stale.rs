@@ -1,17 +1,16 @@
 //! When members were seen last, and who is not seen any more.
 //!
-//! Promise: who is seen is not removed for having been away before. Whoever is about to replace or remove a member's record
-//! says so in the hot word in which others say that it was seen; those then replace the record, too, and of both one comes
-//! first: the other decides again.
+//! Promise: who is seen is not removed for having been away before, and when it was seen only grows. Whoever is about to replace
+//! a member's record, or to remove it as stale, says so in the hot word in which others say that it was seen; those then replace
+//! the record, too, and of both one comes first: the other decides again. (But where a full segment has no room for a record.)
 
-use crate::arena::{HOT_MASK, hot};
+use crate::arena::HOT_MASK;
 use crate::error::{Error, Result};
-use crate::layout::{Block, Group, state};
-use crate::member::{JOINED, Metadata};
+use crate::layout::{Block, Group};
 use crate::os::clock;
-use crate::owned::{TAKEN, seen_of, sweep_members};
+use crate::owned::{TAKEN, seen_of, sweep_members, take_over};
 use crate::points::point;
-use crate::presence::{Presence, content_of};
+use crate::presence::Presence;
 use crate::record::{Content, Owners, Record};
 use crate::space::Context;
 use crate::trie::{Attempt, Change, Entry, Stop, Trie};
@@ -26,38 +25,56 @@ fn sooner(value: u64, seen: u64) -> Option<u64> {
     (value & TAKEN == 0 && value < seen).then_some(seen)
 }
 
-/// Does an entry's record say all of this already? Then its member was seen, and nothing else is to be done: not where somebody
-/// takes it for stale.
-#[inline(never)]
-pub(crate) fn is_seen_unchanged(
-    cx: Context<'_>,
-    entry: Entry,
-    (owners, joined): (&[u64], &[u8; JOINED]),
-    (client, metadata): (&str, &Metadata),
-    seen: u64,
-) -> Attempt<bool> {
-    let same = cx.is_record_of(entry.value, &content_of(owners, client, joined, metadata)).ok_or(Stop::Moved)?;
-    if same {
-        let (_, at) = cx.life(entry.value).ok_or(Stop::Moved)?;
-        let value = cx.set_hot(entry.value, at, Block::hot0, |then| sooner(then, seen));
-        return Ok(value.is_some_and(|value| value & TAKEN == 0));
-    }
-    Ok(false)
+/// Says in a record's hot word that its member was seen. False: the record is about to be replaced or removed.
+fn is_seen(cx: Context<'_>, (reference, at): (u64, usize), seen: u64) -> bool {
+    cx.set_hot(reference, at, Block::hot0, |then| sooner(then, seen)).is_some_and(|value| value & TAKEN == 0)
 }
 
-/// Keeps a member that somebody takes for stale: its record is replaced by one that says when it was seen. False: it is out.
+/// What becomes of the entry of a member that is told again, and whether it says anything else then. What says it already is
+/// seen, and nothing more, if nobody is about to replace or remove it.
+#[inline(never)]
+pub(crate) fn told_again(members: &Trie<'_>, entry: Entry, content: &Content<'_>, seen: u64) -> Attempt<(Change, bool)> {
+    let cx = members.cx;
+    let same = cx.is_record_of(entry.value, content).ok_or(Stop::Moved)?;
+    let (_, at) = cx.life(entry.value).ok_or(Stop::Moved)?;
+    if same && is_seen(cx, (entry.value, at), seen) {
+        return Ok((Change::Keep, false));
+    }
+    if same {
+        return Ok((kept(members, entry, at, content, seen)?, false));
+    }
+    let held = cx.new_record(members.root, entry.place(), content)?;
+    take_over(cx, (entry.value, at), &held, seen);
+    Ok((Change::Put(entry.flags(), held), true))
+}
+
+/// The same content in another record. Where there is no room for one, the word must do.
+fn kept(members: &Trie<'_>, entry: Entry, at: usize, content: &Content<'_>, seen: u64) -> Attempt<Change> {
+    let cx = members.cx;
+    match cx.shorter_record(members.root, entry.place(), content) {
+        Ok(held) => {
+            take_over(cx, (entry.value, at), &held, seen);
+            Ok(Change::Put(entry.flags(), held))
+        }
+        Err(Error::Full { .. }) => {
+            cx.set_hot(entry.value, at, Block::hot0, |then| Some(seen_of(then).max(seen)));
+            Ok(Change::Keep)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Keeps a member whose record somebody is about to replace or remove. False: it is out.
 #[cold]
 fn keep_after_all(members: &Trie<'_>, (place, client): (u64, &str), seen: u64) -> Result<bool> {
-    let kept = members.change_record(place, client.as_bytes(), |found| {
+    let there = members.change_record(place, client.as_bytes(), |found| {
         let Some((entry, record)) = found.filter(|(entry, _)| entry.is_live()) else {
             return Ok((Change::Keep, false));
         };
         let content = Content::new(&record.owners, record.key(), record.value());
-        let held = members.cx.shorter_record(members.root, place, &content)?;
-        members.cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), seen));
-        Ok((Change::Put(entry.flags(), held), true))
+        Ok((kept(members, entry, record.at, &content, seen)?, true))
     })?;
-    Ok(kept.unwrap_or(false))
+    Ok(there.unwrap_or(false))
 }
 
 /// Takes a member for stale if it is: before it is removed, so that whoever sees it in between is known here, or keeps it.
@@ -115,6 +132,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::Metadata;
     use crate::owned::replaced_member;
     use crate::space::owner;
     use crate::{Options, Segment, World};
@@ -166,6 +184,75 @@ mod tests {
             seen_beside_an_eviction(before, |presence| presence.track("room", "alice", &alice()).is_ok());
             seen_beside_an_eviction(before, |presence| presence.update("room", "alice", &alice()).expect("attached"));
             seen_beside_an_eviction(before, |presence| presence.touch("room", "alice").expect("attached"));
+        }
+    }
+
+    fn members_of(presence: &Presence) -> Trie<'_> {
+        let cx = presence.world().cx().expect("attached");
+        presence.members(cx, "room").expect("attached").expect("it is there").1
+    }
+
+    /// Who tells other things of it has looked at the clock before, and swaps afterwards.
+    #[test]
+    fn when_it_was_seen_only_grows() {
+        let presence = presence();
+        presence.track("room", "alice", &alice()).expect("room");
+        let members = members_of(&presence);
+        let (cx, place) = (members.cx, members.cx.space.hash(b"alice").place());
+        let touch = || assert!(presence.touch("room", "alice").expect("attached"));
+        let told = members.change_record(place, b"alice", |found| {
+            let (entry, record) = found.ok_or(Stop::Moved)?;
+            let (before, content) = (seen_since(0), Content::new(&record.owners, record.key(), b"12345678"));
+            std::thread::sleep(AWAY);
+            touch();
+            let (change, changed) = told_again(&members, entry, &content, before)?;
+            assert!(changed);
+            Ok((change, ()))
+        });
+        assert_eq!(told.expect("room"), Some(()));
+        assert_eq!(presence.evict_stale(0.05).expect("attached"), []);
+        // As of a clock that was read long before.
+        assert!(keep_after_all(&members, (place, "alice"), 2).expect("room"));
+        assert_eq!(presence.evict_stale(0.05).expect("attached"), []);
+        for _ in 0..100 {
+            presence.untrack("room", "bob").expect("attached");
+            presence.track("room", "bob", &alice()).expect("room");
+            let place = cx.space.hash(b"bob").place();
+            let taken = members.change_record(place, b"bob", |found| {
+                let (_, record) = found.ok_or(Stop::Moved)?;
+                cx.set_hot(record.reference, record.at, Block::hot0, |value| Some(value | TAKEN));
+                Ok((Change::Keep, ()))
+            });
+            assert_eq!(taken.expect("attached"), Some(()));
+            assert!(presence.touch("room", "bob").expect("attached"));
+            let bob = presence.get("room", "bob").expect("attached").expect("it is there");
+            assert!(bob.last_seen >= bob.joined_at, "seen {} s before it joined", bob.joined_at - bob.last_seen);
+        }
+    }
+
+    /// Somebody has died who was about to remove it, and no block is left, nor one of the reserve.
+    #[test]
+    fn whoever_is_seen_in_a_full_segment_stays() {
+        let long: Metadata = [("name", "x".repeat(400))].into_iter().collect();
+        for (metadata, calls) in [(alice(), 3), (long, 1)] {
+            for call in 0..calls {
+                let presence = presence();
+                presence.track("room", "alice", &metadata).expect("room");
+                let members = members_of(&presence);
+                let (cx, place) = (members.cx, members.cx.space.hash(b"alice").place());
+                let (_, record) = members.get(place, b"alice").expect("attached").expect("it is there");
+                cx.set_hot(record.reference, record.at, Block::hot0, |value| Some(value | TAKEN));
+                while let Ok(held) = cx.allocate_for_less(crate::arena::SMALL) {
+                    cx.make_live(&held);
+                }
+                std::thread::sleep(AWAY);
+                match call {
+                    0 => assert!(presence.touch("room", "alice").expect("no room is needed")),
+                    1 => drop(presence.track("room", "alice", &metadata).expect("no room is needed")),
+                    _ => assert!(presence.update("room", "alice", &metadata).expect("no room is needed")),
+                }
+                assert_eq!(presence.evict_stale(0.05).expect("attached"), []);
+            }
         }
     }
 

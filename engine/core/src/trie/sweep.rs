@@ -74,7 +74,7 @@ impl Trie<'_> {
         }
         match page {
             Page::Leaf(found) => {
-                let is_lone = is_lone(reference, &found);
+                let is_lone = depth == 0 && is_lone(reference, &found);
                 let mut entries = Entries::new();
                 let mut changed = false;
                 for entry in found {
@@ -92,13 +92,11 @@ impl Trie<'_> {
                     return Ok(None);
                 }
                 sweep.budget -= 1;
-                if !is_lone {
-                    draft.old.push(reference);
-                } else if let [entry] = &entries[..]
-                    && entry.may_be_lone()
-                {
-                    // As in `changed_lone`: without a page it takes no more than it frees.
-                    return Ok(Some(Edited { reference: entry.value, before, after: before }));
+                // As in `changed_lone`: without a page it takes no more than it frees.
+                match &entries[..] {
+                    _ if !is_lone => draft.old.push(reference),
+                    [entry] if entry.may_be_lone() => return Ok(Some(Edited { reference: entry.value, before, after: before })),
+                    _ => draft.grows = true,
                 }
                 self.rebuilt(&entries, depth, before, draft).map(Some)
             }
