@@ -110,6 +110,8 @@ mod receiver;
 #[cfg(not(modelled))]
 mod replay;
 #[cfg(not(modelled))]
+mod seen;
+#[cfg(not(modelled))]
 mod segment;
 #[cfg(not(modelled))]
 mod source;

@@ -17,12 +17,12 @@ use crate::layout::{Block, Group, World as WorldCell, cell_kind, state};
 use crate::member::{JOINED, Member, Members, Metadata, joined_of, unix_seconds};
 use crate::os::clock;
 use crate::os::lock::Lock;
-use crate::owned::{leaving, remove_all, replaced_member, seen_of};
+use crate::owned::{TAKEN, leaving, remove_all, replaced_member, seen_of};
 use crate::points::point;
 use crate::record::{Content, Owners, Record};
 use crate::relief;
+use crate::seen::{keep_after_all, seen_since, sooner, told_again};
 use crate::space::{Client, Context, Hash};
-use crate::stale::{seen_since, told_again};
 use crate::trie::{Change, Entry, GONE, PENDING, Root, Stop, Trie};
 use crate::whereabouts::{self, Hint, forget_gone, prune_lines};
 use crate::world::{World, check_length};
@@ -363,6 +363,20 @@ impl Presence {
             cx.news(cell.number());
         }
         Ok(updated && done.is_some())
+    }
+
+    /// Sets a member's last seen to now. False: it is not there.
+    pub fn touch(&self, channel: &str, client: &str) -> Result<bool> {
+        let cx = self.world.cx()?;
+        let Some((_, members)) = self.members(cx, channel)? else {
+            return Ok(false);
+        };
+        let place = cx.space.hash(client.as_bytes()).place();
+        let now = seen_of(clock::tick_micros() & HOT_MASK);
+        match members.touch(place, client.as_bytes(), Block::hot0, |then| sooner(then, now))? {
+            Some(value) if value & TAKEN != 0 => keep_after_all(&members, (place, client), now),
+            seen => Ok(seen.is_some()),
+        }
     }
 
     /// The members of a channel.

@@ -1,81 +1,15 @@
-//! When members were seen last, and who is not seen any more.
+//! Who is not seen any more.
 //!
-//! Promise: who is seen is not removed for having been away before, and when it was seen only grows. Whoever is about to replace
-//! a member's record, or to remove it as stale, says so in the hot word in which others say that it was seen; those then replace
-//! the record, too, and of both one comes first: the other decides again. (But where a full segment has no room for a record.)
+//! Promise: each member that is evicted is given to one caller, and was not seen since that caller looked at the clock (see `seen`).
 
-use crate::arena::HOT_MASK;
 use crate::error::{Error, Result};
 use crate::layout::{Block, Group};
 use crate::os::clock;
-use crate::owned::{TAKEN, seen_of, sweep_members, take_over};
+use crate::owned::{TAKEN, seen_of, sweep_members};
 use crate::points::point;
 use crate::presence::Presence;
-use crate::record::{Content, Owners, Record};
+use crate::record::{Owners, Record};
 use crate::space::Context;
-use crate::trie::{Attempt, Change, Entry, Stop, Trie};
-
-/// The time now for a member that joined at another, which is always before it: so a member who was there before shows.
-pub(crate) fn seen_since(joined: u64) -> u64 {
-    seen_of((clock::tick_micros() & HOT_MASK).max(joined.saturating_add(2)) & HOT_MASK)
-}
-
-/// What becomes of a member's first hot word when it is seen at a time; `None`: it stays.
-fn sooner(value: u64, seen: u64) -> Option<u64> {
-    (value & TAKEN == 0 && value < seen).then_some(seen)
-}
-
-/// Says in a record's hot word that its member was seen. False: the record is about to be replaced or removed.
-fn is_seen(cx: Context<'_>, (reference, at): (u64, usize), seen: u64) -> bool {
-    cx.set_hot(reference, at, Block::hot0, |then| sooner(then, seen)).is_some_and(|value| value & TAKEN == 0)
-}
-
-/// What becomes of the entry of a member that is told again, and whether it says anything else then. What says it already is
-/// seen, and nothing more, if nobody is about to replace or remove it.
-#[inline(never)]
-pub(crate) fn told_again(members: &Trie<'_>, entry: Entry, content: &Content<'_>, seen: u64) -> Attempt<(Change, bool)> {
-    let cx = members.cx;
-    let same = cx.is_record_of(entry.value, content).ok_or(Stop::Moved)?;
-    let (_, at) = cx.life(entry.value).ok_or(Stop::Moved)?;
-    if same && is_seen(cx, (entry.value, at), seen) {
-        return Ok((Change::Keep, false));
-    }
-    if same {
-        return Ok((kept(members, entry, at, content, seen)?, false));
-    }
-    let held = cx.new_record(members.root, entry.place(), content)?;
-    take_over(cx, (entry.value, at), &held, seen);
-    Ok((Change::Put(entry.flags(), held), true))
-}
-
-/// The same content in another record. Where there is no room for one, the word must do.
-fn kept(members: &Trie<'_>, entry: Entry, at: usize, content: &Content<'_>, seen: u64) -> Attempt<Change> {
-    let cx = members.cx;
-    match cx.shorter_record(members.root, entry.place(), content) {
-        Ok(held) => {
-            take_over(cx, (entry.value, at), &held, seen);
-            Ok(Change::Put(entry.flags(), held))
-        }
-        Err(Error::Full { .. }) => {
-            cx.set_hot(entry.value, at, Block::hot0, |then| Some(seen_of(then).max(seen)));
-            Ok(Change::Keep)
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Keeps a member whose record somebody is about to replace or remove. False: it is out.
-#[cold]
-fn keep_after_all(members: &Trie<'_>, (place, client): (u64, &str), seen: u64) -> Result<bool> {
-    let there = members.change_record(place, client.as_bytes(), |found| {
-        let Some((entry, record)) = found.filter(|(entry, _)| entry.is_live()) else {
-            return Ok((Change::Keep, false));
-        };
-        let content = Content::new(&record.owners, record.key(), record.value());
-        Ok((kept(members, entry, record.at, &content, seen)?, true))
-    })?;
-    Ok(there.unwrap_or(false))
-}
 
 /// Takes a member for stale if it is: before it is removed, so that whoever sees it in between is known here, or keeps it.
 fn is_taken(cx: Context<'_>, record: &Record, now: u64, is_stale: impl Fn(u64) -> bool) -> bool {
@@ -85,20 +19,6 @@ fn is_taken(cx: Context<'_>, record: &Record, now: u64, is_stale: impl Fn(u64) -
 }
 
 impl Presence {
-    /// Sets a member's last seen to now. False: it is not there.
-    pub fn touch(&self, channel: &str, client: &str) -> Result<bool> {
-        let cx = self.world().cx()?;
-        let Some((_, members)) = self.members(cx, channel)? else {
-            return Ok(false);
-        };
-        let place = cx.space.hash(client.as_bytes()).place();
-        let now = seen_of(clock::tick_micros() & HOT_MASK);
-        match members.touch(place, client.as_bytes(), Block::hot0, |then| sooner(then, now))? {
-            Some(value) if value & TAKEN != 0 => keep_after_all(&members, (place, client), now),
-            seen => Ok(seen.is_some()),
-        }
-    }
-
     /// Removes members not seen for `timeout_secs`; each is given to one caller.
     pub fn evict_stale(&self, timeout_secs: f64) -> Result<Vec<(String, String)>> {
         if timeout_secs.is_nan() || timeout_secs < 0.0 {
@@ -132,10 +52,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::Metadata;
     use crate::owned::replaced_member;
+    use crate::record::Content;
+    use crate::seen::{keep_after_all, seen_since, told_again};
     use crate::space::owner;
-    use crate::{Options, Segment, World};
+    use crate::trie::{Change, Stop, Trie};
+    use crate::{Metadata, Options, Segment, World};
 
     const AWAY: Duration = Duration::from_millis(60);
 
