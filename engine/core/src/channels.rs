@@ -1,4 +1,4 @@
-//! Channels and broadcasts by name: create, remove, publish, subscribe, and what is known of them.
+//! Channels and broadcasts by name: create, remove, publish, and what is known of them.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -132,7 +132,7 @@ impl Channels {
 
     /// The open channel of this name, if private memory has it.
     #[inline(always)]
-    pub(crate) fn known(&self, cx: Context<'_>, name: &str) -> Option<Rc<Bound>> {
+    fn known(&self, cx: Context<'_>, name: &str) -> Option<Rc<Bound>> {
         // Stale memory is harmless: the cell's state word says whether this life is still open.
         names::recall(self.0.facade, name, |known| known.bound.clone()).filter(|bound| bound.cell.is_open(cx))
     }
@@ -140,7 +140,7 @@ impl Channels {
     /// The open channel of this name, from the directory.
     #[cold]
     #[inline(never)]
-    pub(crate) fn bind_found(&self, cx: Context<'_>, name: &str) -> Result<Option<Rc<Bound>>> {
+    fn bind_found(&self, cx: Context<'_>, name: &str) -> Result<Option<Rc<Bound>>> {
         for _ in 0..PATIENCE {
             let Some(found) = self.directory(cx).find(name)? else {
                 return Ok(None);

@@ -101,19 +101,19 @@ pub(crate) const fn seen_of(value: u64) -> u64 {
     value & !TAKEN
 }
 
-/// Carries on when a member was seen, at a time or later, to the record that is about to replace its own. Whoever sees it from here
-/// on replaces the record, too, and one of both decides again.
-pub(crate) fn take_over(cx: Context<'_>, (reference, at): (u64, usize), to: &Held, seen: u64) {
-    let then = cx.set_hot(reference, at, Block::hot0, |value| Some(value | TAKEN));
+/// Replaces a member's record, whose first word is known, by another, and carries on when the member was seen, at a time or later.
+/// Whoever sees it from here on replaces the record, too, and one of both decides again.
+pub(crate) fn take_over(cx: Context<'_>, entry: &Entry, at: usize, to: Held, seen: u64) -> Change {
+    let then = cx.set_hot(entry.value, at, Block::hot0, |value| Some(value | TAKEN));
     cx.view().set(to.at + Block::hot0, hot(state::generation(to.word), then.map_or(seen, |then| seen_of(then).max(seen))));
+    Change::Put(entry.flags(), to)
 }
 
 /// The same entry of a member with fewer owners.
 pub(crate) fn replaced_member(members: &Trie<'_>, entry: &Entry, record: &Record, owners: &[u64]) -> Attempt<Change> {
     let content = Content::new(owners, record.key(), record.value());
     let held = members.cx.shorter_record(members.root, entry.place(), &content)?;
-    take_over(members.cx, (record.reference, record.at), &held, 0);
-    Ok(Change::Put(entry.flags(), held))
+    Ok(take_over(members.cx, entry, record.at, held, 0))
 }
 
 /// Copies the hot words of a record to the one that replaces it.

@@ -35,25 +35,19 @@ pub(crate) fn told_again(members: &Trie<'_>, entry: Entry, content: &Content<'_>
     let cx = members.cx;
     let same = cx.is_record_of(entry.value, content).ok_or(Stop::Moved)?;
     let (_, at) = cx.life(entry.value).ok_or(Stop::Moved)?;
-    if same && is_seen(cx, (entry.value, at), seen) {
-        return Ok((Change::Keep, false));
-    }
-    if same {
-        return Ok((kept(members, entry, at, content, seen)?, false));
-    }
-    let held = cx.new_record(members.root, entry.place(), content)?;
-    take_over(cx, (entry.value, at), &held, seen);
-    Ok((Change::Put(entry.flags(), held), true))
+    let change = match same {
+        true if is_seen(cx, (entry.value, at), seen) => Change::Keep,
+        true => kept(members, entry, at, content, seen)?,
+        false => take_over(cx, &entry, at, cx.new_record(members.root, entry.place(), content)?, seen),
+    };
+    Ok((change, !same))
 }
 
 /// The same content in another record. Where there is no room for one, the word must do.
 fn kept(members: &Trie<'_>, entry: Entry, at: usize, content: &Content<'_>, seen: u64) -> Attempt<Change> {
     let cx = members.cx;
     match cx.shorter_record(members.root, entry.place(), content) {
-        Ok(held) => {
-            take_over(cx, (entry.value, at), &held, seen);
-            Ok(Change::Put(entry.flags(), held))
-        }
+        Ok(held) => Ok(take_over(cx, &entry, at, held, seen)),
         Err(Error::Full { .. }) => {
             cx.set_hot(entry.value, at, Block::hot0, |then| Some(seen_of(then).max(seen)));
             Ok(Change::Keep)

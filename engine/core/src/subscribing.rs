@@ -63,7 +63,7 @@ impl Channels {
     ) -> Result<Option<Opened>> {
         let cx = attached.0;
         for _ in 0..PATIENCE {
-            let Some(bound) = self.known(cx, name).map_or_else(|| self.bind_found(cx, name), |bound| Ok(Some(bound)))? else {
+            let Some(bound) = self.bind(cx, name)? else {
                 return Ok(None);
             };
             let added = if registered { register(cx, bound.cell, client, true)? } else { Some(false) };

@@ -9,7 +9,7 @@ use crate::cells::Cell;
 use crate::directory::cell_of;
 use crate::layout::{Block, Group, World, cell_kind, kind, reference};
 use crate::record::Record;
-use crate::trie::{Counts, Entry, Page, Root, VALUE_INLINE};
+use crate::trie::{Counts, Entry, Page, Root, VALUE_INLINE, is_lone};
 use crate::whereabouts::{self, Hint};
 
 /// What stands in the keys of a group, and whose its entries are.
@@ -63,10 +63,9 @@ impl Look<'_> {
         };
         // The root names the record of its only entry, which is looked at as one.
         if let (Page::Leaf(entries), 0) = (&page, depth)
-            && let [entry] = &entries[..]
-            && entry.value == page_ref
+            && is_lone(page_ref, entries)
         {
-            self.entry(root, keyed, entry, (depth, prefix), what);
+            entries.iter().for_each(|entry| self.entry(root, keyed, entry, (depth, prefix), what));
             return page.counts();
         }
         let (back, ident) = (cx.view().get(at + Block::back), cx.view().get(at + Block::ident));

@@ -207,7 +207,7 @@ pub(super) fn lone_entry(step: &Step<'_>, depth: u32) -> Option<Entry> {
 }
 
 /// Are these what the root says by naming a record in place of a leaf? What names itself is no leaf.
-pub(super) fn is_lone(reference: u64, entries: &[Entry]) -> bool {
+pub(crate) fn is_lone(reference: u64, entries: &[Entry]) -> bool {
     matches!(entries, [entry] if entry.value == reference)
 }
 
@@ -369,12 +369,10 @@ impl<'a> Trie<'a> {
         same: &impl Fn(u64) -> Option<bool>,
     ) -> Attempt<(usize, usize, Option<Entry>)> {
         let info = info_of(step.words);
-        if let Some(entry) = lone_entry(step, depth) {
-            if !self.cx.are_still(step.reference, step.words) {
-                return Err(Stop::Moved);
-            }
-            let is_it = entry.place() == place && same(entry.value).ok_or(Stop::Moved)?;
-            return Ok((1, usize::from(!is_it && entry.place() <= place), is_it.then_some(entry)));
+        if let Some(lone) = lone_entry(step, depth) {
+            // Which validates what was read here, too.
+            let found = self.find_lone(step, depth, place, same)?;
+            return Ok((1, usize::from(found.is_none() && lone.place() <= place), found));
         }
         let mut index = 0;
         let mut found = None;
