@@ -1,10 +1,11 @@
 //! Directories: name → cell. One trie per kind of thing and namespace.
 
 use crate::cells::Cell;
+use crate::content::Content;
 use crate::error::Result;
 use crate::layout::{Channel, Header};
 use crate::points::point;
-use crate::record::{Content, Record};
+use crate::record::Record;
 use crate::space::Context;
 use crate::sync::Ordering;
 use crate::trie::{Change, Trie};

@@ -8,12 +8,13 @@ use smallvec::SmallVec;
 use crate::arena::{HOT_MASK, hot};
 use crate::bound::Bound;
 use crate::cells::Cell;
+use crate::content::Content;
 use crate::error::{Error, Result};
 use crate::flag::Flag;
 use crate::layout::{Block, Channel, state};
 use crate::owned::owners_and_us;
 use crate::points::point;
-use crate::record::{Content, Record, key_pair, pair_key};
+use crate::record::{Record, key_pair, pair_key};
 use crate::space::{Context, Hash, PAIR_MASK};
 use crate::trie::{Change, Entry, GONE, Stop};
 

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use crate::arena::{HOT_MASK, hot};
+use crate::content::Content;
 use crate::error::Result;
 use crate::layout::{Block, World as WorldCell, state};
 use crate::os::clock;
@@ -15,7 +16,7 @@ use crate::os::lock::Lock;
 use crate::owned::{carry_hot, owners_and_us, release_owner, remove_all, replaced};
 use crate::points::point;
 use crate::process::TAKEN;
-use crate::record::{Content, Record};
+use crate::record::Record;
 use crate::space::{Client, Context, owner_slot};
 use crate::sync::Ordering;
 use crate::trie::{Change, Stop, Trie};

@@ -29,6 +29,7 @@
 pub mod arena;
 mod bound;
 mod chain;
+pub mod content;
 pub mod error;
 mod flag;
 pub mod geometry;

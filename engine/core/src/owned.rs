@@ -2,9 +2,10 @@
 //! Promise: an owner is a slot in one incarnation, so nothing here can touch what a later process owns.
 
 use crate::arena::{Held, hot};
+use crate::content::Content;
 use crate::error::Result;
 use crate::layout::{Block, state};
-use crate::record::{Content, Owners, Record};
+use crate::record::{Owners, Record};
 use crate::space::Context;
 use crate::trie::{Attempt, Change, Entry, GONE, PENDING, Stop, Trie};
 

@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 
 use crate::arena::{HOT_MASK, hot};
 use crate::cells::Cell;
+use crate::content::Content;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::flag::Flag;
@@ -19,7 +20,7 @@ use crate::os::clock;
 use crate::os::lock::Lock;
 use crate::owned::{TAKEN, leaving, remove_all, replaced_member, seen_of};
 use crate::points::point;
-use crate::record::{Content, Owners, Record};
+use crate::record::{Owners, Record};
 use crate::relief;
 use crate::seen::{keep_after_all, seen_since, sooner, told_again};
 use crate::space::{Client, Context, Hash};

@@ -5,11 +5,11 @@
 //! the record, too, and of both one comes first: the other decides again. (But where a full segment has no room for a record.)
 
 use crate::arena::HOT_MASK;
+use crate::content::Content;
 use crate::error::{Error, Result};
 use crate::layout::Block;
 use crate::os::clock;
 use crate::owned::{TAKEN, seen_of, take_over};
-use crate::record::Content;
 use crate::space::Context;
 use crate::trie::{Attempt, Change, Entry, Stop, Trie};
 

@@ -52,8 +52,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::content::Content;
     use crate::owned::replaced_member;
-    use crate::record::Content;
     use crate::seen::{keep_after_all, seen_since, told_again};
     use crate::space::owner;
     use crate::trie::{Change, Stop, Trie};

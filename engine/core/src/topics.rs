@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
+use crate::content::Content;
 use crate::error::Result;
 use crate::layout::World as WorldCell;
 use crate::os::lock::Lock;
 use crate::owned::owners_and_us;
-use crate::record::{Content, Record, key_pair, pair_of};
+use crate::record::{Record, key_pair, pair_of};
 use crate::space::Context;
 use crate::sync::Ordering;
 use crate::trie::{Change, Delta, Mirror, Trie};

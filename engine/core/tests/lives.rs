@@ -4,9 +4,9 @@
 
 use hypern_shm_core::arena::Info;
 use hypern_shm_core::cells::Cell;
+use hypern_shm_core::content::Content;
 use hypern_shm_core::geometry::Geometry;
 use hypern_shm_core::layout::{Channel, Header, UNIT_DESCRIPTORS, cell_kind, kind, reference};
-use hypern_shm_core::record::Content;
 use hypern_shm_core::ring::{Read, Ring};
 use hypern_shm_core::space::{Actor, Context, Space};
 use hypern_shm_core::trie::{Change, Root, Trie};

@@ -6,9 +6,9 @@
 
 use hypern_shm_core::arena::{Info, SMALL};
 use hypern_shm_core::cells::Cell;
+use hypern_shm_core::content::Content;
 use hypern_shm_core::geometry::Geometry;
 use hypern_shm_core::layout::{Block, Channel, Header, cell_kind, kind, reference, state};
-use hypern_shm_core::record::Content;
 use hypern_shm_core::ring::{Read, Ring};
 use hypern_shm_core::space::{Actor, Context, Space};
 use hypern_shm_core::sync::Ordering;

@@ -14,13 +14,14 @@ use std::hash::{BuildHasher, RandomState};
 
 use hypern_shm_core::arena::{Info, SMALL};
 use hypern_shm_core::cells::Cell;
+use hypern_shm_core::content::Content;
 use hypern_shm_core::directory::Directory;
 use hypern_shm_core::doorbell::Bell;
 use hypern_shm_core::geometry::Geometry;
 use hypern_shm_core::layout::{Block, Channel, Group, Header, World, cell_kind, kind, state};
 use hypern_shm_core::owned::{Dead, Departure};
 use hypern_shm_core::reap::{scavenge, settle};
-use hypern_shm_core::record::{Content, Record};
+use hypern_shm_core::record::Record;
 use hypern_shm_core::relief::model::{Listener, new_channel};
 use hypern_shm_core::ring::{Read, Ring};
 use hypern_shm_core::space::{Actor, Context, Ringer, Space};

@@ -3,10 +3,11 @@
 
 use super::{finish, given_up};
 use crate::cells::Cell;
+use crate::content::Content;
 use crate::error::Result;
 use crate::handles::{HandleId, HandleKey, Made, Note, UNSEEN, anchor, handle_of, take_up, unanchor};
 use crate::layout::{Channel, World, cell_kind};
-use crate::record::{Content, pair_of};
+use crate::record::pair_of;
 use crate::space::Context;
 use crate::trie::Change;
 

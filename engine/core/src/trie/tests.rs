@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::content::Content;
 use crate::geometry::Geometry;
 use crate::layout::{Channel, cell_kind};
 use crate::owned::{Dead, Departure};
 use crate::reap::{scavenge, settle};
-use crate::record::Content;
 use crate::space::{Actor, Space, owner};
 
 fn small() -> Space {

@@ -1,0 +1,165 @@
+//! What a record is to hold, from where its parts are.
+//!
+//! Promise: what is written word by word is what `encoded` gives, and so is what is compared.
+
+use crate::layout::BLOCK_HEADER_WORDS;
+use crate::sync::{AtomicU64, Ordering};
+use crate::view::Words;
+
+/// What a record is to hold. Key and value may be of two parts each, which follow each other.
+#[derive(Clone, Copy, Debug)]
+pub struct Content<'a> {
+    /// Who owns the entry.
+    pub owners: &'a [u64],
+    /// The key.
+    pub key: [&'a [u8]; 2],
+    /// The value.
+    pub value: [&'a [u8]; 2],
+}
+
+impl<'a> Content<'a> {
+    /// Of a key and a value of one part.
+    pub const fn new(owners: &'a [u64], key: &'a [u8], value: &'a [u8]) -> Content<'a> {
+        Content { owners, key: [key, &[]], value: [value, &[]] }
+    }
+
+    #[inline(always)]
+    fn head(&self) -> u64 {
+        (self.key[0].len() + self.key[1].len()) as u64 | (self.owners.len() as u64) << 32
+    }
+
+    #[inline(always)]
+    pub(crate) fn bytes(&self) -> usize {
+        let parts = [self.key, self.value].as_flattened().iter().map(|part| part.len()).sum::<usize>();
+        8 + self.owners.len() * 8 + parts
+    }
+
+    /// All of it, for what does not fit into a small block.
+    pub(crate) fn encoded(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.bytes());
+        bytes.extend_from_slice(&self.head().to_le_bytes());
+        self.owners.iter().for_each(|owner| bytes.extend_from_slice(&owner.to_le_bytes()));
+        [self.key, self.value].as_flattened().iter().for_each(|part| bytes.extend_from_slice(part));
+        bytes
+    }
+
+    /// Gives it word by word, with each word's place in a block, from where its parts are: what is put together in a buffer
+    /// first, and read from it at once in other pieces than it was written in, makes the processor wait for each piece.
+    #[inline(always)]
+    fn each_word<'w>(&self, words: &'w Words, see: impl FnMut(&'w AtomicU64, u64)) {
+        let mut packer = Packer { words, see, index: BLOCK_HEADER_WORDS, word: 0, bits: 0 };
+        packer.word(self.head());
+        self.owners.iter().for_each(|&owner| packer.word(owner));
+        packer.bytes(self.key[0]);
+        packer.bytes(self.key[1]);
+        packer.bytes(self.value[0]);
+        packer.bytes(self.value[1]);
+        packer.finish();
+    }
+
+    #[inline(always)]
+    pub(crate) fn write(&self, words: &Words) {
+        self.each_word(words, |place, word| place.store(word, Ordering::Relaxed));
+    }
+
+    /// Is it what stands there? Unvalidated.
+    #[inline(always)]
+    pub(crate) fn is_there(&self, words: &Words) -> bool {
+        let mut same = true;
+        self.each_word(words, |place, word| same &= place.load(Ordering::Relaxed) == word);
+        same
+    }
+}
+
+/// Puts bytes one behind the other into whole words, which lie behind the header of a block.
+struct Packer<'w, F: FnMut(&'w AtomicU64, u64)> {
+    words: &'w Words,
+    see: F,
+    index: usize,
+    /// What is not seen yet, and how many bits of it: fewer than 64.
+    word: u64,
+    bits: u32,
+}
+
+impl<'w, F: FnMut(&'w AtomicU64, u64)> Packer<'w, F> {
+    #[inline(always)]
+    fn put(&mut self, word: u64) {
+        // The caller has seen to it that all fits.
+        if let Some(place) = self.words.get(self.index) {
+            (self.see)(place, word);
+        }
+        self.index += 1;
+    }
+
+    /// Adds so many bits, at most 64.
+    #[inline(always)]
+    fn add(&mut self, value: u64, bits: u32) {
+        self.word |= value << self.bits;
+        self.bits += bits;
+        if self.bits >= 64 {
+            self.put(self.word);
+            self.bits -= 64;
+            // What did not fit; a shift by all 64 is none.
+            self.word = if self.bits == 0 { 0 } else { value >> (bits - self.bits) };
+        }
+    }
+
+    #[inline(always)]
+    fn word(&mut self, value: u64) {
+        self.add(value, 64);
+    }
+
+    #[inline(always)]
+    fn bytes(&mut self, bytes: &[u8]) {
+        let (whole, rest) = bytes.as_chunks::<8>();
+        whole.iter().for_each(|&chunk| self.word(u64::from_le_bytes(chunk)));
+        if !rest.is_empty() {
+            self.add(last_word(bytes, rest.len()), rest.len() as u32 * 8);
+        }
+    }
+
+    #[inline(always)]
+    fn finish(mut self) {
+        if self.bits > 0 {
+            self.put(self.word);
+        }
+    }
+}
+
+/// The last `rest` bytes of some, 1 to 7, as a word.
+#[inline(always)]
+pub(crate) fn last_word(bytes: &[u8], rest: usize) -> u64 {
+    if let Some(last) = bytes.last_chunk::<8>() {
+        return u64::from_le_bytes(*last) >> (64 - rest * 8);
+    }
+    // All there are; the halves overlap in equal bytes.
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        return u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << ((rest - 4) * 8);
+    }
+    bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
+}
+
+#[cfg(all(test, not(modelled)))]
+mod tests {
+    use super::*;
+    use crate::geometry::Geometry;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn parts_are_written_as_if_they_were_one(
+            owners in proptest::collection::vec(any::<u64>(), 0..3),
+            parts in proptest::array::uniform4(proptest::collection::vec(any::<u8>(), 0..40)),
+        ) {
+            let [a, b, c, d] = &parts;
+            let content = Content { owners: &owners, key: [a, b], value: [c, d] };
+            let bytes = content.encoded();
+            prop_assume!(bytes.len() <= Geometry::payload(0));
+            let words: Words = std::array::from_fn(|_| AtomicU64::new(0));
+            content.write(&words);
+            let written: Vec<u8> = words[BLOCK_HEADER_WORDS..].iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
+            prop_assert_eq!(&written[..bytes.len()], &bytes[..]);
+            prop_assert!(written[bytes.len()..].iter().all(|&byte| byte == 0));
+        }
+    }
+}
