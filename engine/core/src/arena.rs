@@ -38,20 +38,34 @@ const HOARD: [usize; 3] = [16, 8, 4];
 
 /// A block that this process holds and alone may write.
 #[derive(Clone, Copy, Debug)]
-pub struct Held {
-    /// Its number. A whole word, as its neighbours are: it is passed on before narrower writes would be through.
-    pub block: u64,
+pub struct Held<'a> {
+    /// Its first words, looked up once.
+    pub words: &'a Words,
     /// Its state word while held.
     pub word: u64,
-    /// Its first word.
-    pub at: usize,
+    /// Its number. A whole word, as its neighbours are: it is passed on before narrower writes would be through.
+    pub block: u64,
 }
 
-impl Held {
+impl Held<'_> {
     /// The ref that names this life of the block.
     #[inline(always)]
     pub const fn reference(&self) -> u64 {
         reference::pack(state::generation(self.word), self.block as u32)
+    }
+
+    /// Sets one of its header's words.
+    #[inline(always)]
+    pub fn set(&self, field: usize, value: u64) {
+        if let Some(word) = self.words.get(field) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// Sets a hot word.
+    #[inline(always)]
+    pub fn set_hot(&self, field: usize, value: u64) {
+        self.set(field, hot(state::generation(self.word), value));
     }
 }
 
@@ -104,11 +118,18 @@ fn is_still(reference: u64, state: &AtomicU64) -> bool {
 }
 
 impl<'a> Context<'a> {
+    /// The class of a block and its first words.
+    #[inline(always)]
+    pub fn block(self, block: u32) -> Option<(usize, &'a Words)> {
+        let (class, at) = self.space.geometry.block(block)?;
+        Some((class, self.view().array(at)?))
+    }
+
     /// CAS FREE → HELD, generation + 1.
     #[inline(always)]
-    fn claim(self, block: u32) -> Option<Held> {
-        let (_, at) = self.space.geometry.block(block)?;
-        let state_word = self.word(at);
+    fn claim(self, block: u32) -> Option<Held<'a>> {
+        let (_, words) = self.block(block)?;
+        let state_word = &words[Block::state];
         let free = state_word.load(Ordering::Relaxed);
         if state::of(free) != state::FREE {
             return None;
@@ -122,7 +143,7 @@ impl<'a> Context<'a> {
         // SYNC arena.fill (W): pairs with the acquire fence before every re-check: whoever reads a
         // byte written below also sees that the block had moved on.
         fence(Ordering::Release);
-        Some(Held { block: u64::from(block), word: held, at })
+        Some(Held { words, word: held, block: u64::from(block) })
     }
 
     /// Remembers a freed block: in the private hints, else in the shared bitmap; the reserve is looked through.
@@ -153,7 +174,7 @@ impl<'a> Context<'a> {
 
     /// A free block of a class among those that this process freed or found lately.
     #[inline(always)]
-    pub(crate) fn claim_hinted(self, class: usize) -> Option<Held> {
+    pub(crate) fn claim_hinted(self, class: usize) -> Option<Held<'a>> {
         for hint in &self.actor.hints[class][..HOARD[class]] {
             let block = hint.load(Ordering::Relaxed);
             if block != 0 {
@@ -166,7 +187,7 @@ impl<'a> Context<'a> {
         None
     }
 
-    fn claim_from_bitmap(self, class: usize) -> Option<Held> {
+    fn claim_from_bitmap(self, class: usize) -> Option<Held<'a>> {
         let geometry = &self.space.geometry;
         let words = (geometry.blocks[class] as usize).div_ceil(64);
         if words == 0 {
@@ -241,7 +262,7 @@ impl<'a> Context<'a> {
     /// Claims a block of the first class in `preference` that has one. When all are taken, history
     /// is given up, oldest first, until one is free.
     #[inline(always)]
-    pub fn allocate(self, preference: Preference) -> Result<Held> {
+    pub fn allocate(self, preference: Preference) -> Result<Held<'a>> {
         match self.claim_hinted(preference[0]) {
             Some(held) => Ok(held),
             None => self.allocate_elsewhere(preference),
@@ -251,7 +272,7 @@ impl<'a> Context<'a> {
     /// As `allocate`, for a change that adds nothing and so frees as many blocks as it takes: where all others are in
     /// use, from the reserve. So whoever leaves can leave, whatever is full. (A mark on a group's only entry
     /// takes a page and frees none: it is one that adds.)
-    pub fn allocate_for_less(self, preference: Preference) -> Result<Held> {
+    pub fn allocate_for_less(self, preference: Preference) -> Result<Held<'a>> {
         self.allocate(preference).or_else(|error| {
             let geometry = &self.space.geometry;
             (geometry.reserve_from()..geometry.blocks[0]).find_map(|block| self.claim(block)).ok_or(error)
@@ -262,7 +283,7 @@ impl<'a> Context<'a> {
     /// channels keep.
     #[cold]
     #[inline(never)]
-    fn allocate_elsewhere(self, preference: Preference) -> Result<Held> {
+    fn allocate_elsewhere(self, preference: Preference) -> Result<Held<'a>> {
         for _ in 0..=self.space.geometry.cells {
             if let Some(held) = self.allocate_from_history(preference) {
                 return Ok(held);
@@ -283,7 +304,7 @@ impl<'a> Context<'a> {
         Err(Error::Full { what: "the arena's blocks are", used: capacity - self.free_among(ordinary), capacity, setting: "size" })
     }
 
-    fn allocate_from_history(self, preference: Preference) -> Option<Held> {
+    fn allocate_from_history(self, preference: Preference) -> Option<Held<'a>> {
         for class in preference {
             if let Some(held) = self.claim_hinted(class).or_else(|| self.claim_from_bitmap(class)) {
                 return Some(held);
@@ -318,7 +339,7 @@ impl<'a> Context<'a> {
     }
 
     /// Goes by the state words alone: others may have taken the bits of what is free, as hints or on their way.
-    fn claim_any(self, class: usize) -> Option<Held> {
+    fn claim_any(self, class: usize) -> Option<Held<'a>> {
         let geometry = &self.space.geometry;
         let first = geometry.first_of(class);
         // The reserve is for others.
@@ -341,21 +362,27 @@ impl<'a> Context<'a> {
     /// HELD → LIVE, once something refers to the block. Fails harmlessly when whoever replaced that
     /// reference has already freed it.
     #[inline(always)]
-    pub fn make_live(self, held: &Held) {
+    pub fn make_live(self, held: &Held<'_>) {
         let live = state::with(held.word, state::LIVE);
         // Nobody reads through the state word: it only tells scavengers that the reference is there.
-        let _ = self.word(held.at).compare_exchange(held.word, live, Ordering::AcqRel, Ordering::Relaxed);
+        let _ = held.words[Block::state].compare_exchange(held.word, live, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// Frees the life of a block that `reference` names, with the rest of its chain. True: it was us.
     #[inline]
     pub fn free(self, reference: u64) -> bool {
-        let Some((class, at)) = self.space.geometry.block(reference::block(reference)) else {
-            return false;
-        };
-        let state_word = self.word(at);
+        match self.block(reference::block(reference)) {
+            Some(place) => self.free_at(reference, place),
+            None => false,
+        }
+    }
+
+    /// The same, where the block was looked up.
+    #[inline(always)]
+    pub fn free_at(self, reference: u64, (class, words): (usize, &Words)) -> bool {
+        let state_word = &words[Block::state];
         let mut word = state_word.load(Ordering::Acquire);
-        let next = self.view().get(at + Block::next);
+        let next = words[Block::next].load(Ordering::Relaxed);
         // HELD may turn LIVE under us once; a third look would be another life.
         for _ in 0..3 {
             let ours = reference::is_life(reference, word) || without("generation_in_free") && state::of(word) != state::FREE;
@@ -422,20 +449,20 @@ impl<'a> Context<'a> {
     /// The words of the block that a ref names, if it is still that life; as `life`.
     #[inline(always)]
     pub fn words_of(self, reference: u64) -> Option<&'a Words> {
-        let words = self.block_words(reference)?;
-        reference::is_life(reference, words[Block::state].load(Ordering::Acquire)).then_some(words)
+        self.place_of(reference).map(|(_, words)| words)
     }
 
+    /// The same with its class.
     #[inline(always)]
-    fn block_words(self, reference: u64) -> Option<&'a Words> {
-        let (_, at) = self.space.geometry.block(reference::block(reference))?;
-        self.view().array(at)
+    pub fn place_of(self, reference: u64) -> Option<(usize, &'a Words)> {
+        let place = self.block(reference::block(reference))?;
+        reference::is_life(reference, place.1[Block::state].load(Ordering::Acquire)).then_some(place)
     }
 
     /// The same of a page that will be read whole.
     #[inline(always)]
     pub fn page_words(self, reference: u64) -> Option<&'a Words> {
-        let words = self.block_words(reference)?;
+        let (_, words) = self.block(reference::block(reference))?;
         View::expect(words);
         reference::is_life(reference, words[Block::state].load(Ordering::Acquire)).then_some(words)
     }
@@ -455,8 +482,9 @@ impl<'a> Context<'a> {
     /// A hot word's value, if it belongs to the life that `reference` names.
     #[inline]
     pub fn hot(self, reference: u64, at: usize, field: usize) -> Option<u64> {
-        let word = self.word(at + field).load(Ordering::Acquire);
-        (word >> 48 == reference::generation(reference) & 0xffff && self.still(reference, at)).then_some(word & HOT_MASK)
+        let words: &Words = self.view().array(at)?;
+        let word = words.get(field)?.load(Ordering::Acquire);
+        (word >> 48 == reference::generation(reference) & 0xffff && self.are_still(reference, words)).then_some(word & HOT_MASK)
     }
 
     /// Replaces a hot word's value by what `change` makes of it (`None`: leave it). A hot word of

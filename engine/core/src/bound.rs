@@ -6,8 +6,9 @@ use crate::layout::{Channel, kind};
 use crate::ring::Ring;
 use crate::space::Context;
 
-/// What a message was published as; it comes out as the same.
+/// What a message was published as; it comes out as the same. A whole word, as what it is passed on with is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
 pub enum Form {
     /// UTF-8.
     Text,

@@ -11,29 +11,27 @@ use crate::layout::{BLOCK_HEADER_WORDS, Block, kind, reference, state};
 use crate::points::point;
 use crate::space::Context;
 use crate::sync::Ordering;
-use crate::view::Words;
+use crate::view::{View, Words};
 
-impl Context<'_> {
+impl<'a> Context<'a> {
     /// Writes prefix and body into a chain of held blocks (one block where they fit) and gives its
     /// head, still held. All blocks after the head are CONT already: they live and die with it.
     #[inline(always)]
-    pub fn store(self, info: Info, back: u64, ident: u64, prefix: &[u64], body: &[u8]) -> Result<Held> {
+    pub fn store(self, info: Info, back: u64, ident: u64, prefix: &[u64], body: &[u8]) -> Result<Held<'a>> {
         let bytes = prefix.len() * 8 + body.len();
         if bytes > Geometry::payload(0) {
             return self.store_long(info, back, ident, prefix, body);
         }
         let head = self.allocate(SMALL)?;
-        self.fill(&head, Info(info.0 & 0xffff_ffff | (bytes as u64) << 32), back, ident);
-        let at = head.at + BLOCK_HEADER_WORDS;
-        for (index, &word) in prefix.iter().enumerate() {
-            self.view().set(at + index, word);
-        }
-        self.view().write(at + prefix.len(), body);
+        head.fill(Info(info.0 & 0xffff_ffff | (bytes as u64) << 32), back, ident);
+        let (before, rest) = head.words[BLOCK_HEADER_WORDS..].split_at(prefix.len());
+        before.iter().zip(prefix).for_each(|(to, &word)| to.store(word, Ordering::Relaxed));
+        View::write_words(rest, body);
         Ok(head)
     }
 
     #[inline(never)]
-    fn store_long(self, info: Info, back: u64, ident: u64, prefix: &[u64], body: &[u8]) -> Result<Held> {
+    fn store_long(self, info: Info, back: u64, ident: u64, prefix: &[u64], body: &[u8]) -> Result<Held<'a>> {
         let bytes = prefix.len() * 8 + body.len();
         if bytes > Geometry::payload(2) {
             let geometry = &self.space.geometry;
@@ -50,8 +48,8 @@ impl Context<'_> {
         }
         let head = self.allocate(preference(bytes))?;
         let info = Info(info.0 & 0xffff_ffff | (bytes as u64) << 32);
-        self.fill(&head, info, back, ident);
-        let mut at = head.at + BLOCK_HEADER_WORDS;
+        head.fill(info, back, ident);
+        let mut at = self.index_of(&head) + BLOCK_HEADER_WORDS;
         for &word in prefix {
             self.view().set(at, word);
             at += 1;
@@ -59,7 +57,7 @@ impl Context<'_> {
         let first = body.len().min(self.payload(&head) - prefix.len() * 8);
         self.view().write(at, &body[..first]);
         let mut rest = &body[first..];
-        let mut last = head.at;
+        let mut last = head;
         while !rest.is_empty() {
             let block = match self.allocate(preference(rest.len())) {
                 Ok(block) => block,
@@ -68,57 +66,50 @@ impl Context<'_> {
                     return Err(error);
                 }
             };
-            self.fill(&block, Info::new(kind::TAIL, 0, 0, rest.len() as u64), head.reference(), 0);
+            block.fill(Info::new(kind::TAIL, 0, 0, rest.len() as u64), head.reference(), 0);
             let part = rest.len().min(self.payload(&block));
-            self.view().write(block.at + BLOCK_HEADER_WORDS, &rest[..part]);
+            self.view().write(self.index_of(&block) + BLOCK_HEADER_WORDS, &rest[..part]);
             rest = &rest[part..];
             point!("chain.written");
-            self.word(block.at).store(state::with(block.word, state::CONT), Ordering::Release);
+            block.words[Block::state].store(state::with(block.word, state::CONT), Ordering::Release);
             point!("chain.cont");
-            self.view().set(last + Block::next, block.reference());
-            last = block.at;
+            last.set(Block::next, block.reference());
+            last = block;
         }
         Ok(head)
     }
 
-    fn payload(self, held: &Held) -> usize {
+    fn payload(self, held: &Held<'_>) -> usize {
         self.space.geometry.block(held.block as u32).map_or(0, |(class, _)| Geometry::payload(class))
     }
 
-    /// Writes a held block's header. The hot words start as zeros of this life.
+    /// The first word of a held block.
     #[inline(always)]
-    pub fn fill(self, held: &Held, info: Info, back: u64, ident: u64) {
-        if let Some(words) = self.view().array(held.at) {
-            Self::fill_words(words, held, info, back, ident);
-        }
-    }
-
-    /// As `fill`, where the block's words are looked up.
-    #[inline(always)]
-    pub fn fill_words(header: &Words, held: &Held, info: Info, back: u64, ident: u64) {
-        let cold = hot(state::generation(held.word), 0);
-        let set = |field: usize, value: u64| header[field].store(value, Ordering::Relaxed);
-        set(Block::back, back);
-        set(Block::info, info.0);
-        set(Block::next, 0);
-        set(Block::ident, ident);
-        set(Block::hot0, cold);
-        set(Block::hot1, cold);
-        set(Block::hot2, cold);
+    pub fn index_of(self, held: &Held<'_>) -> usize {
+        self.view().index_of(held.words)
     }
 
     /// Copies a chain's content behind what `out` holds. What is copied means nothing until the
     /// caller has re-checked, behind an acquire fence, that the chain is still the one it meant.
     #[inline(always)]
-    pub fn load(self, at: usize, class: usize, out: &mut Vec<u8>) -> Option<Info> {
-        let info = Info(self.view().get(at + Block::info));
+    pub fn load(self, (class, words): (usize, &Words), out: &mut Vec<u8>) -> Option<Info> {
+        let info = Info(words[Block::info].load(Ordering::Relaxed));
         let bytes = info.bytes() as usize;
+        if bytes > Geometry::payload(0) {
+            return self.load_long(class, words, info, out);
+        }
+        View::read_words(&words[BLOCK_HEADER_WORDS..], bytes, out);
+        Some(info)
+    }
+
+    #[inline(never)]
+    fn load_long(self, class: usize, words: &Words, info: Info, out: &mut Vec<u8>) -> Option<Info> {
+        let (at, bytes) = (self.view().index_of(words), info.bytes() as usize);
         let part = bytes.min(Geometry::payload(class));
         self.view().read(at + BLOCK_HEADER_WORDS, part, out);
         if part == bytes { Some(info) } else { self.load_rest(at, info, bytes - part, out) }
     }
 
-    #[inline(never)]
     fn load_rest(self, at: usize, info: Info, mut rest: usize, out: &mut Vec<u8>) -> Option<Info> {
         if info.bytes() > self.space.geometry.size {
             return None;
@@ -136,6 +127,21 @@ impl Context<'_> {
             rest -= part;
         }
         Some(info)
+    }
+}
+
+impl Held<'_> {
+    /// Writes its header. The hot words start as zeros of this life.
+    #[inline(always)]
+    pub fn fill(&self, info: Info, back: u64, ident: u64) {
+        let cold = hot(state::generation(self.word), 0);
+        self.set(Block::back, back);
+        self.set(Block::info, info.0);
+        self.set(Block::next, 0);
+        self.set(Block::ident, ident);
+        self.set(Block::hot0, cold);
+        self.set(Block::hot1, cold);
+        self.set(Block::hot2, cold);
     }
 }
 

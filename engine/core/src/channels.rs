@@ -371,6 +371,7 @@ impl Channels {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
 enum Put {
     Done,
     Duplicate,
@@ -402,34 +403,53 @@ pub(crate) fn must_be_over(cx: Context<'_>, cell: Cell) -> Result<()> {
     if cell.is_open(cx) { Err(Error::Corrupt { what: "a channel is sealed, and open" }) } else { Ok(()) }
 }
 
-/// Stores a message and publishes it. (Never inlined: the compiler is of two minds, and its count would depend on where it is
-/// built.)
-#[inline(never)]
+/// Stores a message and publishes it.
+#[inline(always)]
 fn put(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&str>) -> Result<Put> {
-    let mark = id.filter(|_| bound.window > 0).map(|id| dedup::Mark::of(cx, id));
+    if bound.window > 0 { put_once(cx, bound, payload, form, id) } else { put_plain(cx, bound, payload, form) }
+}
+
+/// To a channel that keeps no ids. (Never inlined, nor one with the other: so that the compiler has as little as it can in hand.)
+#[inline(never)]
+fn put_plain(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form) -> Result<Put> {
+    let info = Info::new(form.kind(), 0, 0, 0);
+    let message = cx.store(info, u64::from(bound.cell.number()), 0, &[], payload)?;
+    point!("publish.stored");
+    let published = bound.ring.publish(cx, message, || bound.cell.is_open(cx), |_| Ok(true));
+    told(cx, bound, message, published, false)
+}
+
+/// To a channel that keeps ids: once within its window.
+#[inline(never)]
+fn put_once(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&str>) -> Result<Put> {
+    let mark = id.map(|id| dedup::Mark::of(cx, id));
     let (prefix, words): ([u64; 2], usize) = mark.map_or(([0; 2], 0), |mark| (mark.words(0), 2));
     let info = Info::new(form.kind(), words as u64, 0, 0);
-    let message: Held = cx.store(info, u64::from(bound.cell.number()), 0, &prefix[..words], payload)?;
+    let message = cx.store(info, u64::from(bound.cell.number()), 0, &prefix[..words], payload)?;
     let mut duplicate = false;
     point!("publish.stored");
-    let is_open = || bound.cell.is_open(cx);
-    let published = bound.ring.publish(cx, &message, is_open, |sequence| {
-        if bound.window > 0 {
+    let published = bound.ring.publish(
+        cx,
+        message,
+        || bound.cell.is_open(cx),
+        |sequence| {
             duplicate = !dedup::admit(cx, bound, &message, mark, sequence)?;
-        }
-        Ok(!duplicate)
-    });
-    match published {
-        Ok(Some(_)) => {
-            point!("publish.done");
-            cx.news(bound.cell.number());
-            Ok(Put::Done)
-        }
-        other => {
-            cx.free(message.reference());
-            other.map(|_| if duplicate { Put::Duplicate } else { Put::Gone })
-        }
+            Ok(!duplicate)
+        },
+    );
+    told(cx, bound, message, published, duplicate)
+}
+
+/// Tells of what was published, and gives back what was not.
+#[inline(always)]
+fn told(cx: Context<'_>, bound: &Bound, message: Held<'_>, published: Result<Option<u64>>, duplicate: bool) -> Result<Put> {
+    if let Ok(Some(_)) = published {
+        point!("publish.done");
+        cx.news(bound.cell.number());
+        return Ok(Put::Done);
     }
+    cx.free(message.reference());
+    published.map(|_| if duplicate { Put::Duplicate } else { Put::Gone })
 }
 
 impl From<Stop> for Error {

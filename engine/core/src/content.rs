@@ -4,7 +4,7 @@
 
 use crate::layout::BLOCK_HEADER_WORDS;
 use crate::sync::{AtomicU64, Ordering};
-use crate::view::Words;
+use crate::view::{Words, last_word};
 
 /// What a record is to hold. Key and value may be of two parts each, which follow each other.
 #[derive(Clone, Copy, Debug)]
@@ -124,19 +124,6 @@ impl<'w, F: FnMut(&'w AtomicU64, u64)> Packer<'w, F> {
             self.put(self.word);
         }
     }
-}
-
-/// The last `rest` bytes of some, 1 to 7, as a word.
-#[inline(always)]
-pub(crate) fn last_word(bytes: &[u8], rest: usize) -> u64 {
-    if let Some(last) = bytes.last_chunk::<8>() {
-        return u64::from_le_bytes(*last) >> (64 - rest * 8);
-    }
-    // All there are; the halves overlap in equal bytes.
-    if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
-        return u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << ((rest - 4) * 8);
-    }
-    bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
 }
 
 #[cfg(all(test, not(modelled)))]

@@ -46,7 +46,7 @@ impl Mark {
 }
 
 /// May this message be published at `sequence`? False: its id was seen within the window.
-pub fn admit(cx: Context<'_>, bound: &Bound, message: &Held, mark: Option<Mark>, sequence: u64) -> Result<bool> {
+pub fn admit(cx: Context<'_>, bound: &Bound, message: &Held<'_>, mark: Option<Mark>, sequence: u64) -> Result<bool> {
     index(cx, bound, sequence)?;
     let Some(mark) = mark else {
         return Ok(true);
@@ -60,7 +60,7 @@ pub fn admit(cx: Context<'_>, bound: &Bound, message: &Held, mark: Option<Mark>,
         return Ok(false);
     }
     point!("dedup.admitted");
-    cx.view().set(message.at + Block::WORDS + 1, mark.words(ordinal)[1]);
+    message.set(Block::WORDS + 1, mark.words(ordinal)[1]);
     Ok(true)
 }
 

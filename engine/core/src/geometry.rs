@@ -338,6 +338,12 @@ impl Geometry {
         if block < self.blocks[0] {
             return Some((0, self.blocks_at[0] + block as usize * (CLASS_BYTES[0] / 8)));
         }
+        self.larger_block(block)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn larger_block(&self, block: u32) -> Option<(usize, usize)> {
         let mut index = block;
         for (class, bytes) in CLASS_BYTES.into_iter().enumerate() {
             if index < self.blocks[class] {

@@ -5,13 +5,13 @@ use std::sync::atomic::AtomicU64 as PrivateU64;
 
 use smallvec::SmallVec;
 
-use crate::arena::{HOT_MASK, hot};
+use crate::arena::HOT_MASK;
 use crate::bound::Bound;
 use crate::cells::Cell;
 use crate::content::Content;
 use crate::error::{Error, Result};
 use crate::flag::Flag;
-use crate::layout::{Block, Channel, state};
+use crate::layout::{Block, Channel};
 use crate::owned::owners_and_us;
 use crate::points::point;
 use crate::record::{Record, key_pair, pair_key};
@@ -282,10 +282,9 @@ pub(crate) fn anchor(cx: Context<'_>, cell: Cell, key: HandleKey<'_>, note: &[u8
         }
         let content = Content { owners: &[key.id.owner], key: [key.client, numbers.as_flattened()], value: [note, &[]] };
         let held = cx.new_record(trie.root, key.id.place, &content)?;
-        let generation = state::generation(held.word);
-        cx.view().set(held.at + Block::hot0, hot(generation, OPEN));
-        cx.view().set(held.at + Block::hot1, hot(generation, shown));
-        Ok((Change::Put(0, held), Anchored { reference: held.reference(), at: held.at, new: Flag::YES }))
+        held.set_hot(Block::hot0, OPEN);
+        held.set_hot(Block::hot1, shown);
+        Ok((Change::Put(0, held), Anchored { reference: held.reference(), at: cx.index_of(&held), new: Flag::YES }))
     })
 }
 

@@ -7,10 +7,10 @@
 
 use std::sync::Arc;
 
-use crate::arena::{HOT_MASK, hot};
+use crate::arena::HOT_MASK;
 use crate::content::Content;
 use crate::error::Result;
-use crate::layout::{Block, World as WorldCell, state};
+use crate::layout::{Block, World as WorldCell};
 use crate::os::clock;
 use crate::os::lock::Lock;
 use crate::owned::{carry_hot, owners_and_us, release_owner, remove_all, replaced};
@@ -175,9 +175,8 @@ impl Heartbeats {
             let (owners, _) = owners_and_us(cx, found)?;
             point!("register.found");
             let held = cx.new_record(clients.root, place, &content_of(&owners, client, last_event_id))?;
-            let life = state::generation(held.word);
-            cx.view().set(held.at + PONG, hot(life, now));
-            cx.view().set(held.at + PING, hot(life, now));
+            held.set_hot(PONG, now);
+            held.set_hot(PING, now);
             Ok((Change::Put(0, held), ()))
         })?;
         Ok(())

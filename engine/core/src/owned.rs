@@ -1,10 +1,10 @@
 //! Entries and their owners: what becomes of them when an owner dies, detaches, or the entry leaves.
 //! Promise: an owner is a slot in one incarnation, so nothing here can touch what a later process owns.
 
-use crate::arena::{Held, hot};
+use crate::arena::Held;
 use crate::content::Content;
 use crate::error::Result;
-use crate::layout::{Block, state};
+use crate::layout::Block;
 use crate::record::{Owners, Record};
 use crate::space::Context;
 use crate::trie::{Attempt, Change, Entry, GONE, PENDING, Stop, Trie};
@@ -86,7 +86,7 @@ pub(crate) fn owners_and_us(cx: Context<'_>, found: Option<Entry>) -> Attempt<(O
 }
 
 /// The same entry with fewer owners.
-pub fn replaced(trie: &Trie<'_>, entry: &Entry, record: &Record, owners: &[u64]) -> Attempt<Change> {
+pub fn replaced<'a>(trie: &Trie<'a>, entry: &Entry, record: &Record, owners: &[u64]) -> Attempt<Change<'a>> {
     let content = Content::new(owners, record.key(), record.value());
     let held = trie.cx.shorter_record(trie.root, entry.place(), &content)?;
     carry_hot(trie.cx, record, &held);
@@ -104,30 +104,30 @@ pub(crate) const fn seen_of(value: u64) -> u64 {
 
 /// Replaces a member's record, whose first word is known, by another, and carries on when the member was seen, at a time or later.
 /// Whoever sees it from here on replaces the record, too, and one of both decides again.
-pub(crate) fn take_over(cx: Context<'_>, entry: &Entry, at: usize, to: Held, seen: u64) -> Change {
+pub(crate) fn take_over<'a>(cx: Context<'_>, entry: &Entry, at: usize, to: Held<'a>, seen: u64) -> Change<'a> {
     let then = cx.set_hot(entry.value, at, Block::hot0, |value| Some(value | TAKEN));
-    cx.view().set(to.at + Block::hot0, hot(state::generation(to.word), then.map_or(seen, |then| seen_of(then).max(seen))));
+    to.set_hot(Block::hot0, then.map_or(seen, |then| seen_of(then).max(seen)));
     Change::Put(entry.flags(), to)
 }
 
 /// The same entry of a member with fewer owners.
-pub(crate) fn replaced_member(members: &Trie<'_>, entry: &Entry, record: &Record, owners: &[u64]) -> Attempt<Change> {
+pub(crate) fn replaced_member<'a>(members: &Trie<'a>, entry: &Entry, record: &Record, owners: &[u64]) -> Attempt<Change<'a>> {
     let content = Content::new(owners, record.key(), record.value());
     let held = members.cx.shorter_record(members.root, entry.place(), &content)?;
     Ok(take_over(members.cx, entry, record.at, held, 0))
 }
 
 /// Copies the hot words of a record to the one that replaces it.
-pub(crate) fn carry_hot(cx: Context<'_>, from: &Record, to: &Held) {
+pub(crate) fn carry_hot(cx: Context<'_>, from: &Record, to: &Held<'_>) {
     for field in [Block::hot0, Block::hot1, Block::hot2] {
         if let Some(value) = cx.hot(from.reference, from.at, field) {
-            cx.view().set(to.at + field, hot(state::generation(to.word), value));
+            to.set_hot(field, value);
         }
     }
 }
 
 /// A member's entry when the member leaves.
-pub(crate) fn leaving(entry: &Entry) -> Change {
+pub(crate) fn leaving<'a>(entry: &Entry) -> Change<'a> {
     if entry.flags() & PENDING != 0 { Change::Remove } else { Change::Mark(GONE) }
 }
 

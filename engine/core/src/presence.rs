@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use crate::arena::{HOT_MASK, hot};
+use crate::arena::HOT_MASK;
 use crate::cells::Cell;
 use crate::content::Content;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::flag::Flag;
-use crate::layout::{Block, Group, World as WorldCell, cell_kind, state};
+use crate::layout::{Block, Group, World as WorldCell, cell_kind};
 use crate::member::{JOINED, Member, Members, Metadata, joined_of, unix_seconds};
 use crate::os::clock;
 use crate::os::lock::Lock;
@@ -267,7 +267,7 @@ impl Presence {
             } else {
                 changed = true;
                 let held = cx.new_record(members.root, hash.place(), &content)?;
-                cx.view().set(held.at + Block::hot0, hot(state::generation(held.word), seen));
+                held.set_hot(Block::hot0, seen);
                 change = Change::Put(flags, held);
             }
             Ok((change, ()))

@@ -186,10 +186,19 @@ impl Receiver {
     /// Text has been checked to be UTF-8.
     pub fn try_recv(&self, buffer: &mut Vec<u8>) -> Result<Option<Received>> {
         loop {
-            match self.next_ready()?.and_then(|ready| ready.take(buffer)) {
-                Some(Received { form: Form::Text, .. }) if std::str::from_utf8(buffer).is_err() => self.spoilt(),
-                other => return Ok(other),
+            let mut position = self.position();
+            buffer.clear();
+            let Some((cx, end)) = self.anchored(&mut position)? else {
+                return Ok(None);
+            };
+            let Some(received) = self.next(cx, &mut position, end, buffer) else {
+                return Ok(None);
+            };
+            if received.form == Form::Bytes || std::str::from_utf8(buffer).is_ok() {
+                return Ok(Some(received));
             }
+            drop(position);
+            self.spoilt();
         }
     }
 
@@ -256,32 +265,42 @@ impl Receiver {
     /// Appends the next message's payload to `buffer`. `end`: as it was just now.
     #[inline(always)]
     fn next(&self, cx: Context<'_>, position: &mut Position, end: Option<u64>, buffer: &mut Vec<u8>) -> Option<Received> {
-        let ring = &self.ring;
         let before = buffer.len();
-        let mut limit = self.limit_at(end);
-        let mut slack = 0;
-        // At most every message of the ring may be found given up, and lagging doubles the slack.
-        for _ in 0..2 * ring.len() + 64 {
-            if position.cursor >= limit {
+        let read = if position.cursor < self.limit_at(end) { self.ring.read(cx, position.cursor, buffer) } else { Read::Empty };
+        let info = match read {
+            Read::Got(info) => info,
+            Read::Empty => {
                 self.note(cx, position);
                 return None;
             }
+            Read::Evicted | Read::Lagged => self.find_next(cx, position, buffer, before)?,
+        };
+        position.cursor += 1;
+        if position.cursor.wrapping_sub(position.noted) >= stride(self.ring.len()) {
+            self.note(cx, position);
+        }
+        let form = unwrapped(info, buffer, before);
+        // Under the lock: nobody else counts.
+        self.received.store(self.received() + 1, std::sync::atomic::Ordering::Relaxed);
+        Some(Received { form, id: EventId { epoch: self.epoch, sequence: position.cursor.wrapping_sub(self.first) } })
+    }
+
+    /// The next message behind the cursor, where the one at it is gone: appended to what `buffer` held `before`.
+    #[cold]
+    #[inline(never)]
+    fn find_next(&self, cx: Context<'_>, position: &mut Position, buffer: &mut Vec<u8>, before: usize) -> Option<Info> {
+        let ring = &self.ring;
+        let mut slack = 0;
+        // At most every message of the ring may be found given up, and lagging doubles the slack.
+        for _ in 0..2 * ring.len() + 64 {
+            // What was read meant nothing.
+            buffer.truncate(before);
+            if position.cursor >= self.limit(cx, &position.anchor) {
+                break;
+            }
             match ring.read(cx, position.cursor, buffer) {
-                Read::Empty => {
-                    self.note(cx, position);
-                    return None;
-                }
-                Read::Got(info) => {
-                    position.cursor += 1;
-                    if position.cursor.wrapping_sub(position.noted) >= stride(ring.len()) {
-                        self.note(cx, position);
-                    }
-                    let form = unwrapped(info, buffer, before);
-                    // Under the lock: nobody else counts.
-                    self.received.store(self.received() + 1, std::sync::atomic::Ordering::Relaxed);
-                    let sequence = position.cursor.wrapping_sub(self.first);
-                    return Some(Received { form, id: EventId { epoch: self.epoch, sequence } });
-                }
+                Read::Empty => break,
+                Read::Got(info) => return Some(info),
                 Read::Evicted => {
                     position.cursor += 1;
                     self.miss(cx, 1);
@@ -300,10 +319,9 @@ impl Receiver {
                     position.cursor = to.max(position.cursor);
                 }
             }
-            // What was read meant nothing.
-            buffer.truncate(before);
-            limit = self.limit(cx, &position.anchor);
         }
+        buffer.truncate(before);
+        self.note(cx, position);
         None
     }
 

@@ -6,12 +6,13 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 
 use crate::arena::{Held, Info, SMALL};
-use crate::content::{Content, last_word};
+use crate::content::Content;
 use crate::error::Result;
 use crate::geometry::Geometry;
 use crate::layout::{BLOCK_HEADER_WORDS, Block, kind};
 use crate::space::Context;
 use crate::sync::Ordering;
+use crate::view::last_word;
 
 /// Owners of an entry: almost always one.
 pub type Owners = SmallVec<[u64; 2]>;
@@ -90,7 +91,7 @@ fn decode(record: &mut Record) -> Option<()> {
     Some(())
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
     /// Reads the record that `reference` names. `None`: it has moved on; start again at the root.
     pub fn record(self, reference: u64) -> Option<Record> {
         let mut record = Record::default();
@@ -100,17 +101,17 @@ impl Context<'_> {
 
     /// As `record`, into one that was used before.
     pub fn record_into(self, reference: u64, record: &mut Record) -> Option<()> {
-        let (class, at) = self.life(reference)?;
+        let place @ (_, words) = self.place_of(reference)?;
         if record.bytes.capacity() == 0 {
             record.bytes.reserve(ROOM);
         }
         record.bytes.clear();
-        let info = self.load(at, class, &mut record.bytes);
+        let info = self.load(place, &mut record.bytes);
         // Validated before anything is made of the bytes.
-        if !self.still(reference, at) || info?.kind() != kind::RECORD {
+        if !self.are_still(reference, words) || info?.kind() != kind::RECORD {
             return None;
         }
-        (record.reference, record.at) = (reference, at);
+        (record.reference, record.at) = (reference, self.view().index_of(words));
         decode(record)
     }
 
@@ -224,33 +225,33 @@ impl Context<'_> {
 
     /// Writes a record into held blocks. `root` and `place` say where it will be found.
     #[inline]
-    pub fn new_record(self, root: usize, place: u64, content: &Content<'_>) -> Result<Held> {
+    pub fn new_record(self, root: usize, place: u64, content: &Content<'_>) -> Result<Held<'a>> {
         if content.bytes() > Geometry::payload(0) {
             return self.store(Info::new(kind::RECORD, 0, 0, 0), back_of(root), place, &[], &content.encoded());
         }
         let held = self.allocate(SMALL)?;
-        self.write_record(&held, root, place, content);
+        held.write_record(root, place, content);
         Ok(held)
     }
 
-    #[inline(always)]
-    fn write_record(self, held: &Held, root: usize, place: u64, content: &Content<'_>) {
-        if let Some(words) = self.view().array(held.at) {
-            Self::fill_words(words, held, Info::new(kind::RECORD, 0, 0, content.bytes() as u64), back_of(root), place);
-            content.write(words);
-        }
-    }
-
     /// As `new_record`, for one that replaces another that is no shorter: from the reserve where all else is in use.
-    pub fn shorter_record(self, root: usize, place: u64, content: &Content<'_>) -> Result<Held> {
+    pub fn shorter_record(self, root: usize, place: u64, content: &Content<'_>) -> Result<Held<'a>> {
         self.new_record(root, place, content).or_else(|error| {
             if content.bytes() > Geometry::payload(0) {
                 return Err(error);
             }
             let held = self.allocate_for_less(SMALL)?;
-            self.write_record(&held, root, place, content);
+            held.write_record(root, place, content);
             Ok(held)
         })
+    }
+}
+
+impl Held<'_> {
+    #[inline(always)]
+    fn write_record(&self, root: usize, place: u64, content: &Content<'_>) {
+        self.fill(Info::new(kind::RECORD, 0, 0, content.bytes() as u64), back_of(root), place);
+        content.write(self.words);
     }
 }
 

@@ -21,6 +21,7 @@ use crate::mutants::without;
 use crate::points::point;
 use crate::space::Context;
 use crate::sync::{AtomicU64, Ordering, fence};
+use crate::view::Words;
 
 /// In a head: the channel was removed; nothing is published any more.
 pub const SEALED: u64 = 1 << 63;
@@ -57,6 +58,13 @@ pub enum Read {
     Lagged,
     /// This one message was given up because the arena was full.
     Evicted,
+}
+
+/// What became of an attempt to publish.
+enum Tried {
+    Done(u64),
+    Again,
+    Gone,
 }
 
 impl Ring {
@@ -125,66 +133,99 @@ impl Ring {
     pub fn publish(
         &self,
         cx: Context<'_>,
-        message: &Held,
+        message: Held<'_>,
         is_open: impl Fn() -> bool,
         mut admit: impl FnMut(u64) -> Result<bool>,
     ) -> Result<Option<u64>> {
-        let head = cx.word(self.cell_at + Channel::head);
+        match self.try_to_publish(cx, message, &is_open, &mut admit)? {
+            Tried::Again => self.publish_again(cx, message, &is_open, &mut admit),
+            Tried::Gone => Ok(None),
+            Tried::Done(sequence) => Ok(Some(sequence)),
+        }
+    }
+
+    /// Where somebody else was faster, or died half way.
+    #[cold]
+    #[inline(never)]
+    fn publish_again(
+        &self,
+        cx: Context<'_>,
+        message: Held<'_>,
+        is_open: &impl Fn() -> bool,
+        admit: &mut impl FnMut(u64) -> Result<bool>,
+    ) -> Result<Option<u64>> {
         for _ in 0..PATIENCE {
-            let h = head.load(Ordering::Acquire);
-            if h & SEALED != 0 {
-                return Ok(None);
-            }
-            let slot = self.slot(cx, h);
-            // SYNC ring.publish (R): pairs with ring.publish (W): the old message's generation.
-            let seen = slot.load(Ordering::Acquire);
-            // Without this re-check `seen` could be of a later lap than `h`, and the swap below would
-            // put an old sequence over a newer message.
-            if !without("head_recheck") && head.load(Ordering::Acquire) != h {
-                continue;
-            }
-            // Otherwise the head may be of the cell's next life, and the slot of another cell's ring by now.
-            if !without("life_of_head") && !is_open() {
-                return Ok(None);
-            }
-            if self.is_of(seen, h) {
-                // Published by somebody who died or sleeps before moving the head: do it for them.
-                self.advance(cx, h);
-                continue;
-            }
-            if !admit(h)? {
-                return Ok(None);
-            }
-            // The old block's life, read before its descriptor is replaced: a ref to exactly that life.
-            let old = self.named(cx, seen);
-            cx.view().set(message.at + Block::ident, h);
-            point!("publish.ready");
-            let descriptor = self.lap(h) << reference::BLOCK_BITS | message.block;
-            let ordering = if without("release_of_descriptor") { Ordering::Relaxed } else { Ordering::AcqRel };
-            // SYNC ring.publish (W): payload before descriptor; pairs with (R) in `read`.
-            if slot.compare_exchange(seen, descriptor, ordering, Ordering::Relaxed).is_ok() {
-                point!("publish.swapped");
-                self.advance(cx, h);
-                point!("publish.advanced");
-                cx.make_live(message);
-                point!("publish.live");
-                if let Some(old) = old {
-                    cx.free(old);
-                }
-                return Ok(Some(h));
+            match self.try_to_publish(cx, message, is_open, admit)? {
+                Tried::Again => {}
+                Tried::Gone => return Ok(None),
+                Tried::Done(sequence) => return Ok(Some(sequence)),
             }
         }
         Err(Error::Corrupt { what: "a channel's head and ring disagree" })
     }
 
-    /// The life of the block that a descriptor names, as a ref.
     #[inline(always)]
-    fn named(&self, cx: Context<'_>, descriptor: u64) -> Option<u64> {
+    fn try_to_publish(
+        &self,
+        cx: Context<'_>,
+        message: Held<'_>,
+        is_open: &impl Fn() -> bool,
+        admit: &mut impl FnMut(u64) -> Result<bool>,
+    ) -> Result<Tried> {
+        let head = cx.word(self.cell_at + Channel::head);
+        let h = head.load(Ordering::Acquire);
+        if h & SEALED != 0 {
+            return Ok(Tried::Gone);
+        }
+        let slot = self.slot(cx, h);
+        // SYNC ring.publish (R): pairs with ring.publish (W): the old message's generation.
+        let seen = slot.load(Ordering::Acquire);
+        // Without this re-check `seen` could be of a later lap than `h`, and the swap below would
+        // put an old sequence over a newer message.
+        if !without("head_recheck") && head.load(Ordering::Acquire) != h {
+            return Ok(Tried::Again);
+        }
+        // Otherwise the head may be of the cell's next life, and the slot of another cell's ring by now.
+        if !without("life_of_head") && !is_open() {
+            return Ok(Tried::Gone);
+        }
+        if self.is_of(seen, h) {
+            // Published by somebody who died or sleeps before moving the head: do it for them.
+            self.advance(cx, h);
+            return Ok(Tried::Again);
+        }
+        if !admit(h)? {
+            return Ok(Tried::Gone);
+        }
+        // The old block's life, read before its descriptor is replaced: a ref to exactly that life.
+        let old = self.named(cx, seen);
+        message.set(Block::ident, h);
+        point!("publish.ready");
+        let descriptor = self.lap(h) << reference::BLOCK_BITS | message.block;
+        let ordering = if without("release_of_descriptor") { Ordering::Relaxed } else { Ordering::AcqRel };
+        // SYNC ring.publish (W): payload before descriptor; pairs with (R) in `read`.
+        if slot.compare_exchange(seen, descriptor, ordering, Ordering::Relaxed).is_err() {
+            return Ok(Tried::Again);
+        }
+        point!("publish.swapped");
+        self.advance(cx, h);
+        point!("publish.advanced");
+        cx.make_live(&message);
+        point!("publish.live");
+        if let Some((old, place)) = old {
+            cx.free_at(old, place);
+        }
+        Ok(Tried::Done(h))
+    }
+
+    /// The life of the block that a descriptor names, as a ref; and the block.
+    #[inline(always)]
+    fn named<'a>(&self, cx: Context<'a>, descriptor: u64) -> Option<(u64, (usize, &'a Words))> {
         let block = reference::block(descriptor);
-        let (_, at) = cx.space.geometry.block(block)?;
-        let word = cx.word(at).load(Ordering::Acquire);
+        let place = cx.block(block)?;
+        let word = place.1[Block::state].load(Ordering::Acquire);
         // A message may still be HELD by a publisher that has not marked it LIVE yet.
-        matches!(state::of(word), state::HELD | state::LIVE).then(|| reference::pack(state::generation(word), block))
+        matches!(state::of(word), state::HELD | state::LIVE).then(|| (reference::pack(state::generation(word), block), place))
     }
 
     /// Copies the message of `sequence` behind what `out` holds. Unless it was got, `out` may end in
@@ -276,7 +317,7 @@ impl Ring {
             return false;
         }
         point!("evict.taken");
-        named.is_some_and(|old| cx.free(old)) || named.is_none()
+        named.is_none_or(|(old, place)| cx.free_at(old, place))
     }
 
     /// Does the ring refer to this message? `reference` names a block whose `ident` is `sequence`.
@@ -359,12 +400,12 @@ impl Ring {
 }
 
 /// Copies the message that a descriptor named when it was `seen` in its slot.
-#[inline]
+#[inline(always)]
 fn copy(cx: Context<'_>, slot: &AtomicU64, seen: u64, out: &mut Vec<u8>) -> Read {
-    let Some((class, at)) = cx.space.geometry.block(reference::block(seen)) else {
+    let Some(place) = cx.block(reference::block(seen)) else {
         return Read::Evicted;
     };
-    let info = cx.load(at, class, out);
+    let info = cx.load(place, out);
     // SYNC arena.fill (R): pairs with the release fence after a claim: bytes of a later life imply
     // that the descriptor is seen to have moved on.
     fence(Ordering::Acquire);

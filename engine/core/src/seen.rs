@@ -31,7 +31,7 @@ fn is_seen(cx: Context<'_>, (reference, at): (u64, usize), seen: u64) -> bool {
 /// What becomes of the entry of a member that is told again, and whether it says anything else then. What says it already is
 /// seen, and nothing more, if nobody is about to replace or remove it.
 #[inline(never)]
-pub(crate) fn told_again(members: &Trie<'_>, entry: Entry, content: &Content<'_>, seen: u64) -> Attempt<(Change, bool)> {
+pub(crate) fn told_again<'a>(members: &Trie<'a>, entry: Entry, content: &Content<'_>, seen: u64) -> Attempt<(Change<'a>, bool)> {
     let cx = members.cx;
     let same = cx.is_record_of(entry.value, content).ok_or(Stop::Moved)?;
     let (_, at) = cx.life(entry.value).ok_or(Stop::Moved)?;
@@ -44,7 +44,7 @@ pub(crate) fn told_again(members: &Trie<'_>, entry: Entry, content: &Content<'_>
 }
 
 /// The same content in another record. Where there is no room for one, the word must do.
-fn kept(members: &Trie<'_>, entry: Entry, at: usize, content: &Content<'_>, seen: u64) -> Attempt<Change> {
+fn kept<'a>(members: &Trie<'a>, entry: Entry, at: usize, content: &Content<'_>, seen: u64) -> Attempt<Change<'a>> {
     let cx = members.cx;
     match cx.shorter_record(members.root, entry.place(), content) {
         Ok(held) => Ok(take_over(cx, &entry, at, held, seen)),

@@ -101,6 +101,12 @@ impl View {
         Some(unsafe { &*self.base.add(index).cast::<[AtomicU64; N]>() })
     }
 
+    /// Where words that were looked up begin.
+    #[inline(always)]
+    pub fn index_of(&self, words: &Words) -> usize {
+        words.as_ptr().addr().wrapping_sub(self.base.addr()) / 8
+    }
+
     /// Up to `count` words from `index` on; fewer where the mapping ends.
     #[inline(always)]
     fn words(&self, index: usize, count: usize) -> &[AtomicU64] {
@@ -170,10 +176,10 @@ impl View {
         let room = self.words.saturating_sub(index).saturating_mul(8);
         let bytes = bytes.min(room);
         let words = bytes.div_ceil(8);
-        out.reserve(words * 8);
-        let length = out.len();
         #[cfg(all(target_arch = "x86_64", not(modelled)))]
         if bytes > LONG {
+            out.reserve(words * 8);
+            let length = out.len();
             // SAFETY: source: `bytes` bytes from word `index`, inside the mapping by `room` above.
             // Destination: the spare capacity just reserved. The assembly is opaque to the
             // compiler, so that a concurrent writer means stale bytes, not undefined behaviour.
@@ -186,13 +192,28 @@ impl View {
             }
             return;
         }
-        // SAFETY: `words * 8` bytes of spare capacity were reserved; each of them below the new
-        // length is written before the length is set, since `room` has so many words.
+        View::read_words(self.words(index, words), bytes, out);
+    }
+
+    /// Appends the first `bytes` bytes of words to `out`; fewer where the words end. Relaxed, as in `read`.
+    #[inline(always)]
+    pub fn read_words(words: &[AtomicU64], bytes: usize, out: &mut Vec<u8>) {
+        let bytes = bytes.min(words.len() * 8);
+        let words = &words[..bytes.div_ceil(8)];
+        out.reserve(words.len() * 8);
+        let length = out.len();
+        let (lines, rest) = words.as_chunks::<8>();
+        // SAFETY: `words.len() * 8` bytes of spare capacity were reserved, and are written from their beginning on, each
+        // below the new length before the length is set.
         unsafe {
-            let target = out.as_mut_ptr().add(length);
-            for (i, word) in self.words(index, words).iter().enumerate() {
-                target.add(i * 8).cast::<u64>().write_unaligned(word.load(Ordering::Relaxed).to_le());
-            }
+            let mut target = out.as_mut_ptr().add(length).cast::<u64>();
+            let mut put = |word: &AtomicU64| {
+                target.write_unaligned(word.load(Ordering::Relaxed).to_le());
+                target = target.add(1);
+            };
+            // By lines, as in `write_words`.
+            lines.iter().for_each(|line| line.iter().for_each(&mut put));
+            rest.iter().for_each(put);
             out.set_len(length + bytes);
         }
     }
@@ -215,17 +236,40 @@ impl View {
             }
             return;
         }
-        let words = self.words(index, bytes.len().div_ceil(8));
+        View::write_words(self.words(index, bytes.len().div_ceil(8)), bytes);
+    }
+
+    /// Writes bytes word by word, the last filled up with zeros; cut where the words end. Only into a block that the caller holds.
+    #[inline(always)]
+    pub fn write_words(words: &[AtomicU64], bytes: &[u8]) {
+        // By lines: a loop of its own for each word costs more than the words.
+        let ((lines, words), (chunks, bytes)) = (words.as_chunks::<8>(), bytes.as_chunks::<64>());
+        let end = lines.len().min(chunks.len());
+        for (line, chunk) in lines.iter().zip(chunks) {
+            line.iter().zip(chunk.as_chunks::<8>().0).for_each(|(word, &part)| word.store(u64::from_le_bytes(part), Ordering::Relaxed));
+        }
+        let words = if let Some(line) = lines.get(end) { &line[..] } else { words };
         let (whole, rest) = bytes.as_chunks::<8>();
         for (word, chunk) in words.iter().zip(whole) {
             word.store(u64::from_le_bytes(*chunk), Ordering::Relaxed);
         }
-        if let (Some(word), false) = (words.get(whole.len()), rest.is_empty()) {
-            let mut last = [0; 8];
-            last[..rest.len()].copy_from_slice(rest);
-            word.store(u64::from_le_bytes(last), Ordering::Relaxed);
+        if let (Some(word), rest @ 1..) = (words.get(whole.len()), rest.len()) {
+            word.store(last_word(bytes, rest), Ordering::Relaxed);
         }
     }
+}
+
+/// The last `rest` bytes of some, 1 to 7, as a word.
+#[inline(always)]
+pub(crate) fn last_word(bytes: &[u8], rest: usize) -> u64 {
+    if let Some(last) = bytes.last_chunk::<8>() {
+        return u64::from_le_bytes(*last) >> (64 - rest * 8);
+    }
+    // All there are; the halves overlap in equal bytes.
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        return u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << ((rest - 4) * 8);
+    }
+    bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
 }
 
 #[cfg(all(test, not(modelled)))]

@@ -15,7 +15,7 @@ use crate::record::Record;
 use crate::sync::{Ordering, fence_after_swap};
 
 /// What becomes of an entry.
-pub enum Change {
+pub enum Change<'a> {
     /// As it was.
     Keep,
     /// It is removed; its record is freed.
@@ -23,13 +23,13 @@ pub enum Change {
     /// New flags over the same value.
     Mark(u64),
     /// A new record, held by us; an old one is freed.
-    Put(u64, Held),
+    Put(u64, Held<'a>),
     /// An inline value.
     PutInline(u64, u64),
 }
 
 /// What becomes of an entry met by a sweep.
-pub type Verdict = Change;
+pub type Verdict<'a> = Change<'a>;
 
 /// A subtree before and after. What its counts differ by is what counts: entries that are the same in both may be left out of
 /// both.
@@ -41,8 +41,8 @@ pub(super) struct Edited {
 
 /// Blocks made and blocks replaced by one attempt.
 #[derive(Default)]
-pub(super) struct Draft {
-    pub new: SmallVec<[Held; 12]>,
+pub(super) struct Draft<'a> {
+    pub new: SmallVec<[Held<'a>; 12]>,
     pub old: SmallVec<[u64; 12]>,
     pub old_values: SmallVec<[u64; 4]>,
     /// Is an entry added?
@@ -51,7 +51,7 @@ pub(super) struct Draft {
 
 /// What a change makes of an entry that was found at an index, or of none. `None`: nothing changes.
 #[inline(always)]
-pub(super) fn planned(change: Change, found: Option<Entry>, index: usize, place: u64, draft: &mut Draft) -> Option<Edit> {
+pub(super) fn planned<'a>(change: Change<'a>, found: Option<Entry>, index: usize, place: u64, draft: &mut Draft<'a>) -> Option<Edit> {
     let entry = match change {
         Change::Keep => return None,
         Change::Remove => {
@@ -83,7 +83,7 @@ impl<'a> Trie<'a> {
         &self,
         place: u64,
         same: impl Fn(u64) -> Option<bool>,
-        mut decide: impl FnMut(Option<Entry>) -> Attempt<(Change, R)>,
+        mut decide: impl FnMut(Option<Entry>) -> Attempt<(Change<'a>, R)>,
     ) -> Result<Option<R>> {
         with_patience(self, |word| {
             let root = match root_of(word) {
@@ -113,7 +113,7 @@ impl<'a> Trie<'a> {
         &self,
         place: u64,
         key: &[u8],
-        mut decide: impl FnMut(Option<(Entry, &Record)>) -> Attempt<(Change, R)>,
+        mut decide: impl FnMut(Option<(Entry, &Record)>) -> Attempt<(Change<'a>, R)>,
     ) -> Result<Option<R>> {
         let mut record = Record::default();
         self.change(
@@ -137,9 +137,9 @@ impl<'a> Trie<'a> {
     }
 
     /// Swaps the root for another page, if any, or none. True: it is done.
-    pub(super) fn commit(&self, word: u64, outcome: Attempt<Option<u64>>, draft: &Draft) -> Attempt<bool> {
+    pub(super) fn commit(&self, word: u64, outcome: Attempt<Option<u64>>, draft: &Draft<'_>) -> Attempt<bool> {
         let cx = self.cx;
-        let give_back = |draft: &Draft| {
+        let give_back = |draft: &Draft<'_>| {
             for held in &draft.new {
                 cx.free(held.reference());
             }
@@ -196,8 +196,8 @@ impl<'a> Trie<'a> {
         root: Option<u64>,
         place: u64,
         same: &impl Fn(u64) -> Option<bool>,
-        decide: impl FnOnce(Option<Entry>) -> Attempt<Change>,
-        draft: &mut Draft,
+        decide: impl FnOnce(Option<Entry>) -> Attempt<Change<'a>>,
+        draft: &mut Draft<'a>,
     ) -> Attempt<Option<u64>> {
         let (mut path, leaf) = self.descend(root, place)?;
         let (count, index, before) = match &leaf {
@@ -242,7 +242,15 @@ impl<'a> Trie<'a> {
     }
 
     /// A leaf with one entry changed: nothing, a leaf, or the subtree it splits into.
-    fn changed_leaf(&self, leaf: Option<Step<'a>>, count: usize, edit: &Edit, place: u64, depth: u32, draft: &mut Draft) -> Attempt<u64> {
+    fn changed_leaf(
+        &self,
+        leaf: Option<Step<'a>>,
+        count: usize,
+        edit: &Edit,
+        place: u64,
+        depth: u32,
+        draft: &mut Draft<'a>,
+    ) -> Attempt<u64> {
         let Some(leaf) = leaf else {
             let Edit::Insert(_, entry) = *edit else {
                 return Ok(0);
@@ -274,7 +282,7 @@ impl<'a> Trie<'a> {
     }
 
     /// The same where the root names the only entry's record, which is freed with the entry and not as a page.
-    fn changed_lone(&self, lone: Entry, edit: &Edit, draft: &mut Draft) -> Attempt<u64> {
+    fn changed_lone(&self, lone: Entry, edit: &Edit, draft: &mut Draft<'a>) -> Attempt<u64> {
         match *edit {
             Edit::Remove(_) => Ok(0),
             Edit::Replace(_, entry) if entry.may_be_lone() => Ok(entry.value),
@@ -296,7 +304,7 @@ impl<'a> Trie<'a> {
         depth: u32,
         place: u64,
         child: (u64, Counts, Counts),
-        draft: &mut Draft,
+        draft: &mut Draft<'a>,
     ) -> Attempt<u64> {
         let after = read_counts(step.words).exchange(child.1, child.2);
         if after.total() <= COLLAPSE {
@@ -319,7 +327,7 @@ impl<'a> Trie<'a> {
         depth: u32,
         place: u64,
         (child, before, after): (u64, Counts, Counts),
-        draft: &mut Draft,
+        draft: &mut Draft<'a>,
     ) -> Attempt<u64> {
         let Some(Page::Inner(mut inner)) = self.page(step.reference) else {
             return Err(Stop::Moved);
@@ -332,13 +340,13 @@ impl<'a> Trie<'a> {
     }
 
     /// What any of a leaf's entries may have changed in: nothing, a leaf, or the subtree it splits into.
-    pub(super) fn rebuilt(&self, entries: &[Entry], depth: u32, before: Counts, draft: &mut Draft) -> Attempt<Edited> {
+    pub(super) fn rebuilt(&self, entries: &[Entry], depth: u32, before: Counts, draft: &mut Draft<'a>) -> Attempt<Edited> {
         let reference = if entries.is_empty() { 0 } else { self.build(entries, depth, draft)? };
         Ok(Edited { reference, before, after: Counts::of(entries) })
     }
 
     /// Writes a leaf, or the subtree it splits into.
-    fn build(&self, entries: &[Entry], depth: u32, draft: &mut Draft) -> Attempt<u64> {
+    fn build(&self, entries: &[Entry], depth: u32, draft: &mut Draft<'a>) -> Attempt<u64> {
         if entries.len() <= LEAF_MAX {
             let held = self.write_leaf(entries, depth, draft.grows)?;
             draft.new.push(held);
@@ -357,7 +365,7 @@ impl<'a> Trie<'a> {
     }
 
     /// Writes an inner page, or the leaf it shrinks to.
-    pub(super) fn inner_rebuilt(&self, inner: Inner, place: u64, depth: u32, before: Counts, draft: &mut Draft) -> Attempt<Edited> {
+    pub(super) fn inner_rebuilt(&self, inner: Inner, place: u64, depth: u32, before: Counts, draft: &mut Draft<'a>) -> Attempt<Edited> {
         let after = inner.counts;
         let reference = if after.total() == 0 {
             0
@@ -377,7 +385,7 @@ impl<'a> Trie<'a> {
     }
 
     /// Moves a subtree's entries out of its pages.
-    fn gather(&self, reference: u64, depth: u32, prefix: u64, entries: &mut Entries, draft: &mut Draft) -> Attempt<()> {
+    fn gather(&self, reference: u64, depth: u32, prefix: u64, entries: &mut Entries, draft: &mut Draft<'a>) -> Attempt<()> {
         if depth > DEPTH_MAX || entries.len() > 4 * LEAF_MAX {
             return Err(Stop::Moved);
         }

@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 use crate::layout::{Block, kind};
 use crate::mutants::without;
 use crate::record::back_of;
-use crate::space::Context;
 use crate::sync::Ordering;
 use crate::view::{COPIED, SMALL_WORDS, View, Words};
 
@@ -291,7 +290,7 @@ impl<'a> Trie<'a> {
 
     /// A block for a new page. `grows`: for a change that adds an entry, here and below; one that adds none may use the reserve.
     #[inline(always)]
-    fn block_for_page(&self, grows: bool) -> Result<Held> {
+    fn block_for_page(&self, grows: bool) -> Result<Held<'a>> {
         match self.cx.claim_hinted(0) {
             Some(held) => Ok(held),
             None => self.other_block_for_page(grows),
@@ -300,30 +299,23 @@ impl<'a> Trie<'a> {
 
     #[cold]
     #[inline(never)]
-    fn other_block_for_page(&self, grows: bool) -> Result<Held> {
+    fn other_block_for_page(&self, grows: bool) -> Result<Held<'a>> {
         if grows { self.cx.allocate(SMALL) } else { self.cx.allocate_for_less(SMALL) }
-    }
-
-    /// The words of a held block.
-    #[inline(always)]
-    fn words(&self, held: &Held) -> Result<&'a Words> {
-        self.cx.view().array(held.at).ok_or_else(outside)
     }
 
     /// Writes everything of a leaf but its entries.
     #[inline(always)]
-    fn begin_leaf(&self, words: &Words, held: &Held, count: usize, place: u64, depth: u32) {
+    fn begin_leaf(&self, held: &Held<'_>, count: usize, place: u64, depth: u32) {
         let info = Info::new(kind::LEAF, 0, count as u64, count as u64 * 16);
-        Context::fill_words(words, held, info, self.back(depth), prefix(place, depth));
+        held.fill(info, self.back(depth), prefix(place, depth));
     }
 
     /// Writes a leaf into a held block.
-    pub(super) fn write_leaf(&self, entries: &[Entry], depth: u32, grows: bool) -> Result<Held> {
+    pub(super) fn write_leaf(&self, entries: &[Entry], depth: u32, grows: bool) -> Result<Held<'a>> {
         debug_assert!(!entries.is_empty() && entries.len() <= LEAF_MAX);
         let held = self.block_for_page(grows)?;
-        let words = self.words(&held)?;
-        self.begin_leaf(words, &held, entries.len(), entries.first().map_or(0, Entry::place), depth);
-        for ([word, value], entry) in words[Block::WORDS..].as_chunks::<2>().0.iter().zip(entries) {
+        self.begin_leaf(&held, entries.len(), entries.first().map_or(0, Entry::place), depth);
+        for ([word, value], entry) in held.words[Block::WORDS..].as_chunks::<2>().0.iter().zip(entries) {
             word.store(entry.word, Ordering::Relaxed);
             value.store(entry.value, Ordering::Relaxed);
         }
@@ -331,14 +323,13 @@ impl<'a> Trie<'a> {
     }
 
     /// Copies a leaf with one entry changed into a held block; it keeps at least one. What is copied is unvalidated.
-    pub(super) fn copy_leaf(&self, from: &Words, count: usize, edit: &Edit, place: u64, depth: u32, grows: bool) -> Result<Held> {
+    pub(super) fn copy_leaf(&self, from: &Words, count: usize, edit: &Edit, place: u64, depth: u32, grows: bool) -> Result<Held<'a>> {
         let held = self.block_for_page(grows)?;
-        let words = self.words(&held)?;
-        View::copy(from, words);
+        View::copy(from, held.words);
         let put = |index: usize, entry: Entry| {
             let at = Block::WORDS + index.min(LEAF_MAX - 1) * 2;
-            words[at].store(entry.word, Ordering::Relaxed);
-            words[at + 1].store(entry.value, Ordering::Relaxed);
+            held.words[at].store(entry.word, Ordering::Relaxed);
+            held.words[at + 1].store(entry.value, Ordering::Relaxed);
         };
         let count = match *edit {
             Edit::Replace(index, entry) => {
@@ -355,7 +346,7 @@ impl<'a> Trie<'a> {
                 count - 1
             }
         };
-        self.begin_leaf(words, &held, count, place, depth);
+        self.begin_leaf(&held, count, place, depth);
         Ok(held)
     }
 
@@ -393,11 +384,10 @@ impl<'a> Trie<'a> {
     }
 
     /// Writes an inner page into a held block.
-    pub(super) fn write_inner(&self, inner: &Inner, place: u64, depth: u32, grows: bool) -> Result<Held> {
+    pub(super) fn write_inner(&self, inner: &Inner, place: u64, depth: u32, grows: bool) -> Result<Held<'a>> {
         let held = self.block_for_page(grows)?;
-        let words = self.words(&held)?;
-        self.begin_inner(words, &held, inner.counts, place, depth);
-        words[Block::WORDS..].iter().zip(inner.children).for_each(|(to, child)| to.store(child, Ordering::Relaxed));
+        self.begin_inner(&held, inner.counts, place, depth);
+        held.words[Block::WORDS..].iter().zip(inner.children).for_each(|(to, child)| to.store(child, Ordering::Relaxed));
         Ok(held)
     }
 
@@ -411,31 +401,25 @@ impl<'a> Trie<'a> {
         place: u64,
         depth: u32,
         grows: bool,
-    ) -> Result<Held> {
+    ) -> Result<Held<'a>> {
         let held = self.block_for_page(grows)?;
-        let words = self.words(&held)?;
-        View::copy(from, words);
-        self.begin_inner(words, &held, counts, place, depth);
-        words[Block::WORDS + (index & 0xf)].store(child, Ordering::Relaxed);
+        View::copy(from, held.words);
+        self.begin_inner(&held, counts, place, depth);
+        held.words[Block::WORDS + (index & 0xf)].store(child, Ordering::Relaxed);
         Ok(held)
     }
 
     /// Writes everything of an inner page but its children.
     #[inline(always)]
-    fn begin_inner(&self, words: &Words, held: &Held, counts: Counts, place: u64, depth: u32) {
-        Context::fill_words(words, held, Info::new(kind::INNER, 0, 16, 144), self.back(depth), prefix(place, depth));
-        words[Block::WORDS + 16].store(counts.live, Ordering::Relaxed);
-        words[Block::WORDS + 17].store(counts.pending << 32 | counts.gone & 0xffff_ffff, Ordering::Relaxed);
+    fn begin_inner(&self, held: &Held<'_>, counts: Counts, place: u64, depth: u32) {
+        held.fill(Info::new(kind::INNER, 0, 16, 144), self.back(depth), prefix(place, depth));
+        held.words[Block::WORDS + 16].store(counts.live, Ordering::Relaxed);
+        held.words[Block::WORDS + 17].store(counts.pending << 32 | counts.gone & 0xffff_ffff, Ordering::Relaxed);
     }
 
     fn back(&self, depth: u32) -> u64 {
         (self.root as u64) << 8 | u64::from(depth)
     }
-}
-
-#[cold]
-fn outside() -> Error {
-    Error::Corrupt { what: "a block lies outside the segment" }
 }
 
 /// More entries share one place than a page holds: with a keyed 60-bit hash, only damage does that.

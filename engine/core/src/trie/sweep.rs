@@ -5,22 +5,22 @@ use super::page::{DEPTH_MAX, Edit, Entries, Entry, Page, is_lone, last_below};
 use super::{Attempt, Change, Root, Stop, Trie, root_of, with_patience};
 use crate::error::{Error, Result};
 
-type Decide<'f, T> = &'f mut dyn FnMut(&Entry, &mut Vec<T>) -> Attempt<Verdict>;
+type Decide<'f, 'a, T> = &'f mut dyn FnMut(&Entry, &mut Vec<T>) -> Attempt<Verdict<'a>>;
 
 /// A sweep over many leaves.
-struct Sweep<'f, T> {
+struct Sweep<'f, 'a, T> {
     from: u64,
     only_marked: bool,
     budget: u32,
     next: Option<u64>,
     taken: Vec<T>,
-    decide: Decide<'f, T>,
+    decide: Decide<'f, 'a, T>,
 }
 
 /// Leaves that a sweep changes with one swap of the root; fewer where the arena is full.
 const BUDGETS: [u32; 3] = [256, 8, 1];
 
-impl Trie<'_> {
+impl<'a> Trie<'a> {
     /// Decides over every entry from `from` on, in order of place, changing up to 256 leaves with one
     /// swap of the root. Gives what `decide` collected and where to go on. With `only_marked`, subtrees
     /// without pending joins or leaves are skipped.
@@ -28,7 +28,7 @@ impl Trie<'_> {
         &self,
         from: u64,
         only_marked: bool,
-        mut decide: impl FnMut(&Entry, &mut Vec<T>) -> Attempt<Verdict>,
+        mut decide: impl FnMut(&Entry, &mut Vec<T>) -> Attempt<Verdict<'a>>,
     ) -> Result<(Vec<T>, Option<u64>)> {
         let mut budgets = BUDGETS.into_iter();
         let mut attempt = |budget| {
@@ -57,8 +57,8 @@ impl Trie<'_> {
         reference: u64,
         depth: u32,
         prefix: u64,
-        sweep: &mut Sweep<'_, T>,
-        draft: &mut Draft,
+        sweep: &mut Sweep<'_, 'a, T>,
+        draft: &mut Draft<'a>,
     ) -> Attempt<Option<Edited>> {
         if last_below(prefix, depth) < sweep.from {
             return Ok(None);
