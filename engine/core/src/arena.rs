@@ -371,36 +371,34 @@ impl<'a> Context<'a> {
     /// Frees the life of a block that `reference` names, with the rest of its chain. True: it was us.
     #[inline]
     pub fn free(self, reference: u64) -> bool {
-        match self.block(reference::block(reference)) {
-            Some(place) => self.free_at(reference, place),
-            None => false,
-        }
+        let block = reference::block(reference);
+        let Some(place @ (_, words)) = self.block(block) else {
+            return false;
+        };
+        let word = words[Block::state].load(Ordering::Acquire);
+        let ours = reference::is_life(reference, word) || without("generation_in_free") && state::of(word) != state::FREE;
+        ours && self.free_life(block, place, word)
     }
 
-    /// The same, where the block was looked up.
+    /// The same of a block that was looked up, in the life that its state word showed.
     #[inline(always)]
-    pub fn free_at(self, reference: u64, (class, words): (usize, &Words)) -> bool {
-        let state_word = &words[Block::state];
-        let mut word = state_word.load(Ordering::Acquire);
+    pub fn free_life(self, block: u32, (class, words): (usize, &Words), mut word: u64) -> bool {
         let next = words[Block::next].load(Ordering::Relaxed);
         // HELD may turn LIVE under us once; a third look would be another life.
         for _ in 0..3 {
-            let ours = reference::is_life(reference, word) || without("generation_in_free") && state::of(word) != state::FREE;
-            if !ours {
-                return false;
-            }
             // SYNC arena.free (W): pairs with (R) in `claim`.
-            match state_word.compare_exchange(word, state::with(word, state::FREE), Ordering::AcqRel, Ordering::Acquire) {
+            match words[Block::state].compare_exchange(word, state::with(word, state::FREE), Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
                     point!("free.freed");
-                    self.hint(class, reference::block(reference));
+                    self.hint(class, block);
                     if next != 0 {
                         point!("free.head");
                         self.free_tail(next);
                     }
                     return true;
                 }
-                Err(now) => word = now,
+                Err(now) if state::is_life(word, now) || without("generation_in_free") && state::of(now) != state::FREE => word = now,
+                Err(_) => return false,
             }
         }
         false

@@ -96,8 +96,13 @@ impl Context<'_> {
     pub fn news(self, cell: u32) {
         // SYNC bell.interest (W): the news before the look at who is interested; pairs with (R) in `arm`.
         fence_after_swap();
+        let top = self.view().get(Header::bells_top) as usize;
+        // Nobody ever waited.
+        if top == 0 {
+            return;
+        }
         let geometry = &self.space.geometry;
-        let words = (self.view().get(Header::bells_top) as usize).div_ceil(64).min(geometry.row_words());
+        let words = top.div_ceil(64).min(geometry.row_words());
         let row = geometry.interest(cell);
         for word in 0..words {
             let interested = self.view().get(row + word);

@@ -347,6 +347,11 @@ pub mod state {
     pub const fn generation(word: u64) -> u64 {
         word >> 16
     }
+    /// Does a later look, `now`, show the same life, in any state but FREE?
+    #[inline(always)]
+    pub const fn is_life(word: u64, now: u64) -> bool {
+        generation(now) == generation(word) && of(now) != FREE
+    }
     /// The owner's slot.
     #[inline(always)]
     pub const fn owner(word: u64) -> u64 {

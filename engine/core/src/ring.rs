@@ -21,7 +21,7 @@ use crate::mutants::without;
 use crate::points::point;
 use crate::space::Context;
 use crate::sync::{AtomicU64, Ordering, fence};
-use crate::view::Words;
+use crate::view::{View, Words};
 
 /// In a head: the channel was removed; nothing is published any more.
 pub const SEALED: u64 = 1 << 63;
@@ -197,8 +197,12 @@ impl Ring {
         if !admit(h)? {
             return Ok(Tried::Gone);
         }
-        // The old block's life, read before its descriptor is replaced: a ref to exactly that life.
+        // The old block's life, read before its descriptor is replaced.
         let old = self.named(cx, seen);
+        // It is the next to be filled, and out of the nearest cache since it was.
+        if let Some(((_, words), _)) = old {
+            View::expect(&words[Block::WORDS..Block::WORDS + 8]);
+        }
         message.set(Block::ident, h);
         point!("publish.ready");
         let descriptor = self.lap(h) << reference::BLOCK_BITS | message.block;
@@ -212,20 +216,19 @@ impl Ring {
         point!("publish.advanced");
         cx.make_live(&message);
         point!("publish.live");
-        if let Some((old, place)) = old {
-            cx.free_at(old, place);
+        if let Some((place, word)) = old {
+            cx.free_life(reference::block(seen), place, word);
         }
         Ok(Tried::Done(h))
     }
 
-    /// The life of the block that a descriptor names, as a ref; and the block.
+    /// The block that a descriptor names, and its state word.
     #[inline(always)]
-    fn named<'a>(&self, cx: Context<'a>, descriptor: u64) -> Option<(u64, (usize, &'a Words))> {
-        let block = reference::block(descriptor);
-        let place = cx.block(block)?;
+    fn named<'a>(&self, cx: Context<'a>, descriptor: u64) -> Option<((usize, &'a Words), u64)> {
+        let place = cx.block(reference::block(descriptor))?;
         let word = place.1[Block::state].load(Ordering::Acquire);
         // A message may still be HELD by a publisher that has not marked it LIVE yet.
-        matches!(state::of(word), state::HELD | state::LIVE).then(|| (reference::pack(state::generation(word), block), place))
+        matches!(state::of(word), state::HELD | state::LIVE).then_some((place, word))
     }
 
     /// Copies the message of `sequence` behind what `out` holds. Unless it was got, `out` may end in
@@ -317,7 +320,7 @@ impl Ring {
             return false;
         }
         point!("evict.taken");
-        named.is_none_or(|(old, place)| cx.free_at(old, place))
+        named.is_none_or(|(place, word)| cx.free_life(reference::block(seen), place, word))
     }
 
     /// Does the ring refer to this message? `reference` names a block whose `ident` is `sequence`.

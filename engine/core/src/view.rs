@@ -118,7 +118,7 @@ impl View {
 
     /// Asks for the cache lines of what will be read.
     #[inline(always)]
-    pub fn expect<const N: usize>(words: &[AtomicU64; N]) {
+    pub fn expect(words: &[AtomicU64]) {
         #[cfg(all(target_arch = "x86_64", not(modelled)))]
         for line in words.chunks_exact(8) {
             // SAFETY: a prefetch of a borrowed address; it reads nothing and cannot fault.
@@ -243,12 +243,13 @@ impl View {
     #[inline(always)]
     pub fn write_words(words: &[AtomicU64], bytes: &[u8]) {
         // By lines: a loop of its own for each word costs more than the words.
-        let ((lines, words), (chunks, bytes)) = (words.as_chunks::<8>(), bytes.as_chunks::<64>());
-        let end = lines.len().min(chunks.len());
-        for (line, chunk) in lines.iter().zip(chunks) {
+        let (chunks, bytes) = bytes.as_chunks::<64>();
+        for (line, chunk) in words.as_chunks::<8>().0.iter().zip(chunks) {
             line.iter().zip(chunk.as_chunks::<8>().0).for_each(|(word, &part)| word.store(u64::from_le_bytes(part), Ordering::Relaxed));
         }
-        let words = if let Some(line) = lines.get(end) { &line[..] } else { words };
+        let Some(words) = words.get(chunks.len() * 8..).filter(|_| !bytes.is_empty()) else {
+            return;
+        };
         let (whole, rest) = bytes.as_chunks::<8>();
         for (word, chunk) in words.iter().zip(whole) {
             word.store(u64::from_le_bytes(*chunk), Ordering::Relaxed);

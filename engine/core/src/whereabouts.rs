@@ -203,7 +203,7 @@ fn line<'a>(cx: Context<'a>, client: u64) -> Option<&'a [AtomicU64; HINTS_A_LINE
 /// Asks for the line of a client who is about to come or go, by its place among members.
 #[inline(always)]
 pub(crate) fn expect(cx: Context<'_>, client: u64) {
-    line(cx, client).into_iter().for_each(View::expect);
+    line(cx, client).into_iter().for_each(|line| View::expect(line));
 }
 
 /// The group of the world at a word that now has a cell. `None`: there is none.
