@@ -79,6 +79,11 @@ impl Info {
     pub const fn new(kind: u64, flags: u64, entries: u64, bytes: u64) -> Info {
         Info(kind & 0xff | (flags & 0xff) << 8 | (entries & 0xff) << 16 | bytes << 32)
     }
+    /// The same with another length.
+    #[inline(always)]
+    pub const fn of_bytes(self, bytes: usize) -> Info {
+        Info(self.0 & 0xffff_ffff | (bytes as u64) << 32)
+    }
     /// One of `layout::kind`.
     #[inline(always)]
     pub const fn kind(self) -> u64 {
@@ -144,6 +149,14 @@ impl<'a> Context<'a> {
         // byte written below also sees that the block had moved on.
         fence(Ordering::Release);
         Some(Held { words, word: held, block: u64::from(block) })
+    }
+
+    /// A block that this process holds, by its ref.
+    pub fn held(self, reference: u64) -> Option<Held<'a>> {
+        let words = self.words_of(reference)?;
+        let word = words[Block::state].load(Ordering::Relaxed);
+        let ours = state::of(word) == state::HELD && state::owner(word) == u64::from(self.actor.slot);
+        ours.then(|| Held { words, word, block: u64::from(reference::block(reference)) })
     }
 
     /// Remembers a freed block: in the private hints, else in the shared bitmap; the reserve is looked through.

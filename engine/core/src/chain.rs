@@ -4,7 +4,7 @@
 //! the largest. All blocks after the head are CONT and live and die with it. What is copied means nothing until the
 //! caller has re-checked that the chain is still the one it meant.
 
-use crate::arena::{Held, Info, LARGE, MEDIUM, Preference, SMALL, hot};
+use crate::arena::{Held, Info, LARGE, MEDIUM, Preference, SMALL};
 use crate::error::{Error, Result};
 use crate::geometry::Geometry;
 use crate::layout::{BLOCK_HEADER_WORDS, Block, kind, reference, state};
@@ -14,24 +14,22 @@ use crate::sync::Ordering;
 use crate::view::{View, Words};
 
 impl<'a> Context<'a> {
-    /// Writes prefix and body into a chain of held blocks (one block where they fit) and gives its
-    /// head, still held. All blocks after the head are CONT already: they live and die with it.
+    /// Writes what fits into a small block into one that is at hand, still held. `None`: it does not, or there is none.
     #[inline(always)]
-    pub fn store(self, info: Info, back: u64, ident: u64, prefix: &[u64], body: &[u8]) -> Result<Held<'a>> {
-        let bytes = prefix.len() * 8 + body.len();
-        if bytes > Geometry::payload(0) {
-            return self.store_long(info, back, ident, prefix, body);
+    pub fn store_short(self, info: Info, back: u64, ident: u64, body: &[u8]) -> Option<Held<'a>> {
+        if body.len() > Geometry::payload(0) {
+            return None;
         }
-        let head = self.allocate(SMALL)?;
-        head.fill(Info(info.0 & 0xffff_ffff | (bytes as u64) << 32), back, ident);
-        let (before, rest) = head.words[BLOCK_HEADER_WORDS..].split_at(prefix.len());
-        before.iter().zip(prefix).for_each(|(to, &word)| to.store(word, Ordering::Relaxed));
-        View::write_words(rest, body);
-        Ok(head)
+        let head = self.claim_hinted(0)?;
+        head.fill(info.of_bytes(body.len()), back, ident);
+        View::write_words(&head.words[BLOCK_HEADER_WORDS..], body);
+        Some(head)
     }
 
+    /// Writes prefix and body into a chain of held blocks (one block where they fit) and gives its
+    /// head, still held. All blocks after the head are CONT already: they live and die with it.
     #[inline(never)]
-    fn store_long(self, info: Info, back: u64, ident: u64, prefix: &[u64], body: &[u8]) -> Result<Held<'a>> {
+    pub fn store(self, info: Info, back: u64, ident: u64, prefix: &[u64], body: &[u8]) -> Result<Held<'a>> {
         let bytes = prefix.len() * 8 + body.len();
         if bytes > Geometry::payload(2) {
             let geometry = &self.space.geometry;
@@ -47,8 +45,7 @@ impl<'a> Context<'a> {
             }
         }
         let head = self.allocate(preference(bytes))?;
-        let info = Info(info.0 & 0xffff_ffff | (bytes as u64) << 32);
-        head.fill(info, back, ident);
+        head.fill(info.of_bytes(bytes), back, ident);
         let mut at = self.index_of(&head) + BLOCK_HEADER_WORDS;
         for &word in prefix {
             self.view().set(at, word);
@@ -131,17 +128,21 @@ impl<'a> Context<'a> {
 }
 
 impl Held<'_> {
-    /// Writes its header. The hot words start as zeros of this life.
+    /// Writes its header, but for the hot words, which records alone have.
     #[inline(always)]
     pub fn fill(&self, info: Info, back: u64, ident: u64) {
-        let cold = hot(state::generation(self.word), 0);
         self.set(Block::back, back);
         self.set(Block::info, info.0);
         self.set(Block::next, 0);
         self.set(Block::ident, ident);
-        self.set(Block::hot0, cold);
-        self.set(Block::hot1, cold);
-        self.set(Block::hot2, cold);
+    }
+
+    /// The hot words of a record: zeros of this life.
+    #[inline(always)]
+    pub fn cool(&self) {
+        for field in [Block::hot0, Block::hot1, Block::hot2] {
+            self.set_hot(field, 0);
+        }
     }
 }
 

@@ -410,10 +410,14 @@ fn put(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&s
 }
 
 /// To a channel that keeps no ids. (Never inlined, nor one with the other: so that the compiler has as little as it can in hand.)
-#[inline(never)]
+#[inline(always)]
 fn put_plain(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form) -> Result<Put> {
-    let info = Info::new(form.kind(), 0, 0, 0);
-    let message = cx.store(info, u64::from(bound.cell.number()), 0, &[], payload)?;
+    let (info, back) = (Info::new(form.kind(), 0, 0, 0), u64::from(bound.cell.number()));
+    // One by one: what may be a result of either kind is kept in memory, and comes back in other pieces.
+    let message = match cx.store_short(info, back, 0, payload) {
+        Some(message) => message,
+        None => cx.store(info, back, 0, &[], payload)?,
+    };
     point!("publish.stored");
     let published = bound.ring.publish(cx, message, || bound.cell.is_open(cx), |_| Ok(true));
     told(cx, bound, message, published, false)

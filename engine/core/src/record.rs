@@ -227,7 +227,9 @@ impl<'a> Context<'a> {
     #[inline]
     pub fn new_record(self, root: usize, place: u64, content: &Content<'_>) -> Result<Held<'a>> {
         if content.bytes() > Geometry::payload(0) {
-            return self.store(Info::new(kind::RECORD, 0, 0, 0), back_of(root), place, &[], &content.encoded());
+            let held = self.store(Info::new(kind::RECORD, 0, 0, 0), back_of(root), place, &[], &content.encoded())?;
+            held.cool();
+            return Ok(held);
         }
         let held = self.allocate(SMALL)?;
         held.write_record(root, place, content);
@@ -251,6 +253,7 @@ impl Held<'_> {
     #[inline(always)]
     fn write_record(&self, root: usize, place: u64, content: &Content<'_>) {
         self.fill(Info::new(kind::RECORD, 0, 0, content.bytes() as u64), back_of(root), place);
+        self.cool();
         content.write(self.words);
     }
 }

@@ -27,6 +27,7 @@ use crate::view::{View, Words};
 pub const SEALED: u64 = 1 << 63;
 /// In a descriptor: the ring was sealed here. It only makes the swap of a late publisher fail.
 const CLOSED: u64 = 1 << 63;
+const LOST: Error = Error::Corrupt { what: "a block that is held here is not" };
 /// Bits of a lap.
 const LAP_MASK: u64 = (1 << 35) - 1;
 /// No loop over words that others write runs longer than this; only damage can make it.
@@ -138,22 +139,23 @@ impl Ring {
         mut admit: impl FnMut(u64) -> Result<bool>,
     ) -> Result<Option<u64>> {
         match self.try_to_publish(cx, message, &is_open, &mut admit)? {
-            Tried::Again => self.publish_again(cx, message, &is_open, &mut admit),
+            Tried::Again => self.publish_again(cx, message.reference(), &is_open, &mut admit),
             Tried::Gone => Ok(None),
             Tried::Done(sequence) => Ok(Some(sequence)),
         }
     }
 
-    /// Where somebody else was faster, or died half way.
+    /// Where somebody else was faster, or died half way. (By its ref: what is passed on whole is kept in memory from the start.)
     #[cold]
     #[inline(never)]
     fn publish_again(
         &self,
         cx: Context<'_>,
-        message: Held<'_>,
+        message: u64,
         is_open: &impl Fn() -> bool,
         admit: &mut impl FnMut(u64) -> Result<bool>,
     ) -> Result<Option<u64>> {
+        let message = cx.held(message).ok_or(LOST)?;
         for _ in 0..PATIENCE {
             match self.try_to_publish(cx, message, is_open, admit)? {
                 Tried::Again => {}

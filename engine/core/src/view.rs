@@ -148,22 +148,9 @@ impl View {
             return;
         };
         #[cfg(all(target_arch = "x86_64", not(modelled)))]
-        {
-            let (mut source, mut target) = (source.as_ptr(), target.as_ptr());
-            for _ in 0..COPIED / 8 {
-                // SAFETY: `COPIED` words from each of the two are borrowed, and this goes over them in
-                // steps of 8. The caller holds the target, so nobody else writes it. The assembly is opaque, as in `read`.
-                unsafe {
-                    core::arch::asm!(
-                        "movups {a}, [{source}]", "movups {b}, [{source} + 16]", "movups {c}, [{source} + 32]", "movups {d}, [{source} + 48]",
-                        "movups [{target}], {a}", "movups [{target} + 16], {b}", "movups [{target} + 32], {c}", "movups [{target} + 48], {d}",
-                        source = in(reg) source, target = in(reg) target,
-                        a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, d = out(xmm_reg) _,
-                        options(nostack, preserves_flags)
-                    );
-                    (source, target) = (source.add(8), target.add(8));
-                }
-            }
+        for (source, target) in source.as_chunks::<8>().0.iter().zip(target.as_chunks::<8>().0) {
+            // SAFETY: both lines are borrowed, and the caller holds the target, so nobody else writes it.
+            unsafe { copy_line(source.as_ptr().cast(), target.as_ptr().cast_mut().cast()) };
         }
         #[cfg(not(all(target_arch = "x86_64", not(modelled))))]
         target.iter().zip(source).for_each(|(to, from)| to.store(from.load(Ordering::Relaxed), Ordering::Relaxed));
@@ -202,18 +189,23 @@ impl View {
         let words = &words[..bytes.div_ceil(8)];
         out.reserve(words.len() * 8);
         let length = out.len();
-        let (lines, rest) = words.as_chunks::<8>();
         // SAFETY: `words.len() * 8` bytes of spare capacity were reserved, and are written from their beginning on, each
         // below the new length before the length is set.
         unsafe {
             let mut target = out.as_mut_ptr().add(length).cast::<u64>();
-            let mut put = |word: &AtomicU64| {
+            #[cfg(all(target_arch = "x86_64", not(modelled)))]
+            let words = {
+                let (lines, rest) = words.as_chunks::<8>();
+                for line in lines {
+                    copy_line(line.as_ptr().cast(), target.cast());
+                    target = target.add(8);
+                }
+                rest
+            };
+            for word in words {
                 target.write_unaligned(word.load(Ordering::Relaxed).to_le());
                 target = target.add(1);
-            };
-            // By lines, as in `write_words`.
-            lines.iter().for_each(|line| line.iter().for_each(&mut put));
-            rest.iter().for_each(put);
+            }
             out.set_len(length + bytes);
         }
     }
@@ -242,13 +234,14 @@ impl View {
     /// Writes bytes word by word, the last filled up with zeros; cut where the words end. Only into a block that the caller holds.
     #[inline(always)]
     pub fn write_words(words: &[AtomicU64], bytes: &[u8]) {
-        // By lines: a loop of its own for each word costs more than the words.
-        let (chunks, bytes) = bytes.as_chunks::<64>();
-        for (line, chunk) in words.as_chunks::<8>().0.iter().zip(chunks) {
-            line.iter().zip(chunk.as_chunks::<8>().0).for_each(|(word, &part)| word.store(u64::from_le_bytes(part), Ordering::Relaxed));
-        }
-        let Some(words) = words.get(chunks.len() * 8..).filter(|_| !bytes.is_empty()) else {
-            return;
+        #[cfg(all(target_arch = "x86_64", not(modelled)))]
+        let (words, bytes) = {
+            let (chunks, bytes) = bytes.as_chunks::<64>();
+            for (line, chunk) in words.as_chunks::<8>().0.iter().zip(chunks) {
+                // SAFETY: both are borrowed, and the caller holds the block, so nobody else writes it.
+                unsafe { copy_line(chunk.as_ptr(), line.as_ptr().cast_mut().cast()) };
+            }
+            (words.get(chunks.len() * 8..).unwrap_or_default(), bytes)
         };
         let (whole, rest) = bytes.as_chunks::<8>();
         for (word, chunk) in words.iter().zip(whole) {
@@ -257,6 +250,26 @@ impl View {
         if let (Some(word), rest @ 1..) = (words.get(whole.len()), rest.len()) {
             word.store(last_word(bytes, rest), Ordering::Relaxed);
         }
+    }
+}
+
+/// Copies a line, by instructions that the compiler does not look into: what others write meanwhile makes for stale bytes, which
+/// are validated afterwards, not for undefined behaviour.
+///
+/// # Safety
+/// 64 bytes can be read at `source`, and written at `target` by nobody else.
+#[cfg(all(target_arch = "x86_64", not(modelled)))]
+#[inline(always)]
+unsafe fn copy_line(source: *const u8, target: *mut u8) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        core::arch::asm!(
+            "movups {a}, [{source}]", "movups {b}, [{source} + 16]", "movups {c}, [{source} + 32]", "movups {d}, [{source} + 48]",
+            "movups [{target}], {a}", "movups [{target} + 16], {b}", "movups [{target} + 32], {c}", "movups [{target} + 48], {d}",
+            source = in(reg) source, target = in(reg) target,
+            a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, d = out(xmm_reg) _,
+            options(nostack, preserves_flags)
+        );
     }
 }
 
