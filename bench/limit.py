@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
 ROWS = {
     "publish 64 B": Row("publish 64 B", 25, 1.8),
-    "try_recv, a message of 64 B": Row("try_recv 64 B", 12, None),
+    "try_recv, a message of 64 B": Row("take 64 B", 12, None),
     "try_recv, nothing there": Row("try_recv, nothing there", 12, None),
 }
 

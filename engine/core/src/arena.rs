@@ -36,22 +36,20 @@ const PATIENCE: u32 = 1 << 20;
 /// How many private hints a class may hoard.
 const HOARD: [usize; 3] = [16, 8, 4];
 
-/// A block that this process holds and alone may write.
+/// A block that this process holds and alone may write. Two words, so that it is passed on in registers.
 #[derive(Clone, Copy, Debug)]
 pub struct Held<'a> {
     /// Its first words, looked up once.
     pub words: &'a Words,
-    /// Its state word while held.
-    pub word: u64,
-    /// Its number. A whole word, as its neighbours are: it is passed on before narrower writes would be through.
-    pub block: u64,
+    /// The ref that names this life of it.
+    pub reference: u64,
 }
 
 impl Held<'_> {
-    /// The ref that names this life of the block.
+    /// Its state word, until it is published.
     #[inline(always)]
-    pub const fn reference(&self) -> u64 {
-        reference::pack(state::generation(self.word), self.block as u32)
+    pub fn word(&self) -> u64 {
+        self.words[Block::state].load(Ordering::Relaxed)
     }
 
     /// Sets one of its header's words.
@@ -65,7 +63,7 @@ impl Held<'_> {
     /// Sets a hot word.
     #[inline(always)]
     pub fn set_hot(&self, field: usize, value: u64) {
-        self.set(field, hot(state::generation(self.word), value));
+        self.set(field, hot(reference::generation(self.reference), value));
     }
 }
 
@@ -148,15 +146,7 @@ impl<'a> Context<'a> {
         // SYNC arena.fill (W): pairs with the acquire fence before every re-check: whoever reads a
         // byte written below also sees that the block had moved on.
         fence(Ordering::Release);
-        Some(Held { words, word: held, block: u64::from(block) })
-    }
-
-    /// A block that this process holds, by its ref.
-    pub fn held(self, reference: u64) -> Option<Held<'a>> {
-        let words = self.words_of(reference)?;
-        let word = words[Block::state].load(Ordering::Relaxed);
-        let ours = state::of(word) == state::HELD && state::owner(word) == u64::from(self.actor.slot);
-        ours.then(|| Held { words, word, block: u64::from(reference::block(reference)) })
+        Some(Held { words, reference: reference::pack(generation, block) })
     }
 
     /// Remembers a freed block: in the private hints, else in the shared bitmap; the reserve is looked through.
@@ -376,9 +366,11 @@ impl<'a> Context<'a> {
     /// reference has already freed it.
     #[inline(always)]
     pub fn make_live(self, held: &Held<'_>) {
-        let live = state::with(held.word, state::LIVE);
+        let word = held.word();
         // Nobody reads through the state word: it only tells scavengers that the reference is there.
-        let _ = held.words[Block::state].compare_exchange(held.word, live, Ordering::AcqRel, Ordering::Relaxed);
+        if reference::is_life(held.reference, word) {
+            let _ = held.words[Block::state].compare_exchange(word, state::with(word, state::LIVE), Ordering::AcqRel, Ordering::Relaxed);
+        }
     }
 
     /// Frees the life of a block that `reference` names, with the rest of its chain. True: it was us.

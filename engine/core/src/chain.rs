@@ -59,25 +59,25 @@ impl<'a> Context<'a> {
             let block = match self.allocate(preference(rest.len())) {
                 Ok(block) => block,
                 Err(error) => {
-                    self.free(head.reference());
+                    self.free(head.reference);
                     return Err(error);
                 }
             };
-            block.fill(Info::new(kind::TAIL, 0, 0, rest.len() as u64), head.reference(), 0);
+            block.fill(Info::new(kind::TAIL, 0, 0, rest.len() as u64), head.reference, 0);
             let part = rest.len().min(self.payload(&block));
             self.view().write(self.index_of(&block) + BLOCK_HEADER_WORDS, &rest[..part]);
             rest = &rest[part..];
             point!("chain.written");
-            block.words[Block::state].store(state::with(block.word, state::CONT), Ordering::Release);
+            block.words[Block::state].store(state::with(block.word(), state::CONT), Ordering::Release);
             point!("chain.cont");
-            last.set(Block::next, block.reference());
+            last.set(Block::next, block.reference);
             last = block;
         }
         Ok(head)
     }
 
     fn payload(self, held: &Held<'_>) -> usize {
-        self.space.geometry.block(held.block as u32).map_or(0, |(class, _)| Geometry::payload(class))
+        self.space.geometry.block(reference::block(held.reference)).map_or(0, |(class, _)| Geometry::payload(class))
     }
 
     /// The first word of a held block.

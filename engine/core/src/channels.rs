@@ -452,7 +452,7 @@ fn told(cx: Context<'_>, bound: &Bound, message: Held<'_>, published: Result<Opt
         cx.news(bound.cell.number());
         return Ok(Put::Done);
     }
-    cx.free(message.reference());
+    cx.free(message.reference);
     published.map(|_| if duplicate { Put::Duplicate } else { Put::Gone })
 }
 

@@ -1,9 +1,9 @@
 //! What a record is to hold, from where its parts are.
 //!
-//! Promise: what is written word by word is what `encoded` gives, and so is what is compared.
+//! Promise: what is written word by word is what `encoded` gives.
 
 use crate::layout::BLOCK_HEADER_WORDS;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::Ordering;
 use crate::view::{Words, last_word};
 
 /// What a record is to hold. Key and value may be of two parts each, which follow each other.
@@ -43,11 +43,11 @@ impl<'a> Content<'a> {
         bytes
     }
 
-    /// Gives it word by word, with each word's place in a block, from where its parts are: what is put together in a buffer
-    /// first, and read from it at once in other pieces than it was written in, makes the processor wait for each piece.
+    /// Writes it word by word from where its parts are: what is put together in a buffer first, and read from it at once in other
+    /// pieces than it was written in, makes the processor wait for each piece.
     #[inline(always)]
-    fn each_word<'w>(&self, words: &'w Words, see: impl FnMut(&'w AtomicU64, u64)) {
-        let mut packer = Packer { words, see, index: BLOCK_HEADER_WORDS, word: 0, bits: 0 };
+    pub(crate) fn write(&self, words: &Words) {
+        let mut packer = Packer { words, index: BLOCK_HEADER_WORDS, word: 0, bits: 0 };
         packer.word(self.head());
         self.owners.iter().for_each(|&owner| packer.word(owner));
         packer.bytes(self.key[0]);
@@ -56,42 +56,49 @@ impl<'a> Content<'a> {
         packer.bytes(self.value[1]);
         packer.finish();
     }
+}
 
-    #[inline(always)]
-    pub(crate) fn write(&self, words: &Words) {
-        self.each_word(words, |place, word| place.store(word, Ordering::Relaxed));
+/// Is a block's content, from a byte on, just this? Unvalidated.
+#[inline(always)]
+pub(crate) fn is_there(words: &Words, from: usize, bytes: &[u8]) -> bool {
+    let get = |index: usize| words.get(BLOCK_HEADER_WORDS + index).map_or(0, |word| word.load(Ordering::Relaxed));
+    let (mut index, shift) = (from / 8, from as u32 % 8 * 8);
+    let mut low = get(index);
+    let mut next = || {
+        index += 1;
+        let high = get(index);
+        let word = if shift == 0 { low } else { low >> shift | high << (64 - shift) };
+        low = high;
+        word
+    };
+    let (whole, rest) = bytes.as_chunks::<8>();
+    let mut same = whole.iter().all(|&chunk| next() == u64::from_le_bytes(chunk));
+    if let rest @ 1.. = rest.len() {
+        same &= next() << (64 - rest * 8) == last_word(bytes, rest) << (64 - rest * 8);
     }
-
-    /// Is it what stands there? Unvalidated.
-    #[inline(always)]
-    pub(crate) fn is_there(&self, words: &Words) -> bool {
-        let mut same = true;
-        self.each_word(words, |place, word| same &= place.load(Ordering::Relaxed) == word);
-        same
-    }
+    same
 }
 
 /// Puts bytes one behind the other into whole words, which lie behind the header of a block.
-struct Packer<'w, F: FnMut(&'w AtomicU64, u64)> {
+struct Packer<'w> {
     words: &'w Words,
-    see: F,
     index: usize,
-    /// What is not seen yet, and how many bits of it: fewer than 64.
+    /// What is not written yet, and how many bits of it: fewer than 64.
     word: u64,
     bits: u32,
 }
 
-impl<'w, F: FnMut(&'w AtomicU64, u64)> Packer<'w, F> {
+impl Packer<'_> {
     #[inline(always)]
     fn put(&mut self, word: u64) {
         // The caller has seen to it that all fits.
         if let Some(place) = self.words.get(self.index) {
-            (self.see)(place, word);
+            place.store(word, Ordering::Relaxed);
         }
         self.index += 1;
     }
 
-    /// Adds so many bits, at most 64.
+    /// Adds so many bits, fewer than 64.
     #[inline(always)]
     fn add(&mut self, value: u64, bits: u32) {
         self.word |= value << self.bits;
@@ -99,14 +106,19 @@ impl<'w, F: FnMut(&'w AtomicU64, u64)> Packer<'w, F> {
         if self.bits >= 64 {
             self.put(self.word);
             self.bits -= 64;
-            // What did not fit; a shift by all 64 is none.
-            self.word = if self.bits == 0 { 0 } else { value >> (bits - self.bits) };
+            // What did not fit.
+            self.word = value >> (bits - self.bits);
         }
     }
 
+    /// Adds all 64.
     #[inline(always)]
     fn word(&mut self, value: u64) {
-        self.add(value, 64);
+        if self.bits == 0 {
+            return self.put(value);
+        }
+        self.put(self.word | value << self.bits);
+        self.word = value >> (64 - self.bits);
     }
 
     #[inline(always)]
@@ -130,6 +142,7 @@ impl<'w, F: FnMut(&'w AtomicU64, u64)> Packer<'w, F> {
 mod tests {
     use super::*;
     use crate::geometry::Geometry;
+    use crate::sync::AtomicU64;
     use proptest::prelude::*;
 
     proptest! {
@@ -147,6 +160,14 @@ mod tests {
             let written: Vec<u8> = words[BLOCK_HEADER_WORDS..].iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
             prop_assert_eq!(&written[..bytes.len()], &bytes[..]);
             prop_assert!(written[bytes.len()..].iter().all(|&byte| byte == 0));
+            // What ends with its last part ends with no other.
+            let from = bytes.len() - d.len();
+            prop_assert!(is_there(&words, from, d));
+            for at in 0..d.len() {
+                let mut other = d.clone();
+                other[at] ^= 1;
+                prop_assert!(!is_there(&words, from, &other), "byte {}", at);
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::owned::owners_and_us;
 use crate::points::point;
 use crate::record::{Record, key_pair, pair_key};
 use crate::space::{Context, Hash, PAIR_MASK};
-use crate::trie::{Change, Entry, GONE, Stop};
+use crate::trie::{Change, Entry, GONE, Root, Stop};
 
 /// In a handle's first hot word: delivery has not ended.
 pub(crate) const OPEN: u64 = HOT_MASK;
@@ -273,18 +273,30 @@ pub(crate) struct Anchored {
 /// `shown`: what its second hot word says, if it is new.
 pub(crate) fn anchor(cx: Context<'_>, cell: Cell, key: HandleKey<'_>, note: &[u8], shown: u64) -> Result<Option<Anchored>> {
     let trie = cell.trie(cx, Channel::handles);
+    let made = || {
+        let numbers = [key.id.owner.to_le_bytes(), key.id.serial.to_le_bytes()];
+        let content = Content { owners: &[key.id.owner], key: [key.client, numbers.as_flattened()], value: [note, &[]] };
+        let held = cx.new_record(trie.root, key.id.place, &content)?;
+        held.set_hot(Block::hot0, OPEN);
+        held.set_hot(Block::hot1, shown);
+        Ok::<_, Error>((held, Anchored { reference: held.reference, at: cx.index_of(&held), new: Flag::YES }))
+    };
+    // The first of a channel needs no page.
+    if trie.root() == Root::Empty {
+        let (held, anchored) = made()?;
+        if trie.put_first(&held) {
+            return Ok(Some(anchored));
+        }
+        cx.free(held.reference);
+    }
     let same = |value| cx.has_key(value, &key.bytes());
-    let numbers = [key.id.owner.to_le_bytes(), key.id.serial.to_le_bytes()];
     trie.change(key.id.place, same, |found| {
         if let Some(entry) = found {
             let (_, at) = cx.life(entry.value).ok_or(Stop::Moved)?;
             return Ok((Change::Keep, Anchored { reference: entry.value, at, new: Flag::NO }));
         }
-        let content = Content { owners: &[key.id.owner], key: [key.client, numbers.as_flattened()], value: [note, &[]] };
-        let held = cx.new_record(trie.root, key.id.place, &content)?;
-        held.set_hot(Block::hot0, OPEN);
-        held.set_hot(Block::hot1, shown);
-        Ok((Change::Put(0, held), Anchored { reference: held.reference(), at: cx.index_of(&held), new: Flag::YES }))
+        let (held, anchored) = made()?;
+        Ok((Change::Put(0, held), anchored))
     })
 }
 
@@ -301,8 +313,11 @@ pub(crate) fn unanchor(cx: Context<'_>, cell: Cell, key: HandleKey<'_>) -> Resul
 
 /// The same, of which the ref is known if it was not replaced.
 pub(crate) fn unanchor_known(cx: Context<'_>, cell: Cell, key: HandleKey<'_>, reference: u64) -> Result<()> {
-    let same = |value| if value == reference { Some(true) } else { cx.has_key(value, &key.bytes()) };
-    cell.trie(cx, Channel::handles).remove(key.id.place, same)?;
+    let trie = cell.trie(cx, Channel::handles);
+    if !trie.remove_lone(reference) {
+        let same = |value| if value == reference { Some(true) } else { cx.has_key(value, &key.bytes()) };
+        trie.remove(key.id.place, same)?;
+    }
     point!("close.unanchored");
     cell.clear_if_unused(cx)
 }

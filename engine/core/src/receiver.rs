@@ -81,7 +81,7 @@ pub struct Ready<'a> {
     receiver: &'a Receiver,
     cx: Context<'a>,
     position: Guard<'a, Position>,
-    end: Option<u64>,
+    seen: Option<u64>,
 }
 
 impl Ready<'_> {
@@ -89,7 +89,12 @@ impl Ready<'_> {
     #[inline(always)]
     pub fn take(mut self, buffer: &mut Vec<u8>) -> Option<Received> {
         buffer.clear();
-        self.receiver.next(self.cx, &mut self.position, self.end, buffer)
+        let (ring, cursor) = (&self.receiver.ring, self.position.cursor);
+        let read = match self.seen {
+            Some(seen) => ring.read_there(self.cx, cursor, seen, buffer),
+            None => ring.read(self.cx, cursor, buffer),
+        };
+        self.receiver.took(self.cx, &mut self.position, read, buffer, 0)
     }
 }
 
@@ -210,8 +215,11 @@ impl Receiver {
             return Ok(None);
         };
         let cursor = position.cursor;
-        if cursor < self.limit_at(end) && (self.ring.is_there(cx, cursor) || cursor < self.ring.head(cx)) {
-            return Ok(Some(Ready { receiver: self, cx, position, end }));
+        if cursor < self.limit_at(end) {
+            let seen = self.ring.there(cx, cursor);
+            if seen.is_some() || cursor < self.ring.head(cx) {
+                return Ok(Some(Ready { receiver: self, cx, position, seen }));
+            }
         }
         self.note(cx, &mut position);
         Ok(None)
@@ -267,6 +275,12 @@ impl Receiver {
     fn next(&self, cx: Context<'_>, position: &mut Position, end: Option<u64>, buffer: &mut Vec<u8>) -> Option<Received> {
         let before = buffer.len();
         let read = if position.cursor < self.limit_at(end) { self.ring.read(cx, position.cursor, buffer) } else { Read::Empty };
+        self.took(cx, position, read, buffer, before)
+    }
+
+    /// Goes on behind what was read, which was appended to what `buffer` held `before`.
+    #[inline(always)]
+    fn took(&self, cx: Context<'_>, position: &mut Position, read: Read, buffer: &mut Vec<u8>, before: usize) -> Option<Received> {
         let info = match read {
             Read::Got(info) => info,
             Read::Empty => {
@@ -491,7 +505,7 @@ impl Source for Receiver {
             return Ok(true);
         }
         // A message may be there whose publisher has not moved the head yet.
-        if position.cursor < self.limit(cx, &position.anchor) && self.ring.is_there(cx, position.cursor) {
+        if position.cursor < self.limit(cx, &position.anchor) && self.ring.there(cx, position.cursor).is_some() {
             return Ok(true);
         }
         self.ended_at(cx, &position)

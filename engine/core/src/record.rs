@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 
 use crate::arena::{Held, Info, SMALL};
-use crate::content::Content;
+use crate::content::{Content, is_there};
 use crate::error::Result;
 use crate::geometry::Geometry;
 use crate::layout::{BLOCK_HEADER_WORDS, Block, kind};
@@ -162,7 +162,7 @@ impl<'a> Context<'a> {
         if 8 + owners * 8 > Geometry::payload(class) {
             return Some(self.record(reference)?.owners.contains(&owner));
         }
-        let found = (first + 1..=first + owners).any(|at| view.get(at) == owner);
+        let found = (0..owners).any(|index| view.get(first + 1 + index) == owner);
         self.still(reference, at).then_some(found)
     }
 
@@ -185,7 +185,7 @@ impl<'a> Context<'a> {
         }
         // One by one: what is collected is passed on in other pieces than it was written in.
         let mut owners = Owners::new();
-        (1..=count).for_each(|index| owners.push(view.get(first + index)));
+        (0..count).for_each(|index| owners.push(view.get(first + 1 + index)));
         let word = has_word.then(|| {
             let (index, shift) = (first + value / 8, value as u32 % 8 * 8);
             let low = view.get(index) >> shift;
@@ -194,14 +194,14 @@ impl<'a> Context<'a> {
         self.still(reference, at).then_some(Front { owners, word })
     }
 
-    /// Does a record say exactly this? `None`: it has moved on. Compared in place; what is longer than a small block never is it.
+    /// Has a record so many bytes, the last of which are these? `None`: it has moved on. Compared in place; what is longer than a
+    /// small block never has.
     #[inline]
-    pub fn is_record_of(self, reference: u64, content: &Content<'_>) -> Option<bool> {
+    pub fn has_end(self, reference: u64, bytes: usize, end: &[u8]) -> Option<bool> {
         let words = self.words_of(reference)?;
-        let bytes = content.bytes();
         let info = Info(words[Block::info].load(Ordering::Relaxed));
         let same = info.kind() == kind::RECORD && info.bytes() == bytes as u64;
-        let same = same && bytes <= Geometry::payload(0) && content.is_there(words);
+        let same = same && bytes <= Geometry::payload(0) && is_there(words, bytes.saturating_sub(end.len()), end);
         self.are_still(reference, words).then_some(same)
     }
 
@@ -359,13 +359,13 @@ mod tests {
             let actor = Actor::new(0, 1);
             let cx = Context { space: &space, actor: &actor };
             let held = cx.new_record(1, 16, &Content::new(&owners, &key, &value)).unwrap();
-            let front = cx.front(held.reference()).unwrap();
-            let record = cx.record(held.reference()).unwrap();
+            let front = cx.front(held.reference).unwrap();
+            let record = cx.record(held.reference).unwrap();
             prop_assert_eq!((record.key(), record.value()), (&key[..], &value[..]));
             prop_assert_eq!((&front.owners, &record.owners), (&Owners::from_slice(&owners), &Owners::from_slice(&owners)));
             prop_assert_eq!(front.word, value.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)));
             let mut text = b"before".to_vec();
-            prop_assert_eq!(cx.text_into(held.reference(), &mut text), Some(key.len()));
+            prop_assert_eq!(cx.text_into(held.reference, &mut text), Some(key.len()));
             prop_assert_eq!(text, [b"before", &key[..], &value[..]].concat());
         }
     }

@@ -27,7 +27,6 @@ use crate::view::{View, Words};
 pub const SEALED: u64 = 1 << 63;
 /// In a descriptor: the ring was sealed here. It only makes the swap of a late publisher fail.
 const CLOSED: u64 = 1 << 63;
-const LOST: Error = Error::Corrupt { what: "a block that is held here is not" };
 /// Bits of a lap.
 const LAP_MASK: u64 = (1 << 35) - 1;
 /// No loop over words that others write runs longer than this; only damage can make it.
@@ -139,23 +138,22 @@ impl Ring {
         mut admit: impl FnMut(u64) -> Result<bool>,
     ) -> Result<Option<u64>> {
         match self.try_to_publish(cx, message, &is_open, &mut admit)? {
-            Tried::Again => self.publish_again(cx, message.reference(), &is_open, &mut admit),
+            Tried::Again => self.publish_again(cx, message, &is_open, &mut admit),
             Tried::Gone => Ok(None),
             Tried::Done(sequence) => Ok(Some(sequence)),
         }
     }
 
-    /// Where somebody else was faster, or died half way. (By its ref: what is passed on whole is kept in memory from the start.)
+    /// Where somebody else was faster, or died half way.
     #[cold]
     #[inline(never)]
     fn publish_again(
         &self,
         cx: Context<'_>,
-        message: u64,
+        message: Held<'_>,
         is_open: &impl Fn() -> bool,
         admit: &mut impl FnMut(u64) -> Result<bool>,
     ) -> Result<Option<u64>> {
-        let message = cx.held(message).ok_or(LOST)?;
         for _ in 0..PATIENCE {
             match self.try_to_publish(cx, message, is_open, admit)? {
                 Tried::Again => {}
@@ -207,7 +205,7 @@ impl Ring {
         }
         message.set(Block::ident, h);
         point!("publish.ready");
-        let descriptor = self.lap(h) << reference::BLOCK_BITS | message.block;
+        let descriptor = self.lap(h) << reference::BLOCK_BITS | u64::from(reference::block(message.reference));
         let ordering = if without("release_of_descriptor") { Ordering::Relaxed } else { Ordering::AcqRel };
         // SYNC ring.publish (W): payload before descriptor; pairs with (R) in `read`.
         if slot.compare_exchange(seen, descriptor, ordering, Ordering::Relaxed).is_err() {
@@ -254,10 +252,17 @@ impl Ring {
         copy(cx, slot, seen, out)
     }
 
-    /// Is there a message at `sequence`, or was there one?
+    /// The descriptor of the message at `sequence`, if there is or was one.
     #[inline(always)]
-    pub fn is_there(&self, cx: Context<'_>, sequence: u64) -> bool {
-        self.is_of(self.slot(cx, sequence).load(Ordering::Acquire), sequence)
+    pub fn there(&self, cx: Context<'_>, sequence: u64) -> Option<u64> {
+        let seen = self.slot(cx, sequence).load(Ordering::Acquire);
+        self.is_of(seen, sequence).then_some(seen)
+    }
+
+    /// As `read`, where the descriptor was there just now.
+    #[inline(always)]
+    pub fn read_there(&self, cx: Context<'_>, sequence: u64, seen: u64, out: &mut Vec<u8>) -> Read {
+        copy(cx, self.slot(cx, sequence), seen, out)
     }
 
     /// The block that holds the message of `sequence`, if there is one.

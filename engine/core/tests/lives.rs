@@ -41,7 +41,7 @@ fn publish(cx: Context<'_>, ring: &Ring, payload: u8, mut meanwhile: impl FnMut(
     );
     let published = published.expect("a sound ring");
     if published.is_none() {
-        assert!(cx.free(held.reference()));
+        assert!(cx.free(held.reference));
     }
     published
 }

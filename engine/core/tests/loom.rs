@@ -12,7 +12,7 @@ use hypern_shm_core::layout::{Block, Channel, Header, cell_kind, kind, reference
 use hypern_shm_core::ring::{Read, Ring};
 use hypern_shm_core::space::{Actor, Context, Space};
 use hypern_shm_core::sync::Ordering;
-use hypern_shm_core::trie::{Change, PENDING, Trie};
+use hypern_shm_core::trie::{Change, PENDING, Root, Trie};
 use loom::sync::Arc;
 use loom::thread;
 
@@ -150,15 +150,15 @@ fn a_block_freed_twice_is_freed_once() {
         let there = space.clone();
         let other = thread::spawn(move || {
             let actor = Actor::new(0, 1);
-            Context { space: &there, actor: &actor }.free(first.reference())
+            Context { space: &there, actor: &actor }.free(first.reference)
         });
         let actor = Actor::new(1, 1);
         let cx = Context { space: &space, actor: &actor };
-        let freed = cx.free(first.reference());
+        let freed = cx.free(first.reference);
         let second = cx.allocate(SMALL);
         assert!(freed ^ other.join().unwrap(), "freed by both or by nobody");
         if let Ok(second) = second {
-            assert!(cx.life(second.reference()).is_some(), "the next life was freed");
+            assert!(cx.life(second.reference).is_some(), "the next life was freed");
         }
     });
 }
@@ -232,6 +232,52 @@ fn nothing_is_missed_in_a_ring_that_is_long_enough() {
     });
 }
 
+/// Puts the record of a key of its own into the trie: as the first, where it finds it empty and is asked to.
+fn insert(cx: Context<'_>, key: u32, as_the_first: bool) -> u64 {
+    let trie = Trie::new(cx, Header::worlds);
+    let (name, place) = (u64::from(key).to_le_bytes(), u64::from(key + 1) << 4);
+    let content = Content::new(&[], &name, &name);
+    if as_the_first {
+        let held = cx.new_record(trie.root, place, &content).unwrap();
+        if trie.put_first(&held) {
+            return held.reference;
+        }
+        assert!(cx.free(held.reference));
+    }
+    let put = trie.change_record(place, &name, |found| {
+        assert!(found.is_none());
+        let held = cx.new_record(trie.root, place, &content)?;
+        Ok((Change::Put(0, held), held.reference))
+    });
+    put.unwrap().unwrap()
+}
+
+#[test]
+fn an_only_entry_beside_another_that_comes() {
+    model(2, || {
+        let space = Arc::new(Space::boxed(Geometry::tiny(0, 1, 1, [8, 0, 0])));
+        let other = {
+            let space = space.clone();
+            thread::spawn(move || {
+                let actor = Actor::new(0, 1);
+                insert(Context { space: &space, actor: &actor }, 0, true)
+            })
+        };
+        let actor = Actor::new(1, 1);
+        let cx = Context { space: &space, actor: &actor };
+        let trie = Trie::new(cx, Header::worlds);
+        let reference = insert(cx, 1, true);
+        // It is alone, or not: one of both ways takes it out.
+        if !trie.remove_lone(reference) {
+            assert!(trie.remove(2 << 4, |value| Some(value == reference)).unwrap(), "it was there");
+        }
+        let left = other.join().unwrap();
+        assert_eq!(trie.find(1 << 4, |value| Some(value == left)).unwrap().map(|entry| entry.value), Some(left), "a lost update");
+        assert_eq!(trie.live().unwrap(), 1);
+        assert_eq!(cx.free_blocks(), if trie.root() == Root::Page(left) { 8 - 1 } else { 8 - 2 }, "a record, and a page if there were two");
+    });
+}
+
 #[test]
 fn two_inserts_into_one_trie_are_both_there() {
     model(2, || {
@@ -242,15 +288,7 @@ fn two_inserts_into_one_trie_are_both_there() {
                 thread::spawn(move || {
                     let actor = Actor::new(slot, 1);
                     let cx = Context { space: &space, actor: &actor };
-                    let trie = Trie::new(cx, Header::worlds);
-                    let key = u64::from(slot).to_le_bytes();
-                    let place = u64::from(slot + 1) << 4;
-                    let content = Content::new(&[], &key, &key);
-                    trie.change_record(place, &key, |found| {
-                        assert!(found.is_none());
-                        Ok((Change::Put(0, cx.new_record(trie.root, place, &content)?), ()))
-                    })
-                    .unwrap();
+                    insert(cx, slot, false);
                 })
             })
             .collect();
@@ -325,7 +363,7 @@ fn a_listing_never_shows_another_groups_page() {
                     let cx = Context { space: &space, actor: &actor };
                     // The first block to be taken again is another, so that page becomes page.
                     let spare = cx.allocate(SMALL).unwrap();
-                    assert!(cx.free(spare.reference()));
+                    assert!(cx.free(spare.reference));
                     Trie::new(cx, first).change_record(16, b"ours", |_| Ok((Change::Remove, ()))).unwrap();
                     add(cx, second, b"theirs");
                 })

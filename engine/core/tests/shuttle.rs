@@ -100,7 +100,7 @@ fn publish(cx: Context<'_>, cell: Cell, ring: &Ring, number: u64, words: usize) 
     // As `Channels::publish`: the look at the cell comes after the head was read, so it is that life's head.
     let published = ring.publish(cx, held, || cell.is_open(cx), |_| Ok(true)).unwrap();
     if published.is_none() {
-        cx.free(held.reference());
+        cx.free(held.reference);
     }
     published
 }
@@ -243,15 +243,15 @@ fn a_block_is_in_one_owners_hands() {
                             continue;
                         };
                         let mark = u64::from(slot) << 32 | turn;
-                        cx.fill(&held, Info::new(kind::BYTES, 0, 0, 8), 0, 0);
+                        held.fill(Info::new(kind::BYTES, 0, 0, 8), 0, 0);
                         held.set(Block::WORDS, mark);
                         // Somebody's earlier life, freed by who holds none of it.
                         let over = stale.load(Ordering::Acquire);
                         assert!(over == 0 || !cx.free(over), "freed twice");
                         assert_eq!(held.words[Block::WORDS].load(Ordering::Relaxed), mark, "written by another");
-                        assert!(cx.life(held.reference()).is_some(), "freed by another");
-                        assert!(cx.free(held.reference()), "freed by another");
-                        stale.store(held.reference(), Ordering::Release);
+                        assert!(cx.life(held.reference).is_some(), "freed by another");
+                        assert!(cx.free(held.reference), "freed by another");
+                        stale.store(held.reference, Ordering::Release);
                     }
                 })
             })

@@ -61,7 +61,7 @@ pub(super) fn planned<'a>(change: Change<'a>, found: Option<Entry>, index: usize
         Change::Mark(flags) => return Some(Edit::Replace(index, Entry::new(place, flags, found?.value))),
         Change::Put(flags, held) => {
             draft.new.push(held);
-            Entry::new(place, flags, held.reference())
+            Entry::new(place, flags, held.reference)
         }
         Change::PutInline(flags, value) => Entry::new(place, flags, value | super::VALUE_INLINE),
     };
@@ -141,7 +141,7 @@ impl<'a> Trie<'a> {
         let cx = self.cx;
         let give_back = |draft: &Draft<'_>| {
             for held in &draft.new {
-                cx.free(held.reference());
+                cx.free(held.reference);
             }
         };
         match outcome {
@@ -161,16 +161,10 @@ impl<'a> Trie<'a> {
                 if without("live_after_root") {
                     draft.new.iter().for_each(|held| cx.make_live(held));
                 }
-                point!("change.drafted");
-                // SYNC trie.root (W): pages and records before the root that names them; pairs with (R)
-                // in `with_patience`.
-                if cx.word(self.root).compare_exchange(word, root, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                if !self.swap(word, root) {
                     give_back(draft);
                     return Ok(false);
                 }
-                point!("change.swapped");
-                // Two processes that each change one tree and then look at the other's do not miss each other.
-                fence_after_swap();
                 for held in &draft.new {
                     cx.make_live(held);
                     point!("change.live");
@@ -187,6 +181,45 @@ impl<'a> Trie<'a> {
                 Ok(true)
             }
         }
+    }
+
+    /// One swap is the whole change.
+    #[inline(always)]
+    fn swap(&self, word: u64, root: u64) -> bool {
+        point!("change.drafted");
+        // SYNC trie.root (W): pages and records before the root that names them; pairs with (R)
+        // in `with_patience`.
+        if self.cx.word(self.root).compare_exchange(word, root, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        point!("change.swapped");
+        // Two processes that each change one tree and then look at the other's do not miss each other.
+        fence_after_swap();
+        true
+    }
+
+    /// Makes a record, held by us and without flags, the only entry of a group that is empty. False: it is not, or is no more;
+    /// the record is still held.
+    pub fn put_first(&self, record: &Held<'a>) -> bool {
+        let word = self.word();
+        let done = root_of(word) == Root::Empty && self.swap(word, record.reference);
+        if done {
+            self.cx.make_live(record);
+            point!("change.live");
+        }
+        done
+    }
+
+    /// Removes the only entry of a group, of whose record this is the ref. False: there are others, or it is not there.
+    pub fn remove_lone(&self, reference: u64) -> bool {
+        let word = self.word();
+        // SYNC trie.moved (W): the root was swapped before its record is freed; pairs with (R) in `Stuck::at`.
+        let done = word == reference && self.swap(word, self.cx.space.fresh_empty());
+        if done {
+            self.cx.free(reference);
+            point!("change.done");
+        }
+        done
     }
 
     /// Changes one entry: down to its leaf, then up again, page by page, with copies of the path. Gives the ref of the new root
@@ -278,7 +311,7 @@ impl<'a> Trie<'a> {
         if !self.cx.are_still(leaf.reference, leaf.words) {
             return Err(Stop::Moved);
         }
-        Ok(held.reference())
+        Ok(held.reference)
     }
 
     /// The same where the root names the only entry's record, which is freed with the entry and not as a page.
@@ -317,7 +350,7 @@ impl<'a> Trie<'a> {
             return Err(Stop::Moved);
         }
         draft.old.push(step.reference);
-        Ok(held.reference())
+        Ok(held.reference)
     }
 
     #[inline(never)]
@@ -350,7 +383,7 @@ impl<'a> Trie<'a> {
         if entries.len() <= LEAF_MAX {
             let held = self.write_leaf(entries, depth, draft.grows)?;
             draft.new.push(held);
-            return Ok(held.reference());
+            return Ok(held.reference);
         }
         if depth >= DEPTH_MAX {
             return Err(Stop::Failed(collision()));
@@ -361,7 +394,7 @@ impl<'a> Trie<'a> {
         }
         let held = self.write_inner(&inner, entries[0].place(), depth, draft.grows)?;
         draft.new.push(held);
-        Ok(held.reference())
+        Ok(held.reference)
     }
 
     /// Writes an inner page, or the leaf it shrinks to.
@@ -379,7 +412,7 @@ impl<'a> Trie<'a> {
         } else {
             let held = self.write_inner(&inner, place, depth, draft.grows)?;
             draft.new.push(held);
-            held.reference()
+            held.reference
         };
         Ok(Edited { reference, before, after })
     }
@@ -397,8 +430,8 @@ impl<'a> Trie<'a> {
                 }
             }
         }
-        if let Some(index) = draft.new.iter().position(|held| held.reference() == reference) {
-            self.cx.free(draft.new.remove(index).reference());
+        if let Some(index) = draft.new.iter().position(|held| held.reference == reference) {
+            self.cx.free(draft.new.remove(index).reference);
         } else {
             draft.old.push(reference);
         }

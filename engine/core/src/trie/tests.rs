@@ -35,6 +35,23 @@ fn remove(trie: &Trie<'_>, key: u64, place: u64) -> bool {
     .unwrap()
 }
 
+/// By the way that only an empty group has, if it is one.
+fn put_first(trie: &Trie<'_>, key: u64, value: u64, place: u64) -> bool {
+    let (name, value) = (key.to_le_bytes(), value.to_le_bytes());
+    let held = trie.cx.new_record(trie.root, place, &Content::new(&[], &name, &value)).unwrap();
+    let done = trie.put_first(&held);
+    if !done {
+        assert!(trie.cx.free(held.reference), "still held");
+    }
+    done
+}
+
+/// By the way that only a group's only entry has, if it is in the root.
+fn remove_lone(trie: &Trie<'_>, key: u64, place: u64) -> bool {
+    let found = trie.get(place, &key.to_le_bytes()).unwrap();
+    found.is_some_and(|(entry, _)| trie.remove_lone(entry.value))
+}
+
 fn value_of(record: &Record) -> u64 {
     u64::from_le_bytes(record.value().try_into().unwrap())
 }
@@ -59,7 +76,7 @@ proptest! {
 
     /// `places` is small, so that many keys share a place or long prefixes of one.
     #[test]
-    fn it_is_a_map(steps in proptest::collection::vec((0_u8..4, 0_u64..120, any::<u64>()), 1..400), crowded in any::<bool>()) {
+    fn it_is_a_map(steps in proptest::collection::vec((0_u8..6, 0_u64..120, any::<u64>()), 1..400), crowded in any::<bool>()) {
         let space = small();
         let actor = Actor::new(0, 1);
         let cx = Context { space: &space, actor: &actor };
@@ -68,6 +85,19 @@ proptest! {
         let mut model = BTreeMap::new();
         for (step, key, value) in steps {
             match step {
+                4 => {
+                    let first = put_first(&trie, key, value, place(key));
+                    prop_assert_eq!(first, model.is_empty());
+                    if first {
+                        model.insert(key, value);
+                    }
+                }
+                // Once there was a leaf, the last entry is not in the root.
+                5 if remove_lone(&trie, key, place(key)) => {
+                    prop_assert!(model.remove(&key).is_some());
+                    prop_assert!(model.is_empty());
+                }
+                5 => {}
                 0 | 1 => prop_assert_eq!(put(&trie, key, value, place(key)), model.insert(key, value).is_none()),
                 2 => prop_assert_eq!(remove(&trie, key, place(key)), model.remove(&key).is_some()),
                 _ => {
@@ -89,6 +119,28 @@ proptest! {
         prop_assert_eq!(trie.root(), Root::Empty);
         prop_assert!(all_free(cx));
     }
+}
+
+#[test]
+fn an_only_entry_comes_and_goes_without_a_page() {
+    let space = small();
+    let actor = Actor::new(0, 1);
+    let cx = Context { space: &space, actor: &actor };
+    let trie = Trie::new(cx, crate::layout::Header::worlds);
+    let mut roots = std::collections::HashSet::new();
+    for round in 0..100 {
+        assert!(put_first(&trie, 1, round, 16) && !put_first(&trie, 2, round, 32));
+        assert!(roots.insert(cx.view().get(trie.root)), "a root word that was there before");
+        assert_eq!((cx.free_blocks() + 1, trie.live().unwrap()), (u64::from(cx.space.geometry.total_blocks()), 1));
+        assert!(remove_lone(&trie, 1, 16) && !remove_lone(&trie, 1, 16));
+        assert!(roots.insert(cx.view().get(trie.root)), "a root word that was there before");
+        assert!(all_free(cx));
+    }
+    // Two, and one again: it has a page, and leaves with it.
+    assert!(put_first(&trie, 1, 0, 16) && put(&trie, 2, 0, 32) && remove(&trie, 2, 32));
+    assert!(!remove_lone(&trie, 1, 16) && remove(&trie, 1, 16) && all_free(cx));
+    assert!(trie.seal_if_empty() && !put_first(&trie, 1, 0, 16), "a sealed group takes nothing");
+    assert!(all_free(cx));
 }
 
 #[test]
@@ -171,7 +223,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn a_mirror_is_what_it_was_told(steps in proptest::collection::vec((0_u8..4, 0_u64..120, any::<u64>()), 1..400), crowded in any::<bool>()) {
+    fn a_mirror_is_what_it_was_told(steps in proptest::collection::vec((0_u8..6, 0_u64..120, any::<u64>()), 1..400), crowded in any::<bool>()) {
         let space = small();
         let actor = Actor::new(0, 1);
         let cx = Context { space: &space, actor: &actor };
@@ -255,9 +307,9 @@ fn a_page_named_from_many_places_is_walked_from_none_but_its_own() {
     let counts = Counts { live: 1 << 40, pending: 1 << 20, gone: 1 };
     let mut below = trie.write_leaf(&[Entry::new(0, 0, VALUE_INLINE)], DEPTH_MAX, true).unwrap();
     for depth in (0..DEPTH_MAX).rev() {
-        below = trie.write_inner(&page::Inner { children: [below.reference(); 16], counts }, 0, depth, true).unwrap();
+        below = trie.write_inner(&page::Inner { children: [below.reference; 16], counts }, 0, depth, true).unwrap();
     }
-    cx.word(trie.root).store(below.reference(), Ordering::Release);
+    cx.word(trie.root).store(below.reference, Ordering::Release);
     let damaged = |done: Result<()>| assert!(matches!(done, Err(Error::Corrupt { .. })), "{done:?}");
     damaged(trie.entries(|_| {}));
     damaged(trie.sweep(0, false, |_, _: &mut Vec<()>| Ok(Change::Keep)).map(drop));
