@@ -104,7 +104,7 @@ impl View {
     /// Where words that were looked up begin.
     #[inline(always)]
     pub fn index_of(&self, words: &Words) -> usize {
-        words.as_ptr().addr().wrapping_sub(self.base.addr()) / 8
+        words.as_ptr().addr().wrapping_sub(self.base.addr()) / size_of::<AtomicU64>()
     }
 
     /// Up to `count` words from `index` on; fewer where the mapping ends.
