@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::layout::{Channel, Group, World, cell_kind, state};
 use crate::process::SlotState;
 use crate::reap::each_cell;
+use crate::record::Front;
 use crate::space::Context;
 use crate::trie::Trie;
 
@@ -122,10 +123,9 @@ fn count_owned(cx: Context<'_>, owned: &mut Owned, cell: Cell, kind: u64) -> Res
 
 /// Calls `see` with the owners of each live entry of a group. An entry whose record has moved on is left out.
 fn owners(group: Trie<'_>, mut see: impl FnMut(&[u64])) -> Result<()> {
+    let mut front = Front::default();
     group.entries(|entry| {
-        if entry.is_live()
-            && let Some(front) = group.cx.front(entry.value)
-        {
+        if entry.is_live() && group.cx.front(entry.value, &mut front).is_some() {
             see(&front.owners);
         }
     })

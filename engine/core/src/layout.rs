@@ -242,7 +242,7 @@ structure! {
         next,
         /// Message: sequence. Page: hash prefix. Record: hash.
         ident,
-        /// Hot words: low 16 bits of the generation << 48 | value:48. Never payload, whatever the block becomes.
+        /// Hot words of a record: low 16 bits of the generation << 48 | value:48. Never payload, whatever the block becomes.
         hot0,
         /// See hot0.
         hot1,

@@ -5,7 +5,7 @@ use crate::arena::Held;
 use crate::content::Content;
 use crate::error::Result;
 use crate::layout::Block;
-use crate::record::{Owners, Record};
+use crate::record::{Front, Owners, Record};
 use crate::space::Context;
 use crate::trie::{Attempt, Change, Entry, GONE, PENDING, Stop, Trie};
 
@@ -76,13 +76,15 @@ pub(crate) fn release_owner(trie: &Trie<'_>, key: &str) -> Result<bool> {
 /// The owners of an entry that may be there, and this process among them. True: it was not before.
 #[inline(always)]
 pub(crate) fn owners_and_us(cx: Context<'_>, found: Option<Entry>) -> Attempt<(Owners, bool)> {
-    let front = found.map(|entry| cx.front(entry.value).ok_or(Stop::Moved)).transpose()?;
-    let mut owners = front.map_or_else(Owners::new, |front| front.owners);
-    let added = !owners.contains(&cx.actor.owner);
-    if added {
-        owners.push(cx.actor.owner);
+    let mut front = Front::default();
+    if let Some(entry) = found {
+        cx.front(entry.value, &mut front).ok_or(Stop::Moved)?;
     }
-    Ok((owners, added))
+    let added = !front.owners.contains(&cx.actor.owner);
+    if added {
+        front.owners.push(cx.actor.owner);
+    }
+    Ok((front.owners, added))
 }
 
 /// The same entry with fewer owners.

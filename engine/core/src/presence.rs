@@ -20,7 +20,7 @@ use crate::os::clock;
 use crate::os::lock::Lock;
 use crate::owned::{TAKEN, leaving, remove_all, replaced_member, seen_of};
 use crate::points::point;
-use crate::record::{Owners, Record};
+use crate::record::{Front, Owners, Record};
 use crate::relief;
 use crate::seen::{keep_after_all, seen_since, sooner, told_again};
 use crate::space::{Client, Context, Hash};
@@ -239,16 +239,16 @@ impl Presence {
         let mut tracked = Tracked::default();
         let mut changed = false;
         let done = members.change(hash.place(), same, |found| {
-            let mut owners = Owners::new();
+            let mut front = Front::default();
             let mut times = None;
             // Somebody who left and is back before the leave was taken never left.
             let mut flags = if found.is_some() { 0 } else { PENDING };
             if let Some(entry) = found.filter(Entry::is_live) {
-                let front = cx.front(entry.value).ok_or(Stop::Moved)?;
+                cx.front(entry.value, &mut front).ok_or(Stop::Moved)?;
                 times = front.word.map(|joined| (joined, seen_since(joined)));
                 flags = entry.flags();
-                owners = front.owners;
             }
+            let owners = &mut front.owners;
             let (joined, seen) = times.unwrap_or_else(|| {
                 let now = seen_of(clock::monotonic_micros() & HOT_MASK);
                 (now, now)
@@ -260,7 +260,7 @@ impl Presence {
             }
             tracked = Tracked { joined, seen, added: added.into() };
             let joined = joined.to_le_bytes();
-            let content = content_of(&owners, client, &joined, metadata);
+            let content = content_of(owners, client, &joined, metadata);
             let change;
             if let Some(entry) = found.filter(|_| times.is_some()) {
                 (change, changed) = told_again(&members, entry, &content, seen)?;
@@ -353,7 +353,8 @@ impl Presence {
                 return Ok((Change::Keep, ()));
             };
             updated = true;
-            let front = cx.front(entry.value).ok_or(Stop::Moved)?;
+            let mut front = Front::default();
+            cx.front(entry.value, &mut front).ok_or(Stop::Moved)?;
             let joined = front.word.unwrap_or(0);
             let (joined, seen) = (joined.to_le_bytes(), seen_since(joined));
             let change;

@@ -166,32 +166,32 @@ impl<'a> Context<'a> {
         self.still(reference, at).then_some(found)
     }
 
-    /// Who owns a record's entry, and what its value begins with. `None`: it has moved on. Read in place where that lies in
-    /// the first block.
+    /// Who owns a record's entry, and what its value begins with. `None`: it has moved on. Read in place where that lies among
+    /// the first words; told in place, one by one: what is passed on whole was written in other pieces.
     #[inline]
-    pub fn front(self, reference: u64) -> Option<Front> {
-        let (class, at) = self.life(reference)?;
-        let view = self.view();
-        let info = Info(view.get(at + Block::info));
-        let first = at + BLOCK_HEADER_WORDS;
-        let (count, key) = counts_of(view.get(first));
+    pub fn front(self, reference: u64, front: &mut Front) -> Option<()> {
+        let words = self.words_of(reference)?;
+        let content = &words[BLOCK_HEADER_WORDS..];
+        let get = |index: usize| content.get(index).map_or(0, |word| word.load(Ordering::Relaxed));
+        let info = Info(words[Block::info].load(Ordering::Relaxed));
+        let (count, key) = counts_of(get(0));
         let value = 8 + count * 8 + key;
-        let (bytes, reach) = (info.bytes() as usize, (info.bytes() as usize).min(Geometry::payload(class)));
+        let (bytes, reach) = (info.bytes() as usize, (info.bytes() as usize).min(Geometry::payload(0)));
         let has_word = value + 8 <= reach;
+        front.owners.clear();
         if info.kind() != kind::RECORD || value > reach || !has_word && reach < bytes {
             let record = self.record(reference)?;
-            let word = record.value().first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
-            return Some(Front { owners: record.owners, word });
+            front.word = record.value().first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+            front.owners = record.owners;
+            return Some(());
         }
-        // One by one: what is collected is passed on in other pieces than it was written in.
-        let mut owners = Owners::new();
-        (0..count).for_each(|index| owners.push(view.get(first + 1 + index)));
-        let word = has_word.then(|| {
-            let (index, shift) = (first + value / 8, value as u32 % 8 * 8);
-            let low = view.get(index) >> shift;
-            if shift == 0 { low } else { low | view.get(index + 1) << (64 - shift) }
+        (0..count).for_each(|index| front.owners.push(get(1 + index)));
+        front.word = has_word.then(|| {
+            let (index, shift) = (value / 8, value as u32 % 8 * 8);
+            let low = get(index) >> shift;
+            if shift == 0 { low } else { low | get(index + 1) << (64 - shift) }
         });
-        self.still(reference, at).then_some(Front { owners, word })
+        self.are_still(reference, words).then_some(())
     }
 
     /// Has a record so many bytes, the last of which are these? `None`: it has moved on. Compared in place; what is longer than a
@@ -359,7 +359,8 @@ mod tests {
             let actor = Actor::new(0, 1);
             let cx = Context { space: &space, actor: &actor };
             let held = cx.new_record(1, 16, &Content::new(&owners, &key, &value)).unwrap();
-            let front = cx.front(held.reference).unwrap();
+            let mut front = Front::default();
+            cx.front(held.reference, &mut front).unwrap();
             let record = cx.record(held.reference).unwrap();
             prop_assert_eq!((record.key(), record.value()), (&key[..], &value[..]));
             prop_assert_eq!((&front.owners, &record.owners), (&Owners::from_slice(&owners), &Owners::from_slice(&owners)));

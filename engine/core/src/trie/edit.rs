@@ -232,7 +232,8 @@ impl<'a> Trie<'a> {
         decide: impl FnOnce(Option<Entry>) -> Attempt<Change<'a>>,
         draft: &mut Draft<'a>,
     ) -> Attempt<Option<u64>> {
-        let (mut path, leaf) = self.descend(root, place)?;
+        let mut path = Path::new();
+        let leaf = self.descend(root, place, &mut path)?;
         let (count, index, before) = match &leaf {
             Some(leaf) => self.look_up(leaf, path.len() as u32, place, same)?,
             None => (0, 0, None),
@@ -253,17 +254,16 @@ impl<'a> Trie<'a> {
         Ok(Some(reference))
     }
 
-    /// The inner pages on the way to a place, and the leaf there, if there is one.
+    /// The leaf at a place, if there is one; `path`: the inner pages on the way there.
     #[inline(always)]
-    pub(super) fn descend(&self, root: Option<u64>, place: u64) -> Attempt<(Path<'a>, Option<Step<'a>>)> {
-        let mut path = Path::new();
+    pub(super) fn descend(&self, root: Option<u64>, place: u64, path: &mut Path<'a>) -> Attempt<Option<Step<'a>>> {
         let mut next = root;
         while let Some(reference) = next {
             let words = self.cx.page_words(reference).ok_or(Stop::Moved)?;
             let step = Step { reference, words };
             let depth = path.len() as u32;
             let Some(child) = child_of(words, nibble(place, depth)).filter(|_| depth < DEPTH_MAX) else {
-                return Ok((path, Some(step)));
+                return Ok(Some(step));
             };
             if !self.cx.are_still(reference, words) {
                 return Err(Stop::Moved);
@@ -271,7 +271,7 @@ impl<'a> Trie<'a> {
             path.push(step);
             next = Some(child).filter(|&child| child != 0);
         }
-        Ok((path, None))
+        Ok(None)
     }
 
     /// A leaf with one entry changed: nothing, a leaf, or the subtree it splits into.

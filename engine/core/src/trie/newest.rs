@@ -1,7 +1,7 @@
 //! Putting an entry without a record in the place of an older one; what has grown old beside it goes with the copy of its leaf,
 //! so that a window of the latest needs no sweep of its own.
 
-use super::edit::Draft;
+use super::edit::{Draft, Path};
 use super::page::{Counts, Entries, Entry, read_leaf};
 use super::{Root, Stop, Trie, VALUE_INLINE, root_of, with_patience};
 use crate::error::Result;
@@ -28,7 +28,8 @@ impl Trie<'_> {
                 Root::Empty => None,
                 Root::Page(reference) => Some(reference),
             };
-            let (mut path, leaf) = self.descend(root, place)?;
+            let mut path = Path::new();
+            let leaf = self.descend(root, place, &mut path)?;
             let mut found = Entries::new();
             if let Some(leaf) = &leaf {
                 read_leaf(leaf, path.len() as u32, &mut found)
