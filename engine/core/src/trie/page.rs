@@ -288,9 +288,15 @@ impl<'a> Trie<'a> {
         self.cx.are_still(reference, words).then_some(marked)
     }
 
-    /// A block for a new page, where none was at hand. (Whoever asks looks there first: what may be a result of either kind is kept
-    /// in memory, and comes back in other pieces.) `grows`: for a change that adds an entry, here and below; one that adds none may
-    /// use the reserve.
+    /// A block for a new page. `grows`: for a change that adds an entry, here and below; one that adds none may use the reserve.
+    #[inline(always)]
+    fn block_for_page(&self, grows: bool) -> Result<Held<'a>> {
+        match self.cx.claim_hinted(0) {
+            Some(held) => Ok(held),
+            None => self.other_block_for_page(grows),
+        }
+    }
+
     #[cold]
     #[inline(never)]
     fn other_block_for_page(&self, grows: bool) -> Result<Held<'a>> {
@@ -307,10 +313,7 @@ impl<'a> Trie<'a> {
     /// Writes a leaf into a held block.
     pub(super) fn write_leaf(&self, entries: &[Entry], depth: u32, grows: bool) -> Result<Held<'a>> {
         debug_assert!(!entries.is_empty() && entries.len() <= LEAF_MAX);
-        let held = match self.cx.claim_hinted(0) {
-            Some(held) => held,
-            None => self.other_block_for_page(grows)?,
-        };
+        let held = self.block_for_page(grows)?;
         self.begin_leaf(&held, entries.len(), entries.first().map_or(0, Entry::place), depth);
         for ([word, value], entry) in held.words[Block::WORDS..].as_chunks::<2>().0.iter().zip(entries) {
             word.store(entry.word, Ordering::Relaxed);
@@ -321,10 +324,7 @@ impl<'a> Trie<'a> {
 
     /// Copies a leaf with one entry changed into a held block; it keeps at least one. What is copied is unvalidated.
     pub(super) fn copy_leaf(&self, from: &Words, count: usize, edit: &Edit, place: u64, depth: u32, grows: bool) -> Result<Held<'a>> {
-        let held = match self.cx.claim_hinted(0) {
-            Some(held) => held,
-            None => self.other_block_for_page(grows)?,
-        };
+        let held = self.block_for_page(grows)?;
         View::copy(from, held.words);
         let put = |index: usize, entry: Entry| {
             let at = Block::WORDS + index.min(LEAF_MAX - 1) * 2;
@@ -385,10 +385,7 @@ impl<'a> Trie<'a> {
 
     /// Writes an inner page into a held block.
     pub(super) fn write_inner(&self, inner: &Inner, place: u64, depth: u32, grows: bool) -> Result<Held<'a>> {
-        let held = match self.cx.claim_hinted(0) {
-            Some(held) => held,
-            None => self.other_block_for_page(grows)?,
-        };
+        let held = self.block_for_page(grows)?;
         self.begin_inner(&held, inner.counts, place, depth);
         held.words[Block::WORDS..].iter().zip(inner.children).for_each(|(to, child)| to.store(child, Ordering::Relaxed));
         Ok(held)
@@ -405,10 +402,7 @@ impl<'a> Trie<'a> {
         depth: u32,
         grows: bool,
     ) -> Result<Held<'a>> {
-        let held = match self.cx.claim_hinted(0) {
-            Some(held) => held,
-            None => self.other_block_for_page(grows)?,
-        };
+        let held = self.block_for_page(grows)?;
         View::copy(from, held.words);
         self.begin_inner(&held, counts, place, depth);
         held.words[Block::WORDS + (index & 0xf)].store(child, Ordering::Relaxed);
