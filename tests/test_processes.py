@@ -114,6 +114,27 @@ def test_a_stopped_worker_keeps_its_members_and_blocks_nobody(segment: Segment) 
         worker.end()
 
 
+def test_metadata_told_by_two_workers_are_those_of_the_last(segment: Segment) -> None:
+    # As long as one owner more, and ending alike: what the second worker tells is another record all the same.
+    first, second = {"": "", "a": "b"}, {"a": "b"}
+    source = """
+    presence = rt.PresenceTracker(segment=sys.argv[1])
+    presence.track("room", "alice", {"": "", "a": "b"})
+    say("tracked")
+    hear()
+    """
+    hub = RealtimeHub(segment=segment)
+    with Process(source, segment.name) as worker:
+        assert worker.hear() == "tracked"
+        assert hub.presence.get("room", "alice").metadata == first
+        hub.presence.track("room", "alice", second)
+        assert hub.presence.get("room", "alice").metadata == second
+        worker.kill()
+        segment.reap()
+    # Ours, too, so there without the worker.
+    assert hub.presence.get("room", "alice").metadata == second
+
+
 def test_a_clean_exit_leaves_what_the_application_left(segment: Segment) -> None:
     hub = RealtimeHub(segment=segment)
     with Process(JOIN, segment.name, "alice") as worker:

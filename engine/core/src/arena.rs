@@ -139,7 +139,7 @@ impl<'a> Context<'a> {
         }
         let generation = state::generation(free).wrapping_add(1);
         let held = state::pack(generation, u64::from(self.actor.slot), state::HELD);
-        // SYNC arena.free (R): pairs with (W) in `free`: what the last life's readers and writers
+        // SYNC arena.free (R): pairs with (W) in `free_life`: what the last life's readers and writers
         // did happened before this life begins.
         state_word.compare_exchange(free, held, Ordering::AcqRel, Ordering::Relaxed).ok()?;
         point!("allocate.claimed");
@@ -490,9 +490,9 @@ impl<'a> Context<'a> {
         (word >> 48 == reference::generation(reference) & 0xffff && self.are_still(reference, words)).then_some(word & HOT_MASK)
     }
 
-    /// Replaces a hot word's value by what `change` makes of it (`None`: leave it). A hot word of
-    /// another life never matches, so a process that slept through a reuse changes nothing.
-    /// Gives the value that stands after it.
+    /// Replaces a hot word's value by what `change` makes of it (`None`: leave it), and gives the value that stands after it.
+    /// A record's hot word of another life never matches; in blocks that hold no record, nobody reads what is left of one. So a
+    /// process that slept through a reuse changes nothing, but what it is given may be of a life that is over.
     #[inline]
     pub fn set_hot(self, reference: u64, at: usize, field: usize, mut change: impl FnMut(u64) -> Option<u64>) -> Option<u64> {
         let word: &AtomicU64 = self.word(at + field);

@@ -409,7 +409,7 @@ fn put(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&s
     if bound.window > 0 { put_once(cx, bound, payload, form, id) } else { put_plain(cx, bound, payload, form) }
 }
 
-/// To a channel that keeps no ids. (Never inlined, nor one with the other: so that the compiler has as little as it can in hand.)
+/// To a channel that keeps no ids.
 #[inline(always)]
 fn put_plain(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form) -> Result<Put> {
     let (info, back) = (Info::new(form.kind(), 0, 0, 0), u64::from(bound.cell.number()));
@@ -423,7 +423,7 @@ fn put_plain(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form) -> Resu
     told(cx, bound, message, published, false)
 }
 
-/// To a channel that keeps ids: once within its window.
+/// To a channel that keeps ids: once within its window. (A function of its own, so that the compiler has less in hand.)
 #[inline(never)]
 fn put_once(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&str>) -> Result<Put> {
     let mark = id.map(|id| dedup::Mark::of(cx, id));

@@ -24,7 +24,7 @@ impl<'a> Content<'a> {
     }
 
     #[inline(always)]
-    fn head(&self) -> u64 {
+    pub(crate) fn head(&self) -> u64 {
         (self.key[0].len() + self.key[1].len()) as u64 | (self.owners.len() as u64) << 32
     }
 

@@ -194,14 +194,15 @@ impl<'a> Context<'a> {
         self.are_still(reference, words).then_some(())
     }
 
-    /// Has a record so many bytes, the last of which are these? `None`: it has moved on. Compared in place; what is longer than a
-    /// small block never has.
+    /// Has a record as many owners and bytes as this, as long a key, and the same end? `None`: it has moved on. Compared in place;
+    /// what is longer than a small block never has.
     #[inline]
-    pub fn has_end(self, reference: u64, bytes: usize, end: &[u8]) -> Option<bool> {
+    pub fn ends_as(self, reference: u64, content: &Content<'_>) -> Option<bool> {
         let words = self.words_of(reference)?;
+        let (bytes, end) = (content.bytes(), content.value[1]);
         let info = Info(words[Block::info].load(Ordering::Relaxed));
-        let same = info.kind() == kind::RECORD && info.bytes() == bytes as u64;
-        let same = same && bytes <= Geometry::payload(0) && is_there(words, bytes.saturating_sub(end.len()), end);
+        let same = info.kind() == kind::RECORD && info.bytes() == bytes as u64 && bytes <= Geometry::payload(0);
+        let same = same && words[Block::WORDS].load(Ordering::Relaxed) == content.head() && is_there(words, bytes - end.len(), end);
         self.are_still(reference, words).then_some(same)
     }
 
@@ -347,6 +348,23 @@ mod tests {
             prop_assert_eq!(record.key(), key.as_bytes());
             prop_assert_eq!(record.value(), value.as_bytes());
             prop_assert_eq!(&record.owners[..], &owners[..]);
+        }
+
+        /// Of short parts, so that lengths and ends often agree.
+        #[test]
+        fn what_ends_as_another_is_of_as_many_owners_and_as_long_a_key(
+            parts in proptest::array::uniform2((0_usize..3, 0_usize..10, proptest::collection::vec(0_u8..2, 0..18))),
+        ) {
+            let space = Space::boxed(Geometry::tiny(1, 1, 1, [8, 4, 2]));
+            let actor = Actor::new(0, 1);
+            let cx = Context { space: &space, actor: &actor };
+            let [one, other] = parts.each_ref().map(|(owners, key, value)| Content {
+                owners: &[7; 3][..*owners],
+                key: [&[8; 10][..*key], &[]],
+                value: [&[9; 8], value],
+            });
+            let held = cx.new_record(1, 16, &one).unwrap();
+            prop_assert_eq!(cx.ends_as(held.reference, &other), Some(parts[0] == parts[1]));
         }
 
         #[test]

@@ -63,8 +63,10 @@ pub enum Read {
 /// What became of an attempt to publish.
 enum Tried {
     Done(u64),
+    /// Somebody was faster.
     Again,
-    Gone,
+    /// The channel is gone, or `admit` says no.
+    Refused,
 }
 
 impl Ring {
@@ -139,7 +141,7 @@ impl Ring {
     ) -> Result<Option<u64>> {
         match self.try_to_publish(cx, message, &is_open, &mut admit)? {
             Tried::Again => self.publish_again(cx, message, &is_open, &mut admit),
-            Tried::Gone => Ok(None),
+            Tried::Refused => Ok(None),
             Tried::Done(sequence) => Ok(Some(sequence)),
         }
     }
@@ -157,7 +159,7 @@ impl Ring {
         for _ in 0..PATIENCE {
             match self.try_to_publish(cx, message, is_open, admit)? {
                 Tried::Again => {}
-                Tried::Gone => return Ok(None),
+                Tried::Refused => return Ok(None),
                 Tried::Done(sequence) => return Ok(Some(sequence)),
             }
         }
@@ -175,7 +177,7 @@ impl Ring {
         let head = cx.word(self.cell_at + Channel::head);
         let h = head.load(Ordering::Acquire);
         if h & SEALED != 0 {
-            return Ok(Tried::Gone);
+            return Ok(Tried::Refused);
         }
         let slot = self.slot(cx, h);
         // SYNC ring.publish (R): pairs with ring.publish (W): the old message's generation.
@@ -187,7 +189,7 @@ impl Ring {
         }
         // Otherwise the head may be of the cell's next life, and the slot of another cell's ring by now.
         if !without("life_of_head") && !is_open() {
-            return Ok(Tried::Gone);
+            return Ok(Tried::Refused);
         }
         if self.is_of(seen, h) {
             // Published by somebody who died or sleeps before moving the head: do it for them.
@@ -195,7 +197,7 @@ impl Ring {
             return Ok(Tried::Again);
         }
         if !admit(h)? {
-            return Ok(Tried::Gone);
+            return Ok(Tried::Refused);
         }
         // The old block's life, read before its descriptor is replaced.
         let old = self.named(cx, seen);

@@ -29,12 +29,12 @@ fn is_seen(cx: Context<'_>, (reference, at): (u64, usize), seen: u64) -> bool {
 }
 
 /// What becomes of the entry of a member that is told again, and whether it says anything else then. What says it already is
-/// seen, and nothing more, if nobody is about to replace or remove it. (The content is made from the record's: its metadata may
-/// be others, and its owners more.)
+/// seen, and nothing more, if nobody is about to replace or remove it. (The content is made from the record's: at most its metadata
+/// are others, and its owners more. Metadata end it.)
 #[inline(never)]
 pub(crate) fn told_again<'a>(members: &Trie<'a>, entry: Entry, content: &Content<'_>, seen: u64) -> Attempt<(Change<'a>, bool)> {
     let cx = members.cx;
-    let same = cx.has_end(entry.value, content.bytes(), content.value[1]).ok_or(Stop::Moved)?;
+    let same = cx.ends_as(entry.value, content).ok_or(Stop::Moved)?;
     let (_, at) = cx.life(entry.value).ok_or(Stop::Moved)?;
     let change = match same {
         true if is_seen(cx, (entry.value, at), seen) => Change::Keep,

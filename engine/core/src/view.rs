@@ -2,7 +2,7 @@
 //!
 //! Promise: whatever index or length comes out of the segment, nothing outside the mapping is read
 //! or written. An index out of bounds lands on the header's `sink` word, whose value means nothing,
-//! and the caller's validation then fails. Every access is an atomic word or, for long payloads,
+//! and the caller's validation then fails. Every access is an atomic word or, where lines are copied,
 //! inline assembly that is opaque to the compiler: there is never a plain load of bytes that
 //! another process may be writing, and never a slice over the mapping.
 
@@ -149,7 +149,7 @@ impl View {
         };
         #[cfg(all(target_arch = "x86_64", not(modelled)))]
         for (source, target) in source.as_chunks::<8>().0.iter().zip(target.as_chunks::<8>().0) {
-            // SAFETY: both lines are borrowed, and the caller holds the target, so nobody else writes it.
+            // SAFETY: both lines are borrowed, and atomics may be written through a shared borrow.
             unsafe { copy_line(source.as_ptr().cast(), target.as_ptr().cast_mut().cast()) };
         }
         #[cfg(not(all(target_arch = "x86_64", not(modelled))))]
@@ -189,8 +189,8 @@ impl View {
         let words = &words[..bytes.div_ceil(8)];
         out.reserve(words.len() * 8);
         let length = out.len();
-        // SAFETY: `words.len() * 8` bytes of spare capacity were reserved, and are written from their beginning on, each
-        // below the new length before the length is set.
+        // SAFETY: source: the borrowed words. Target: `words.len() * 8` bytes of spare capacity that were reserved, written from
+        // their beginning on, each below the new length before the length is set.
         unsafe {
             let mut target = out.as_mut_ptr().add(length).cast::<u64>();
             #[cfg(all(target_arch = "x86_64", not(modelled)))]
@@ -238,7 +238,7 @@ impl View {
         let (words, bytes) = {
             let (chunks, bytes) = bytes.as_chunks::<64>();
             for (line, chunk) in words.as_chunks::<8>().0.iter().zip(chunks) {
-                // SAFETY: both are borrowed, and the caller holds the block, so nobody else writes it.
+                // SAFETY: both are borrowed, and atomics may be written through a shared borrow.
                 unsafe { copy_line(chunk.as_ptr(), line.as_ptr().cast_mut().cast()) };
             }
             (words.get(chunks.len() * 8..).unwrap_or_default(), bytes)
@@ -257,7 +257,8 @@ impl View {
 /// are validated afterwards, not for undefined behaviour.
 ///
 /// # Safety
-/// 64 bytes can be read at `source`, and written at `target` by nobody else.
+/// 64 bytes can be read at `source`, and written at `target`, through these pointers. (Others may do so at the same time: the bytes
+/// are stale then, in damage alone where they are written.)
 #[cfg(all(target_arch = "x86_64", not(modelled)))]
 #[inline(always)]
 unsafe fn copy_line(source: *const u8, target: *mut u8) {

@@ -105,6 +105,46 @@ fn every_length_comes_back_as_it_went_in() {
 }
 
 #[test]
+fn every_way_to_receive_gives_each_message_once() {
+    for buffer_size in [1, 4, 64, 1024] {
+        let segment = segment();
+        let channels = channels(&segment);
+        channels.create("c", &spec(buffer_size)).unwrap();
+        let receiver = channels.subscribe("c", "r", None).unwrap().unwrap();
+        let count = 20_000_u64;
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..count).for_each(|number| _ = channels.publish("c", &number.to_le_bytes(), Form::Bytes).unwrap()));
+            let (mut buffer, mut messages) = (Vec::new(), Vec::new());
+            let mut got = Vec::new();
+            for turn in 0_u32.. {
+                let before = got.len() as u64;
+                let mut take = |bytes: &[u8]| got.push(u64::from_le_bytes(bytes.try_into().expect("a torn message")));
+                match turn % 3 {
+                    0 if receiver.try_recv(&mut buffer).unwrap().is_some() => take(&buffer),
+                    1 => {
+                        if let Some(ready) = receiver.next_ready().unwrap() {
+                            // Others publish between the look and the taking.
+                            std::thread::yield_now();
+                            ready.take(&mut buffer).into_iter().for_each(|_| take(&buffer));
+                        }
+                    }
+                    2 => {
+                        receiver.drain(5, &mut buffer, &mut messages).unwrap();
+                        messages.iter().for_each(|(end, _)| take(&buffer[end - 8..*end]));
+                    }
+                    _ => {}
+                }
+                if before == got.len() as u64 && before + receiver.missed() == count {
+                    break;
+                }
+            }
+            assert!(got.is_sorted_by(|one, next| one < next), "a message twice, or in another's place");
+            assert_eq!((got.len() as u64, receiver.received() + receiver.missed()), (receiver.received(), count));
+        });
+    }
+}
+
+#[test]
 fn a_full_arena_gives_up_history_and_publishing_goes_on() {
     let segment = Segment::private(&Options { size: 512 << 10, ..Options::default() }).unwrap();
     let channels = channels(&segment);

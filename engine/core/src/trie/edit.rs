@@ -187,8 +187,7 @@ impl<'a> Trie<'a> {
     #[inline(always)]
     fn swap(&self, word: u64, root: u64) -> bool {
         point!("change.drafted");
-        // SYNC trie.root (W): pages and records before the root that names them; pairs with (R)
-        // in `with_patience`.
+        // SYNC trie.root (W): pages and records before the root that names them; pairs with (R) in `Trie::word`.
         if self.cx.word(self.root).compare_exchange(word, root, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return false;
         }
@@ -214,7 +213,7 @@ impl<'a> Trie<'a> {
     pub fn remove_lone(&self, reference: u64) -> bool {
         let word = self.word();
         // SYNC trie.moved (W): the root was swapped before its record is freed; pairs with (R) in `Stuck::at`.
-        let done = word == reference && self.swap(word, self.cx.space.fresh_empty());
+        let done = root_of(word) == Root::Page(reference) && self.swap(word, self.cx.space.fresh_empty());
         if done {
             self.cx.free(reference);
             point!("change.done");

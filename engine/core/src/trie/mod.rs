@@ -152,7 +152,7 @@ impl<'a> Trie<'a> {
     /// The root word now. A word of the cell's next life is never given: it reads as sealed.
     #[inline(always)]
     pub(crate) fn word(&self) -> u64 {
-        // SYNC trie.root (R): pairs with (W) in `edit::commit`: pages before the root that names them.
+        // SYNC trie.root (R): pairs with (W) in `edit::swap`: pages before the root that names them.
         let word = self.cx.word(self.root).load(Ordering::Acquire);
         // SYNC cell.life (R): pairs with (W) in `new_cell`: a new life's state word is written before its roots, so
         // after reading one of them it shows. A word of this life read here can be swapped only while it is there,
