@@ -229,6 +229,7 @@ same kind that does nothing with the same arguments and makes the same result. P
 {table(("call", "core", "through Python", "no-op", "Python's share"), instructions)}
 
 Nanoseconds a call, median of {options.rounds} rounds in turns. The core is timed in Rust, by itself; nobody contends.
+Whether a message is text is found out by who makes a `str` of it, so through Python only.
 
 {table(("call", "core", "through Python", "no-op", "Python : no-op"), times)}
 """
