@@ -12,7 +12,7 @@ use crate::geometry::Geometry;
 use crate::layout::{BLOCK_HEADER_WORDS, Block, kind};
 use crate::space::Context;
 use crate::sync::Ordering;
-use crate::view::last_word;
+use crate::view::{View, last_word};
 
 /// Owners of an entry: almost always one.
 pub type Owners = SmallVec<[u64; 2]>;
@@ -209,19 +209,19 @@ impl<'a> Context<'a> {
     /// Appends a record's key and value to `text`; gives how long the key is. `None`: it has moved on, and what was appended is
     /// to be taken back.
     pub fn text_into(self, reference: u64, text: &mut Vec<u8>) -> Option<usize> {
-        let (class, at) = self.life(reference)?;
-        let view = self.view();
-        let (info, first) = (Info(view.get(at + Block::info)), at + BLOCK_HEADER_WORDS);
-        let (owners, key) = counts_of(view.get(first));
+        let words = self.words_of(reference)?;
+        let content = &words[BLOCK_HEADER_WORDS..];
+        let info = Info(words[Block::info].load(Ordering::Relaxed));
+        let (owners, key) = counts_of(content[0].load(Ordering::Relaxed));
         let skip = 8 + owners * 8;
         let bytes = info.bytes() as usize;
-        if info.kind() != kind::RECORD || bytes > Geometry::payload(class) || skip + key > bytes {
+        if info.kind() != kind::RECORD || bytes > Geometry::payload(0) || skip + key > bytes {
             let record = self.record(reference)?;
             text.extend_from_slice(&record.bytes[record.key..]);
             return Some(record.key().len());
         }
-        view.read(first + skip / 8, bytes - skip, text);
-        self.still(reference, at).then_some(key)
+        View::read_words(&content[skip / 8..], bytes - skip, text);
+        self.are_still(reference, words).then_some(key)
     }
 
     /// Writes a record into held blocks. `root` and `place` say where it will be found.

@@ -241,6 +241,9 @@ impl View {
                 // SAFETY: both are borrowed, and atomics may be written through a shared borrow.
                 unsafe { copy_line(chunk.as_ptr(), line.as_ptr().cast_mut().cast()) };
             }
+            if bytes.is_empty() {
+                return;
+            }
             (words.get(chunks.len() * 8..).unwrap_or_default(), bytes)
         };
         let (whole, rest) = bytes.as_chunks::<8>();
