@@ -235,8 +235,8 @@ same kind that does nothing with the same arguments and makes the same result. P
 {table(("call", "core", "through Python", "no-op", "Python's share"), instructions)}
 
 Nanoseconds a call, median of {options.rounds} rounds in turns. The core is timed in Rust, by itself, and nobody
-contends but who else is on the machine: undisturbed are its fastest 256 calls on end. Whether a message is text is found
-out by who makes a `str` of it, so through Python only.
+contends but who else is on the machine: undisturbed are its fastest 256 calls on end. Whether a message is text is
+found out by who makes a `str` of it, so through Python only.
 
 {table(("call", "core", "undisturbed", "through Python", "no-op", "Python : no-op"), times)}
 """
