@@ -187,7 +187,8 @@ impl Metadata {
     /// Adds a pair.
     pub fn push(&mut self, key: &str, value: &str) {
         if self.0.is_empty() {
-            self.0.reserve(ROOM);
+            // Cheaper than to reserve.
+            self.0 = Vec::with_capacity(ROOM);
         }
         crate::record::encode_pair(key, value, &mut self.0);
     }

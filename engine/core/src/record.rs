@@ -194,16 +194,16 @@ impl<'a> Context<'a> {
         self.are_still(reference, words).then_some(())
     }
 
-    /// Has a record as many owners and bytes as this, as long a key, and the same end? `None`: it has moved on. Compared in place;
-    /// what is longer than a small block never has.
+    /// Has a record as many owners and bytes as this, as long a key, and the same end; and where does it begin? `None`: it has moved
+    /// on. Compared in place; what is longer than a small block never has.
     #[inline]
-    pub fn ends_as(self, reference: u64, content: &Content<'_>) -> Option<bool> {
+    pub fn ends_as(self, reference: u64, content: &Content<'_>) -> Option<(bool, usize)> {
         let words = self.words_of(reference)?;
         let (bytes, end) = (content.bytes(), content.value[1]);
         let info = Info(words[Block::info].load(Ordering::Relaxed));
         let same = info.kind() == kind::RECORD && info.bytes() == bytes as u64 && bytes <= Geometry::payload(0);
         let same = same && words[Block::WORDS].load(Ordering::Relaxed) == content.head() && is_there(words, bytes - end.len(), end);
-        self.are_still(reference, words).then_some(same)
+        self.are_still(reference, words).then(|| (same, self.view().index_of(words)))
     }
 
     /// Appends a record's key and value to `text`; gives how long the key is. `None`: it has moved on, and what was appended is
@@ -364,7 +364,7 @@ mod tests {
                 value: [&[9; 8], value],
             });
             let held = cx.new_record(1, 16, &one).unwrap();
-            prop_assert_eq!(cx.ends_as(held.reference, &other), Some(parts[0] == parts[1]));
+            prop_assert_eq!(cx.ends_as(held.reference, &other), Some((parts[0] == parts[1], cx.index_of(&held))));
         }
 
         #[test]

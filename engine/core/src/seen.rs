@@ -34,8 +34,7 @@ fn is_seen(cx: Context<'_>, (reference, at): (u64, usize), seen: u64) -> bool {
 #[inline(never)]
 pub(crate) fn told_again<'a>(members: &Trie<'a>, entry: Entry, content: &Content<'_>, seen: u64) -> Attempt<(Change<'a>, bool)> {
     let cx = members.cx;
-    let same = cx.ends_as(entry.value, content).ok_or(Stop::Moved)?;
-    let (_, at) = cx.life(entry.value).ok_or(Stop::Moved)?;
+    let (same, at) = cx.ends_as(entry.value, content).ok_or(Stop::Moved)?;
     let change = match same {
         true if is_seen(cx, (entry.value, at), seen) => Change::Keep,
         true => kept(members, entry, at, content, seen)?,
