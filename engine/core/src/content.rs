@@ -58,25 +58,24 @@ impl<'a> Content<'a> {
     }
 }
 
+/// The 8 bytes of a block's content from a byte on; zeros where the words end. Unvalidated.
+#[inline(always)]
+pub(crate) fn word_at(words: &Words, from: usize) -> u64 {
+    let get = |index: usize| words.get(BLOCK_HEADER_WORDS + index).map_or(0, |word| word.load(Ordering::Relaxed));
+    let (index, shift) = (from / 8, from as u32 % 8 * 8);
+    let low = get(index) >> shift;
+    if shift == 0 { low } else { low | get(index + 1) << (64 - shift) }
+}
+
 /// Is a block's content, from a byte on, just this? Unvalidated.
 #[inline(always)]
 pub(crate) fn is_there(words: &Words, from: usize, bytes: &[u8]) -> bool {
-    let get = |index: usize| words.get(BLOCK_HEADER_WORDS + index).map_or(0, |word| word.load(Ordering::Relaxed));
-    let (mut index, shift) = (from / 8, from as u32 % 8 * 8);
-    let mut low = get(index);
-    let mut next = || {
-        index += 1;
-        let high = get(index);
-        let word = if shift == 0 { low } else { low >> shift | high << (64 - shift) };
-        low = high;
-        word
-    };
     let (whole, rest) = bytes.as_chunks::<8>();
-    let mut same = whole.iter().all(|&chunk| next() == u64::from_le_bytes(chunk));
-    if let rest @ 1.. = rest.len() {
-        same &= next() << (64 - rest * 8) == last_word(bytes, rest) << (64 - rest * 8);
+    let same = whole.iter().enumerate().all(|(index, &chunk)| word_at(words, from + 8 * index) == u64::from_le_bytes(chunk));
+    match rest.len() {
+        0 => same,
+        rest => same && (word_at(words, from + 8 * whole.len()) ^ last_word(bytes, rest)) << (64 - rest * 8) == 0,
     }
-    same
 }
 
 /// Puts bytes one behind the other into whole words, which lie behind the header of a block.

@@ -29,6 +29,12 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    /// Is it the channel of this name?
+    #[inline(always)]
+    fn is(&self, facade: u64, name: &str) -> bool {
+        self.facade == facade && is_same(self.name.as_bytes(), name.as_bytes())
+    }
+
     /// How many handles the channel has, unless their root word is not any more the one under which they were counted.
     #[inline(always)]
     pub fn heard_now(&self, cx: Context<'_>) -> Option<u64> {
@@ -51,8 +57,7 @@ impl Names {
     #[inline(never)]
     fn index_of(&self, facade: u64, name: &str) -> Option<usize> {
         let hash = self.hasher.hash_one(name);
-        let is_it = |&index: &usize| self.known.get(index).is_some_and(|known| known.facade == facade && *known.name == *name);
-        self.table.find(hash, is_it).copied()
+        self.table.find(hash, |&index| self.known.get(index).is_some_and(|known| known.is(facade, name))).copied()
     }
 }
 
@@ -80,8 +85,7 @@ fn is_same(one: &[u8], other: &[u8]) -> bool {
 #[inline]
 pub(crate) fn recall<R>(facade: u64, name: &str, with: impl FnOnce(&mut Known) -> R) -> Option<R> {
     NAMES.with_borrow_mut(|names| {
-        let is_it = |known: &Known| known.facade == facade && is_same(known.name.as_bytes(), name.as_bytes());
-        if !names.known.get(names.last).is_some_and(is_it) {
+        if !names.known.get(names.last).is_some_and(|known| known.is(facade, name)) {
             names.last = names.index_of(facade, name)?;
         }
         names.known.get_mut(names.last).map(with)

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 
 use crate::arena::{Held, Info, SMALL};
-use crate::content::{Content, is_there};
+use crate::content::{Content, is_there, word_at};
 use crate::error::Result;
 use crate::geometry::Geometry;
 use crate::layout::{BLOCK_HEADER_WORDS, Block, kind};
@@ -171,10 +171,8 @@ impl<'a> Context<'a> {
     #[inline]
     pub fn front(self, reference: u64, front: &mut Front) -> Option<()> {
         let words = self.words_of(reference)?;
-        let content = &words[BLOCK_HEADER_WORDS..];
-        let get = |index: usize| content.get(index).map_or(0, |word| word.load(Ordering::Relaxed));
         let info = Info(words[Block::info].load(Ordering::Relaxed));
-        let (count, key) = counts_of(get(0));
+        let (count, key) = counts_of(word_at(words, 0));
         let value = 8 + count * 8 + key;
         let (bytes, reach) = (info.bytes() as usize, (info.bytes() as usize).min(Geometry::payload(0)));
         let has_word = value + 8 <= reach;
@@ -185,12 +183,8 @@ impl<'a> Context<'a> {
             front.owners = record.owners;
             return Some(());
         }
-        (0..count).for_each(|index| front.owners.push(get(1 + index)));
-        front.word = has_word.then(|| {
-            let (index, shift) = (value / 8, value as u32 % 8 * 8);
-            let low = get(index) >> shift;
-            if shift == 0 { low } else { low | get(index + 1) << (64 - shift) }
-        });
+        (1..count + 1).for_each(|index| front.owners.push(word_at(words, 8 * index)));
+        front.word = has_word.then(|| word_at(words, value));
         self.are_still(reference, words).then_some(())
     }
 

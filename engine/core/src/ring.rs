@@ -209,7 +209,7 @@ impl Ring {
         point!("publish.ready");
         let descriptor = self.lap(h) << reference::BLOCK_BITS | u64::from(reference::block(message.reference));
         let ordering = if without("release_of_descriptor") { Ordering::Relaxed } else { Ordering::AcqRel };
-        // SYNC ring.publish (W): payload before descriptor; pairs with (R) in `read`.
+        // SYNC ring.publish (W): payload before descriptor; pairs with (R) in `there`.
         if slot.compare_exchange(seen, descriptor, ordering, Ordering::Relaxed).is_err() {
             return Ok(Tried::Again);
         }
@@ -237,26 +237,23 @@ impl Ring {
     /// bytes that mean nothing.
     #[inline(always)]
     pub fn read(&self, cx: Context<'_>, sequence: u64, out: &mut Vec<u8>) -> Read {
-        let slot = self.slot(cx, sequence);
-        // SYNC ring.publish (R): pairs with (W) in `publish`.
-        let mut seen = slot.load(Ordering::Acquire);
-        if !self.is_of(seen, sequence) {
-            if self.head(cx) <= sequence {
-                return Read::Empty;
-            }
+        let seen = match self.there(cx, sequence) {
+            Some(seen) => seen,
+            None if self.head(cx) <= sequence => return Read::Empty,
             // It may have been published between the two loads: only a slot that is still of another lap
             // after the head has passed is one that was overwritten.
-            seen = slot.load(Ordering::Acquire);
-            if !self.is_of(seen, sequence) {
-                return Read::Lagged;
-            }
-        }
-        copy(cx, slot, seen, out)
+            None => match self.there(cx, sequence) {
+                Some(seen) => seen,
+                None => return Read::Lagged,
+            },
+        };
+        self.read_there(cx, sequence, seen, out)
     }
 
     /// The descriptor of the message at `sequence`, if there is or was one.
     #[inline(always)]
     pub fn there(&self, cx: Context<'_>, sequence: u64) -> Option<u64> {
+        // SYNC ring.publish (R): pairs with (W) in `try_to_publish`.
         let seen = self.slot(cx, sequence).load(Ordering::Acquire);
         self.is_of(seen, sequence).then_some(seen)
     }
@@ -269,9 +266,8 @@ impl Ring {
 
     /// The block that holds the message of `sequence`, if there is one.
     pub fn block_at(&self, cx: Context<'_>, sequence: u64) -> Option<u32> {
-        let seen = self.slot(cx, sequence).load(Ordering::Acquire);
-        let block = reference::block(seen);
-        (self.is_of(seen, sequence) && u64::from(block) != reference::NO_BLOCK).then_some(block)
+        let block = reference::block(self.there(cx, sequence)?);
+        (u64::from(block) != reference::NO_BLOCK).then_some(block)
     }
 
     /// How many descriptors name a block.
@@ -334,8 +330,7 @@ impl Ring {
 
     /// Does the ring refer to this message? `reference` names a block whose `ident` is `sequence`.
     pub fn refers_to(&self, cx: Context<'_>, sequence: u64, reference: u64) -> bool {
-        let seen = self.slot(cx, sequence).load(Ordering::Acquire);
-        self.is_of(seen, sequence) && reference::block(seen) == reference::block(reference)
+        self.there(cx, sequence).is_some_and(|seen| reference::block(seen) == reference::block(reference))
     }
 
     /// Stops publishing for ever. Any process may do this and several at once; `still_mine` says whether the
