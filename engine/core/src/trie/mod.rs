@@ -28,6 +28,7 @@ mod sweep;
 pub use edit::{Change, Verdict};
 pub use mirror::{Delta, Mirror};
 pub use newest::Standing;
+#[cfg(not(modelled))]
 pub(crate) use page::is_lone;
 pub use page::{Counts, Entry, GONE, PENDING, Page};
 
