@@ -1,8 +1,10 @@
 """Against the limit: a call in the core alone, through Python, and a call through Python that does nothing.
 
 In instructions (callgrind, the same in every run) and in nanoseconds (in turns). The no-op is a method of a class of
-the same kind with the same arguments and result, built the same way (`bench/noop`). What a call takes through Python
-beyond the core is Python's share: the interpreter, the binding, and the `str` that is made.
+the same kind with the same arguments and result, built the same way (`bench/noop`); and not the only one with arguments,
+as then the compiler would make PyO3's trampoline a part of it, which saves a fifth and which no class has that is of
+use. What a call takes through Python beyond the core is Python's share: the interpreter, the binding, and the `str`
+that is made.
 """
 
 from __future__ import annotations
@@ -230,7 +232,9 @@ def text(about: dict[str, Any], options: Options, results: dict[str, Any]) -> st
 {said(about)}
 
 Instructions a call, by callgrind. Through Python is an interpreter's loop and the call. The no-op is a method of the
-same kind that does nothing with the same arguments and makes the same result. Python's share is what is not the core.
+same kind that does nothing with the same arguments and makes the same result, one of several of its class (the only one
+with arguments would be a fifth cheaper, as the compiler makes PyO3's part one with it). Python's share is what is not
+the core.
 
 {table(("call", "core", "through Python", "no-op", "Python's share"), instructions)}
 

@@ -52,6 +52,14 @@ impl Held<'_> {
         self.words[Block::state].load(Ordering::Relaxed)
     }
 
+    /// HELD → LIVE from the state word that was read while nobody else knew the block: of no other life, so harmless when whoever
+    /// replaced the reference to it has already freed it. Nobody reads through the state word: it only tells scavengers that the
+    /// reference is there.
+    #[inline(always)]
+    pub fn make_live_from(&self, word: u64) {
+        let _ = self.words[Block::state].compare_exchange(word, state::with(word, state::LIVE), Ordering::AcqRel, Ordering::Relaxed);
+    }
+
     /// Sets one of its header's words.
     #[inline(always)]
     pub fn set(&self, field: usize, value: u64) {
@@ -151,10 +159,20 @@ impl<'a> Context<'a> {
 
     /// Remembers a freed block: in the private hints, else in the shared bitmap; the reserve is looked through.
     #[inline(always)]
-    fn hint(self, class: usize, block: u32) {
-        if class == 0 && block >= self.space.geometry.reserve_from() {
-            return;
+    fn hint(self, block: u32) {
+        if block < self.space.geometry.reserve_from { self.hint_of(0, block) } else { self.hint_larger(block) }
+    }
+
+    #[inline(never)]
+    fn hint_larger(self, block: u32) {
+        let class = self.space.geometry.class_of(block);
+        if class > 0 {
+            self.hint_of(class, block);
         }
+    }
+
+    #[inline(always)]
+    fn hint_of(self, class: usize, block: u32) {
         for hint in &self.actor.hints[class][..HOARD[class]] {
             if hint.load(Ordering::Relaxed) == 0 {
                 hint.store(u64::from(block) + 1, Ordering::Relaxed);
@@ -226,7 +244,7 @@ impl<'a> Context<'a> {
                     }
                     let block = first + number as u32;
                     if held.is_some() {
-                        self.hint(class, block);
+                        self.hint(block);
                     } else {
                         held = self.claim(block);
                     }
@@ -246,7 +264,7 @@ impl<'a> Context<'a> {
         let geometry = &self.space.geometry;
         let first = geometry.first_of(class);
         let mut free = 0;
-        let ordinary = if class == 0 { geometry.reserve_from() } else { geometry.blocks[class] };
+        let ordinary = if class == 0 { geometry.reserve_from } else { geometry.blocks[class] };
         for number in 0..ordinary {
             let block = first + number;
             if let Some((_, at)) = geometry.block(block)
@@ -278,7 +296,7 @@ impl<'a> Context<'a> {
     pub fn allocate_for_less(self, preference: Preference) -> Result<Held<'a>> {
         self.allocate(preference).or_else(|error| {
             let geometry = &self.space.geometry;
-            (geometry.reserve_from()..geometry.blocks[0]).find_map(|block| self.claim(block)).ok_or(error)
+            (geometry.reserve_from..geometry.blocks[0]).find_map(|block| self.claim(block)).ok_or(error)
         })
     }
 
@@ -302,7 +320,7 @@ impl<'a> Context<'a> {
         }
         let geometry = &self.space.geometry;
         // The reserve does not count.
-        let ordinary = (0..geometry.reserve_from()).chain(geometry.blocks[0]..geometry.total_blocks());
+        let ordinary = (0..geometry.reserve_from).chain(geometry.blocks[0]..geometry.total_blocks());
         let capacity = ordinary.clone().count() as u64;
         Err(Error::Full { what: "the arena's blocks are", used: capacity - self.free_among(ordinary), capacity, setting: "size" })
     }
@@ -346,7 +364,7 @@ impl<'a> Context<'a> {
         let geometry = &self.space.geometry;
         let first = geometry.first_of(class);
         // The reserve is for others.
-        let end = if class == 0 { geometry.reserve_from() } else { first + geometry.blocks[class] };
+        let end = if class == 0 { geometry.reserve_from } else { first + geometry.blocks[class] };
         (first..end).find_map(|block| self.claim(block))
     }
 
@@ -367,9 +385,8 @@ impl<'a> Context<'a> {
     #[inline(always)]
     pub fn make_live(self, held: &Held<'_>) {
         let word = held.word();
-        // Nobody reads through the state word: it only tells scavengers that the reference is there.
         if reference::is_life(held.reference, word) {
-            let _ = held.words[Block::state].compare_exchange(word, state::with(word, state::LIVE), Ordering::AcqRel, Ordering::Relaxed);
+            held.make_live_from(word);
         }
     }
 
@@ -377,17 +394,17 @@ impl<'a> Context<'a> {
     #[inline]
     pub fn free(self, reference: u64) -> bool {
         let block = reference::block(reference);
-        let Some(place @ (_, words)) = self.block(block) else {
+        let Some((_, words)) = self.block(block) else {
             return false;
         };
         let word = words[Block::state].load(Ordering::Acquire);
         let ours = reference::is_life(reference, word) || without("generation_in_free") && state::of(word) != state::FREE;
-        ours && self.free_life(block, place, word)
+        ours && self.free_life(block, words, word)
     }
 
     /// The same of a block that was looked up, in the life that its state word showed.
     #[inline(always)]
-    pub fn free_life(self, block: u32, (class, words): (usize, &Words), mut word: u64) -> bool {
+    pub fn free_life(self, block: u32, words: &Words, mut word: u64) -> bool {
         let next = words[Block::next].load(Ordering::Relaxed);
         // HELD may turn LIVE under us once; a third look would be another life.
         for _ in 0..3 {
@@ -395,7 +412,7 @@ impl<'a> Context<'a> {
             match words[Block::state].compare_exchange(word, state::with(word, state::FREE), Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
                     point!("free.freed");
-                    self.hint(class, block);
+                    self.hint(block);
                     if next != 0 {
                         point!("free.head");
                         self.free_tail(next);
@@ -412,7 +429,7 @@ impl<'a> Context<'a> {
     /// Frees the later blocks of a chain. Who finds one freed leaves the rest to whoever freed it.
     pub fn free_tail(self, mut reference: u64) {
         for _ in 0..self.space.geometry.total_blocks() {
-            let Some((class, at)) = self.space.geometry.block(reference::block(reference)) else {
+            let Some((_, at)) = self.space.geometry.block(reference::block(reference)) else {
                 return;
             };
             let word = self.word(at).load(Ordering::Acquire);
@@ -424,7 +441,7 @@ impl<'a> Context<'a> {
             if self.word(at).compare_exchange(word, freed, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 return;
             }
-            self.hint(class, reference::block(reference));
+            self.hint(reference::block(reference));
             point!("free.tail");
             if next == 0 {
                 return;

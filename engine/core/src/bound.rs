@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::layout::{Channel, kind};
 use crate::ring::Ring;
 use crate::space::Context;
+use crate::view::CellWords;
 
 /// What a message was published as; it comes out as the same. A whole word, as what it is passed on with is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,14 @@ pub(crate) struct Bound {
     pub ring: Ring,
     pub flags: u64,
     pub window: u64,
+}
+
+impl Bound {
+    /// The words of its cell.
+    #[inline(always)]
+    pub fn words<'a>(&self, cx: Context<'a>) -> Option<&'a CellWords> {
+        cx.view().array(self.cell.at())
+    }
 }
 
 /// Where a channel is, and how it was made. `None`: this life of it is over.

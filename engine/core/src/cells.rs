@@ -113,7 +113,13 @@ impl Cell {
     /// Is it in use under its name? (HELD: its creator has not marked it LIVE yet.)
     #[inline(always)]
     pub fn is_open(&self, cx: Context<'_>) -> bool {
-        matches!(self.state(cx), Some(state::LIVE | state::HELD))
+        self.is_open_as(cx.word(self.at()).load(Ordering::Acquire))
+    }
+
+    /// The same where its state word was read.
+    #[inline(always)]
+    pub const fn is_open_as(&self, word: u64) -> bool {
+        state::generation(word) == self.generation && matches!(state::of(word), state::LIVE | state::HELD)
     }
 
     /// Is it this life still, whatever its state?

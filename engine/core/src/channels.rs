@@ -12,6 +12,7 @@ use crate::cells::Cell;
 use crate::dedup;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
+use crate::geometry::Geometry;
 use crate::handles::Made;
 use crate::layout::{Channel, MAX_RING_LOG2, World as WorldCell, cell_kind};
 use crate::names;
@@ -20,10 +21,12 @@ use crate::patterns::anchor_all;
 use crate::points::point;
 use crate::record::encode_pairs;
 use crate::relief;
+use crate::ring::Tried;
 use crate::space::Context;
 use crate::sync::Ordering;
 use crate::topics::{Topics, TopicsKind, pattern_matches};
 use crate::trie::Stop;
+use crate::view::CellWords;
 use crate::world::{World, check_length};
 
 /// Which of the two directories of a world.
@@ -245,9 +248,30 @@ impl Channels {
     /// Publishes to every open handle, in every process. Gives how many there are; `None`: no such channel.
     pub fn publish(&self, name: &str, payload: &[u8], form: Form) -> Result<Option<u64>> {
         let cx = self.0.world.cx()?;
+        if payload.len() > Geometry::payload(0) {
+            return self.publish_rest(cx, name, payload, form, Some(None));
+        }
         // In place: most publishing is to channels that the thread knows, and nothing in it looks for names.
+        let mut left = None;
+        let heard = names::recall(self.0.facade, name, |known| match put_at_once(cx, &known.bound, payload, form) {
+            Ok(cell) => known.heard_in(cell),
+            Err(rest) => {
+                left = Some(rest);
+                None
+            }
+        });
+        if let Some(Some(heard)) = heard {
+            return Ok(Some(heard));
+        }
+        unusual();
+        self.publish_rest(cx, name, payload, form, left)
+    }
+
+    /// What is not done at once: to publish it, if something is left; then to count who hears it.
+    #[inline(never)]
+    fn publish_rest(&self, cx: Context<'_>, name: &str, payload: &[u8], form: Form, left: Option<Rest<'_>>) -> Result<Option<u64>> {
         let done = names::recall(self.0.facade, name, |known| -> Result<_> {
-            let put = put(cx, &known.bound, payload, form, None)?;
+            let put = left.map_or(Ok(Put::Done), |rest| put_rest(cx, &known.bound, payload, form, None, rest))?;
             Ok((put == Put::Done).then(|| known.heard_now(cx).ok_or_else(|| known.bound.clone())))
         });
         match done.transpose()?.flatten() {
@@ -259,6 +283,7 @@ impl Channels {
 
     /// To a channel that this thread does not remember, or remembers wrongly.
     #[cold]
+    #[inline(never)]
     fn publish_unknown(&self, cx: Context<'_>, name: &str, payload: &[u8], form: Form) -> Result<Option<u64>> {
         for _ in 0..PATIENCE {
             let Some(bound) = self.bind(cx, name)? else {
@@ -403,57 +428,89 @@ pub(crate) fn must_be_over(cx: Context<'_>, cell: Cell) -> Result<()> {
     if cell.is_open(cx) { Err(Error::Corrupt { what: "a channel is sealed, and open" }) } else { Ok(()) }
 }
 
+/// Tells the compiler so of what leads to where it is called.
+#[cold]
+#[inline]
+const fn unusual() {}
+
 /// Stores a message and publishes it.
 #[inline(always)]
 fn put(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&str>) -> Result<Put> {
-    if bound.window > 0 { put_once(cx, bound, payload, form, id) } else { put_plain(cx, bound, payload, form) }
+    match put_at_once(cx, bound, payload, form) {
+        Ok(_) => Ok(Put::Done),
+        Err(rest) => put_rest(cx, bound, payload, form, id, rest),
+    }
 }
 
-/// To a channel that keeps no ids.
+/// What is left to be done: the message is stored, or it is not.
+type Rest<'a> = Option<Held<'a>>;
+
+/// Stores a short message and publishes it, to a channel that keeps no ids and that nobody else publishes to just now. (A
+/// function of what is usual, and nothing else: a result that may come from elsewhere, too, is kept in memory.)
 #[inline(always)]
-fn put_plain(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form) -> Result<Put> {
-    let (info, back) = (Info::new(form.kind(), 0, 0, 0), u64::from(bound.cell.number()));
-    // One by one: what may be a result of either kind is kept in memory, and comes back in other pieces.
-    let message = match cx.store_short(info, back, 0, payload) {
+fn put_at_once<'a>(cx: Context<'a>, bound: &Bound, payload: &[u8], form: Form) -> std::result::Result<&'a CellWords, Rest<'a>> {
+    if bound.window > 0 {
+        return Err(None);
+    }
+    let cell = bound.words(cx).ok_or(None)?;
+    let message = cx.store_short(Info::new(form.kind(), 0, 0, 0), u64::from(bound.cell.number()), 0, payload).ok_or(None)?;
+    point!("publish.stored");
+    let Tried::Done(_) = bound.ring.try_to_publish(cx, cell, message, |word| bound.cell.is_open_as(word), |_| true) else {
+        return Err(Some(message));
+    };
+    point!("publish.done");
+    cx.news(bound.cell.number());
+    Ok(cell)
+}
+
+/// The rest: what is long, what has an id, what others were in the way of.
+#[inline(never)]
+fn put_rest(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&str>, rest: Rest<'_>) -> Result<Put> {
+    if bound.window > 0 {
+        return put_once(cx, bound, payload, form, id);
+    }
+    let message = match rest {
         Some(message) => message,
-        None => cx.store(info, back, 0, &[], payload)?,
+        None => cx.store(Info::new(form.kind(), 0, 0, 0), u64::from(bound.cell.number()), 0, &[], payload)?,
     };
     point!("publish.stored");
-    let published = bound.ring.publish(cx, message, || bound.cell.is_open(cx), |_| Ok(true));
-    told(cx, bound, message, published, false)
+    let published = bound.ring.publish(cx, message, |word| bound.cell.is_open_as(word), |_| true);
+    told(cx, bound, message, published, Ok(Put::Gone))
 }
 
-/// To a channel that keeps ids: once within its window. (A function of its own, so that the compiler has less in hand.)
-#[inline(never)]
+/// To a channel that keeps ids: once within its window.
 fn put_once(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&str>) -> Result<Put> {
     let mark = id.map(|id| dedup::Mark::of(cx, id));
     let (prefix, words): ([u64; 2], usize) = mark.map_or(([0; 2], 0), |mark| (mark.words(0), 2));
     let info = Info::new(form.kind(), words as u64, 0, 0);
     let message = cx.store(info, u64::from(bound.cell.number()), 0, &prefix[..words], payload)?;
-    let mut duplicate = false;
+    let mut refused = Ok(Put::Gone);
     point!("publish.stored");
-    let published = bound.ring.publish(
-        cx,
-        message,
-        || bound.cell.is_open(cx),
-        |sequence| {
-            duplicate = !dedup::admit(cx, bound, &message, mark, sequence)?;
-            Ok(!duplicate)
-        },
-    );
-    told(cx, bound, message, published, duplicate)
+    let admit = |sequence| match dedup::admit(cx, bound, &message, mark, sequence) {
+        Ok(true) => true,
+        Ok(false) => {
+            refused = Ok(Put::Duplicate);
+            false
+        }
+        Err(error) => {
+            refused = Err(error);
+            false
+        }
+    };
+    let published = bound.ring.publish(cx, message, |word| bound.cell.is_open_as(word), admit);
+    told(cx, bound, message, published, refused)
 }
 
-/// Tells of what was published, and gives back what was not.
+/// Tells of what was published, and gives back what was not: what became of it then is known.
 #[inline(always)]
-fn told(cx: Context<'_>, bound: &Bound, message: Held<'_>, published: Result<Option<u64>>, duplicate: bool) -> Result<Put> {
+fn told(cx: Context<'_>, bound: &Bound, message: Held<'_>, published: Result<Option<u64>>, refused: Result<Put>) -> Result<Put> {
     if let Ok(Some(_)) = published {
         point!("publish.done");
         cx.news(bound.cell.number());
         return Ok(Put::Done);
     }
     cx.free(message.reference);
-    published.map(|_| if duplicate { Put::Duplicate } else { Put::Gone })
+    published.and(refused)
 }
 
 impl From<Stop> for Error {

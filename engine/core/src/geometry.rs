@@ -19,6 +19,8 @@ pub struct Geometry {
     pub bells: u32,
     /// Blocks of each class.
     pub blocks: [u32; 3],
+    /// The small blocks from here on are a reserve for changes that add nothing (see `allocate_for_less`).
+    pub reserve_from: u32,
     /// First word of the slots.
     pub slots_at: usize,
     /// First word of the bells.
@@ -153,6 +155,7 @@ impl Geometry {
             units,
             bells,
             blocks,
+            reserve_from: blocks[0] - reserve_of(blocks[0]),
             slots_at,
             bells_at,
             interest_at,
@@ -320,12 +323,6 @@ impl Geometry {
         Some((line | (word ^ cell) >> self.hint_bits, cell.wrapping_sub(1) as u32))
     }
 
-    /// The small blocks from here on are a reserve for changes that add nothing (see `allocate_for_less`).
-    #[inline(always)]
-    pub const fn reserve_from(&self) -> u32 {
-        self.blocks[0] - reserve_of(self.blocks[0])
-    }
-
     /// How many blocks there are in all.
     pub fn total_blocks(&self) -> u32 {
         self.blocks.iter().sum()
@@ -352,6 +349,12 @@ impl Geometry {
             index -= self.blocks[class];
         }
         None
+    }
+
+    /// The class of a block that there is.
+    #[inline(always)]
+    pub const fn class_of(&self, block: u32) -> usize {
+        (block >= self.blocks[0]) as usize + (block >= self.blocks[0] + self.blocks[1]) as usize
     }
 
     /// The number of the first block of a class.

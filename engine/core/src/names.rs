@@ -13,6 +13,7 @@ use crate::bound::Bound;
 use crate::layout::Channel;
 use crate::space::Context;
 use crate::sync::Ordering;
+use crate::view::CellWords;
 
 /// Names remembered before everything is forgotten.
 const REMEMBERED: usize = 16 << 10;
@@ -36,9 +37,14 @@ impl Known {
     }
 
     /// How many handles the channel has, unless their root word is not any more the one under which they were counted.
-    #[inline(always)]
     pub fn heard_now(&self, cx: Context<'_>) -> Option<u64> {
-        let root = cx.word(self.bound.cell.at() + Channel::handles).load(Ordering::Acquire);
+        self.heard_in(self.bound.words(cx)?)
+    }
+
+    /// The same by the words of its cell.
+    #[inline(always)]
+    pub fn heard_in(&self, cell: &CellWords) -> Option<u64> {
+        let root = cell[Channel::handles].load(Ordering::Acquire);
         (root == self.heard.0).then_some(self.heard.1)
     }
 }
@@ -85,10 +91,15 @@ fn is_same(one: &[u8], other: &[u8]) -> bool {
 #[inline]
 pub(crate) fn recall<R>(facade: u64, name: &str, with: impl FnOnce(&mut Known) -> R) -> Option<R> {
     NAMES.with_borrow_mut(|names| {
-        if !names.known.get(names.last).is_some_and(|known| known.is(facade, name)) {
+        // The second time it is the one. (Once in here, so that `with` becomes part of its caller.)
+        loop {
+            if let Some(known) = names.known.get_mut(names.last)
+                && known.is(facade, name)
+            {
+                return Some(with(known));
+            }
             names.last = names.index_of(facade, name)?;
         }
-        names.known.get_mut(names.last).map(with)
     })
 }
 

@@ -21,7 +21,7 @@ use crate::mutants::without;
 use crate::points::point;
 use crate::space::Context;
 use crate::sync::{AtomicU64, Ordering, fence};
-use crate::view::{View, Words};
+use crate::view::{CellWords, View, Words};
 
 /// In a head: the channel was removed; nothing is published any more.
 pub const SEALED: u64 = 1 << 63;
@@ -31,6 +31,8 @@ const CLOSED: u64 = 1 << 63;
 const LAP_MASK: u64 = (1 << 35) - 1;
 /// No loop over words that others write runs longer than this; only damage can make it.
 const PATIENCE: u32 = 1 << 22;
+
+const DISAGREE: Error = Error::Corrupt { what: "a channel's head and ring disagree" };
 
 /// Where a channel's ring is: a private, validated copy of its `config` word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,9 +63,11 @@ pub enum Read {
 }
 
 /// What became of an attempt to publish.
-enum Tried {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Tried {
+    /// The message is there for all, at this sequence.
     Done(u64),
-    /// Somebody was faster.
+    /// Somebody was faster, or died half way.
     Again,
     /// The channel is gone, or `admit` says no.
     Refused,
@@ -120,64 +124,53 @@ impl Ring {
 
     /// Moves the head past `h`, sealed or not; somebody else may have done it.
     #[inline(always)]
-    fn advance(&self, cx: Context<'_>, h: u64) {
-        let head = cx.word(self.cell_at + Channel::head);
+    fn advance(head: &AtomicU64, h: u64) {
         // A late success is impossible: the head never shows `h` again.
         if head.compare_exchange(h, h + 1, Ordering::AcqRel, Ordering::Relaxed) == Err(h | SEALED) {
             let _ = head.compare_exchange(h | SEALED, (h + 1) | SEALED, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 
-    /// Publishes a filled, held message. `Some(sequence)`, or `None` when the channel is gone (the block is still held
-    /// then): when `is_open`, asked after the head was read, says so. `admit` sees each sequence before it is tried and
-    /// may veto it.
-    #[inline(always)]
+    /// Publishes a filled, held message. `Some(sequence)`, or `None` when the channel is gone or `admit` says no: the block is
+    /// still held then.
+    ///
+    /// # Errors
+    /// `Corrupt` when head and ring disagree.
     pub fn publish(
         &self,
         cx: Context<'_>,
         message: Held<'_>,
-        is_open: impl Fn() -> bool,
-        mut admit: impl FnMut(u64) -> Result<bool>,
+        is_open: impl Fn(u64) -> bool,
+        mut admit: impl FnMut(u64) -> bool,
     ) -> Result<Option<u64>> {
-        match self.try_to_publish(cx, message, &is_open, &mut admit)? {
-            Tried::Again => self.publish_again(cx, message, &is_open, &mut admit),
-            Tried::Refused => Ok(None),
-            Tried::Done(sequence) => Ok(Some(sequence)),
-        }
-    }
-
-    /// Where somebody else was faster, or died half way.
-    #[cold]
-    #[inline(never)]
-    fn publish_again(
-        &self,
-        cx: Context<'_>,
-        message: Held<'_>,
-        is_open: &impl Fn() -> bool,
-        admit: &mut impl FnMut(u64) -> Result<bool>,
-    ) -> Result<Option<u64>> {
+        let Some(cell) = cx.view().array(self.cell_at) else {
+            return Err(DISAGREE);
+        };
         for _ in 0..PATIENCE {
-            match self.try_to_publish(cx, message, is_open, admit)? {
+            match self.try_to_publish(cx, cell, message, &is_open, &mut admit) {
                 Tried::Again => {}
                 Tried::Refused => return Ok(None),
                 Tried::Done(sequence) => return Ok(Some(sequence)),
             }
         }
-        Err(Error::Corrupt { what: "a channel's head and ring disagree" })
+        Err(DISAGREE)
     }
 
+    /// Publishes a filled, held message, unless somebody else is at it. The channel is gone when `is_open` says so of its cell's
+    /// state word, read after the head. `admit` sees each sequence before it is tried and may veto it.
     #[inline(always)]
-    fn try_to_publish(
+    pub fn try_to_publish(
         &self,
         cx: Context<'_>,
+        cell: &CellWords,
         message: Held<'_>,
-        is_open: &impl Fn() -> bool,
-        admit: &mut impl FnMut(u64) -> Result<bool>,
-    ) -> Result<Tried> {
-        let head = cx.word(self.cell_at + Channel::head);
+        is_open: impl Fn(u64) -> bool,
+        mut admit: impl FnMut(u64) -> bool,
+    ) -> Tried {
+        let head = &cell[Channel::head];
         let h = head.load(Ordering::Acquire);
         if h & SEALED != 0 {
-            return Ok(Tried::Refused);
+            return Tried::Refused;
         }
         let slot = self.slot(cx, h);
         // SYNC ring.publish (R): pairs with ring.publish (W): the old message's generation.
@@ -185,52 +178,53 @@ impl Ring {
         // Without this re-check `seen` could be of a later lap than `h`, and the swap below would
         // put an old sequence over a newer message.
         if !without("head_recheck") && head.load(Ordering::Acquire) != h {
-            return Ok(Tried::Again);
+            return Tried::Again;
         }
         // Otherwise the head may be of the cell's next life, and the slot of another cell's ring by now.
-        if !without("life_of_head") && !is_open() {
-            return Ok(Tried::Refused);
+        if !without("life_of_head") && !is_open(cell[Channel::state].load(Ordering::Acquire)) {
+            return Tried::Refused;
         }
         if self.is_of(seen, h) {
             // Published by somebody who died or sleeps before moving the head: do it for them.
-            self.advance(cx, h);
-            return Ok(Tried::Again);
+            Ring::advance(head, h);
+            return Tried::Again;
         }
-        if !admit(h)? {
-            return Ok(Tried::Refused);
+        if !admit(h) {
+            return Tried::Refused;
         }
         // The old block's life, read before its descriptor is replaced.
         let old = self.named(cx, seen);
         // It is the next to be filled, and out of the nearest cache since it was.
-        if let Some(((_, words), _)) = old {
+        if let Some((words, _)) = old {
             View::expect(&words[Block::WORDS..Block::WORDS + 8]);
         }
         message.set(Block::ident, h);
+        let held_word = message.word();
         point!("publish.ready");
         let descriptor = self.lap(h) << reference::BLOCK_BITS | u64::from(reference::block(message.reference));
         let ordering = if without("release_of_descriptor") { Ordering::Relaxed } else { Ordering::AcqRel };
         // SYNC ring.publish (W): payload before descriptor; pairs with (R) in `there`.
         if slot.compare_exchange(seen, descriptor, ordering, Ordering::Relaxed).is_err() {
-            return Ok(Tried::Again);
+            return Tried::Again;
         }
         point!("publish.swapped");
-        self.advance(cx, h);
+        Ring::advance(head, h);
         point!("publish.advanced");
-        cx.make_live(&message);
+        message.make_live_from(held_word);
         point!("publish.live");
-        if let Some((place, word)) = old {
-            cx.free_life(reference::block(seen), place, word);
+        if let Some((words, word)) = old {
+            cx.free_life(reference::block(seen), words, word);
         }
-        Ok(Tried::Done(h))
+        Tried::Done(h)
     }
 
     /// The block that a descriptor names, and its state word.
     #[inline(always)]
-    fn named<'a>(&self, cx: Context<'a>, descriptor: u64) -> Option<((usize, &'a Words), u64)> {
-        let place = cx.block(reference::block(descriptor))?;
-        let word = place.1[Block::state].load(Ordering::Acquire);
+    fn named<'a>(&self, cx: Context<'a>, descriptor: u64) -> Option<(&'a Words, u64)> {
+        let (_, words) = cx.block(reference::block(descriptor))?;
+        let word = words[Block::state].load(Ordering::Acquire);
         // A message may still be HELD by a publisher that has not marked it LIVE yet.
-        matches!(state::of(word), state::HELD | state::LIVE).then_some((place, word))
+        matches!(state::of(word), state::HELD | state::LIVE).then_some((words, word))
     }
 
     /// Copies the message of `sequence` behind what `out` holds. Unless it was got, `out` may end in
@@ -325,7 +319,7 @@ impl Ring {
             return false;
         }
         point!("evict.taken");
-        named.is_none_or(|(place, word)| cx.free_life(reference::block(seen), place, word))
+        named.is_none_or(|(words, word)| cx.free_life(reference::block(seen), words, word))
     }
 
     /// Does the ring refer to this message? `reference` names a block whose `ident` is `sequence`.
@@ -353,7 +347,7 @@ impl Ring {
             let found = slot.load(Ordering::Acquire);
             if self.is_of(found, h) {
                 // Somebody published at `h` and has not moved the head: that message counts.
-                self.advance(cx, h);
+                Ring::advance(head, h);
                 continue;
             }
             // Others have sealed it, and more: the slot is of another ring by now, in which a seal would take the closed

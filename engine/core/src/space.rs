@@ -179,7 +179,7 @@ impl Space {
     pub fn format(&self) {
         self.view.set(Header::worlds, self.fresh_empty());
         for class in 0..3 {
-            let blocks = if class == 0 { self.geometry.reserve_from() } else { self.geometry.blocks[class] } as usize;
+            let blocks = if class == 0 { self.geometry.reserve_from } else { self.geometry.blocks[class] } as usize;
             for word in 0..blocks.div_ceil(64) {
                 let bits = (blocks - word * 64).min(64);
                 self.view.set(self.geometry.bits_at[class] + word, !0 >> (64 - bits));

@@ -6,7 +6,7 @@
 //! inline assembly that is opaque to the compiler: there is never a plain load of bytes that
 //! another process may be writing, and never a slice over the mapping.
 
-use crate::layout::Header;
+use crate::layout::{CELL_WORDS, Header};
 #[cfg(not(modelled))]
 use crate::os::mapping::Mapping;
 use crate::sync::{AtomicU64, Ordering};
@@ -44,6 +44,8 @@ const LONG: usize = 192;
 pub const SMALL_WORDS: usize = 32;
 /// The words of a block that is at least as large as a small one, looked up once.
 pub type Words = [AtomicU64; SMALL_WORDS];
+/// The words of a cell, looked up once.
+pub type CellWords = [AtomicU64; CELL_WORDS];
 /// Words that are copied at once: a page's, without its header.
 pub const COPIED: usize = 24;
 
@@ -59,12 +61,15 @@ impl View {
 
     /// Zeroed words on this process's heap, for tests and for the model checker.
     pub fn boxed(words: usize) -> View {
-        let boxed: Box<[AtomicU64]> = (0..words.max(64)).map(|_| AtomicU64::new(0)).collect();
+        let boxed: Box<[AtomicU64]> = (0..words.max(Header::WORDS)).map(|_| AtomicU64::new(0)).collect();
         View { base: boxed.as_ptr(), words: boxed.len(), backing: Backing::Boxed(boxed) }
     }
 
     /// How many words there are.
+    #[inline(always)]
     pub fn len(&self) -> usize {
+        // SAFETY: no view is made of fewer. (Said here so that the header's words are not looked for each time.)
+        unsafe { std::hint::assert_unchecked(self.words >= Header::WORDS) };
         self.words
     }
 
@@ -85,7 +90,7 @@ impl View {
     /// The word at `index`; the sink when there is none.
     #[inline(always)]
     pub fn word(&self, index: usize) -> &AtomicU64 {
-        let index = if index < self.words { index } else { Header::sink };
+        let index = if index < self.len() { index } else { Header::sink };
         // SAFETY: `index < self.words`, and `base` points at that many words which `backing` keeps
         // alive and aligned for as long as `self` is borrowed.
         unsafe { &*self.base.add(index) }
@@ -94,7 +99,7 @@ impl View {
     /// The `N` words from `index` on, looked up once. `None` where they are not all inside.
     #[inline(always)]
     pub fn array<const N: usize>(&self, index: usize) -> Option<&[AtomicU64; N]> {
-        if N > self.words || index > self.words - N {
+        if N > self.len() || index > self.len() - N {
             return None;
         }
         // SAFETY: `index + N <= self.words`; as in `word`, and an array of atomics is laid out like as many of them.

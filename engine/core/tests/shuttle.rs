@@ -98,7 +98,7 @@ fn publish(cx: Context<'_>, cell: Cell, ring: &Ring, number: u64, words: usize) 
     let body = number.to_le_bytes().repeat(words);
     let held = cx.store(Info::new(kind::BYTES, 0, 0, 0), u64::from(ring.cell), 0, &[], &body).unwrap();
     // As `Channels::publish`: the look at the cell comes after the head was read, so it is that life's head.
-    let published = ring.publish(cx, held, || cell.is_open(cx), |_| Ok(true)).unwrap();
+    let published = ring.publish(cx, held, |word| cell.is_open_as(word), |_| true).unwrap();
     if published.is_none() {
         cx.free(held.reference);
     }
