@@ -1,10 +1,10 @@
 """Against the limit: a call in the core alone, through Python, and a call through Python that does nothing.
 
 In instructions (callgrind, the same in every run) and in nanoseconds (in turns). The no-op is a method of a class of
-the same kind with the same arguments and result, built the same way (`bench/noop`); and not the only one with arguments,
-as then the compiler would make PyO3's trampoline a part of it, which saves a fifth and which no class has that is of
-use. What a call takes through Python beyond the core is Python's share: the interpreter, the binding, and the `str`
-that is made.
+the same kind with the same arguments and result, built the same way (`bench/noop`); and not the only one that takes
+arguments, as then the compiler would make PyO3's trampoline a part of it, which saves a fifth and which no class has
+that is of use. What a call takes through Python beyond the core is Python's share: the interpreter, the binding, and
+the `str` that is made.
 """
 
 from __future__ import annotations
