@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::layout::{Block, reference, state};
 use crate::mutants::without;
 use crate::points::point;
-use crate::space::Context;
+use crate::space::{Context, HINTS, Hints};
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::view::{View, Words};
 
@@ -160,28 +160,22 @@ impl<'a> Context<'a> {
     /// Remembers a freed block: in the private hints, else in the shared bitmap; the reserve is looked through.
     #[inline(always)]
     fn hint(self, block: u32) {
-        if block < self.space.geometry.reserve_from { self.hint_of(0, block) } else { self.hint_larger(block) }
+        if block >= self.space.geometry.reserve_from || !self.actor.hints[0].push(block, HOARD[0]) {
+            self.hint_elsewhere(block);
+        }
     }
 
     #[inline(never)]
-    fn hint_larger(self, block: u32) {
-        let class = self.space.geometry.class_of(block);
-        if class > 0 {
-            self.hint_of(class, block);
+    fn hint_elsewhere(self, block: u32) {
+        let geometry = &self.space.geometry;
+        let class = geometry.class_of(block);
+        let is_reserve = class == 0 && block >= geometry.reserve_from;
+        if !is_reserve && !self.actor.hints[class].push(block, HOARD[class]) {
+            self.mark_free(class, block);
         }
     }
 
-    #[inline(always)]
-    fn hint_of(self, class: usize, block: u32) {
-        for hint in &self.actor.hints[class][..HOARD[class]] {
-            if hint.load(Ordering::Relaxed) == 0 {
-                hint.store(u64::from(block) + 1, Ordering::Relaxed);
-                return;
-            }
-        }
-        self.mark_free(class, block);
-    }
-
+    #[inline(never)]
     fn mark_free(self, class: usize, block: u32) {
         let index = (block - self.space.geometry.first_of(class)) as usize;
         let bits = self.word(self.space.geometry.bits_at[class] + index / 64);
@@ -196,16 +190,16 @@ impl<'a> Context<'a> {
     /// A free block of a class among those that this process freed or found lately.
     #[inline(always)]
     pub(crate) fn claim_hinted(self, class: usize) -> Option<Held<'a>> {
-        for hint in &self.actor.hints[class][..HOARD[class]] {
-            let block = hint.load(Ordering::Relaxed);
-            if block != 0 {
-                hint.store(0, Ordering::Relaxed);
-                if let Some(held) = self.claim(block as u32 - 1) {
-                    return Some(held);
-                }
-            }
-        }
-        None
+        let hints = &self.actor.hints[class];
+        self.claim(hints.pop()?).or_else(|| self.claim_other(hints))
+    }
+
+    /// The first was taken by others.
+    #[cold]
+    #[inline(never)]
+    fn claim_other(self, hints: &Hints) -> Option<Held<'a>> {
+        // No longer than it takes to look at each: other threads add more.
+        (0..HINTS).map_while(|_| hints.pop()).find_map(|block| self.claim(block))
     }
 
     fn claim_from_bitmap(self, class: usize) -> Option<Held<'a>> {

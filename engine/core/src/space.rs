@@ -56,8 +56,59 @@ impl Ringer for Silent {
     fn rest(&self) {}
 }
 
-/// Blocks that this process freed last, of one class: the first to be taken again.
-const HINTS: usize = 16;
+/// How many blocks may be remembered of one class.
+pub(crate) const HINTS: usize = 16;
+
+/// Blocks of one class that this process freed or found last, which are in the caches: the last is the first to be taken again.
+/// Only hints: two of its threads at once may lose one, which the next `resync` finds, or get one twice.
+#[derive(Default)]
+pub(crate) struct Hints {
+    /// Block number + 1; 0: none. Beside the others: who publishes frees one and takes one, in turns.
+    last: AtomicU64,
+    count: AtomicU64,
+    others: [AtomicU64; HINTS - 1],
+}
+
+impl Hints {
+    /// Remembers a block. False: there are `most`.
+    #[inline(always)]
+    pub fn push(&self, block: u32, most: usize) -> bool {
+        if self.last.load(Ordering::Relaxed) != 0 {
+            return self.push_other(block, most - 1);
+        }
+        self.last.store(u64::from(block) + 1, Ordering::Relaxed);
+        true
+    }
+
+    /// Takes one.
+    #[inline(always)]
+    pub fn pop(&self) -> Option<u32> {
+        let last = self.last.load(Ordering::Relaxed);
+        if last == 0 {
+            return self.pop_other();
+        }
+        self.last.store(0, Ordering::Relaxed);
+        Some(last as u32 - 1)
+    }
+
+    #[inline(never)]
+    fn push_other(&self, block: u32, most: usize) -> bool {
+        let count = self.count.load(Ordering::Relaxed) as usize;
+        let Some(place) = self.others.get(count).filter(|_| count < most) else {
+            return false;
+        };
+        place.store(u64::from(block), Ordering::Relaxed);
+        self.count.store(count as u64 + 1, Ordering::Relaxed);
+        true
+    }
+
+    #[inline(never)]
+    fn pop_other(&self) -> Option<u32> {
+        let count = self.count.load(Ordering::Relaxed).checked_sub(1)?;
+        self.count.store(count, Ordering::Relaxed);
+        Some(self.others.get(count as usize)?.load(Ordering::Relaxed) as u32)
+    }
+}
 
 /// The slot of an actor that has none.
 pub(crate) const NO_SLOT: u32 = 0xfff;
@@ -69,8 +120,8 @@ pub struct Actor {
     pub slot: u32,
     /// incarnation << 12 | slot: the owner wherever owners are kept.
     pub owner: u64,
-    /// Block number + 1 of blocks freed lately, per class; 0: none.
-    pub(crate) hints: [CachePadded<[AtomicU64; HINTS]>; 3],
+    /// Blocks freed lately, per class.
+    pub(crate) hints: [CachePadded<Hints>; 3],
     /// Where the next search of a class's bitmap begins.
     pub(crate) cursors: [AtomicU64; 3],
     /// Where the next search for cells, for units, and for history to give up begins.
@@ -94,7 +145,7 @@ impl Actor {
         Actor {
             slot,
             owner: owner(incarnation, slot),
-            hints: std::array::from_fn(|_| CachePadded::new(std::array::from_fn(|_| AtomicU64::new(0)))),
+            hints: std::array::from_fn(|_| CachePadded::default()),
             cursors: std::array::from_fn(|_| cursor()),
             cell_cursor: AtomicU64::new(0),
             unit_cursor: AtomicU64::new(0),
