@@ -401,6 +401,10 @@ mod tests {
                 let (class, at) = geometry.block(last).unwrap();
                 prop_assert!(at + CLASS_BYTES[class] / 8 <= geometry.words);
                 prop_assert!(geometry.block(last + 1).is_none());
+                for block in (0..3).map(|class| geometry.first_of(class)).flat_map(|first| [first.saturating_sub(1), first]).chain([last]) {
+                    let class = geometry.block(block).map(|(class, _)| class);
+                    prop_assert!(class.is_none_or(|class| geometry.class_of(block) == class), "block {}", block);
+                }
             }
         }
 

@@ -308,6 +308,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn hints_give_each_block_once_and_the_last_of_those_beside_the_top_first() {
+        for most in [4, HINTS] {
+            let hints = Hints::default();
+            assert_eq!(hints.pop(), None);
+            // Block 0 is one like any other.
+            let taken = (0..20).take_while(|&block| hints.push(block, most)).count();
+            assert_eq!(taken, most);
+            let expected = std::iter::once(0).chain((1..most as u32).rev());
+            assert!(std::iter::from_fn(|| hints.pop()).eq(expected));
+            assert!(hints.push(7, most) && hints.pop() == Some(7) && hints.pop().is_none());
+        }
+    }
+
+    #[test]
     fn pairs_of_one_first_half_are_neighbours() {
         let space = Space::boxed(Geometry::tiny(1, 1, 1, [4, 0, 0]));
         let alice = space.hash(b"alice");
