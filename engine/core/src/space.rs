@@ -59,13 +59,15 @@ impl Ringer for Silent {
 /// How many blocks may be remembered of one class.
 pub(crate) const HINTS: usize = 16;
 
-/// Blocks of one class that this process freed or found last, which are in the caches: the last is the first to be taken again.
-/// Only hints: two of its threads at once may lose one, which the next `resync` finds, or get one twice.
+/// Blocks of one class that this process freed or found last, which are in the caches: the last are the first to be taken again.
+/// Only hints: where two of its threads are here at once, one block may be lost, which the next `resync` finds, or be got twice.
 #[derive(Default)]
 pub(crate) struct Hints {
     /// Block number + 1; 0: none. Beside the others: who publishes frees one and takes one, in turns.
     last: AtomicU64,
-    count: AtomicU64,
+    /// Where the next of the others is put, unless another thread has moved it elsewhere since.
+    next: AtomicU64,
+    /// Block numbers + 1; 0: none.
     others: [AtomicU64; HINTS - 1],
 }
 
@@ -93,20 +95,25 @@ impl Hints {
 
     #[inline(never)]
     fn push_other(&self, block: u32, most: usize) -> bool {
-        let count = self.count.load(Ordering::Relaxed) as usize;
-        let Some(place) = self.others.get(count).filter(|_| count < most) else {
+        let places = &self.others[..most.min(HINTS - 1)];
+        let is_free = |at: &usize| places.get(*at).is_some_and(|place| place.load(Ordering::Relaxed) == 0);
+        let next = self.next.load(Ordering::Relaxed) as usize;
+        let Some(at) = Some(next).filter(is_free).or_else(|| (0..places.len()).find(is_free)) else {
             return false;
         };
-        place.store(u64::from(block), Ordering::Relaxed);
-        self.count.store(count as u64 + 1, Ordering::Relaxed);
+        places[at].store(u64::from(block) + 1, Ordering::Relaxed);
+        self.next.store(at as u64 + 1, Ordering::Relaxed);
         true
     }
 
     #[inline(never)]
     fn pop_other(&self) -> Option<u32> {
-        let count = self.count.load(Ordering::Relaxed).checked_sub(1)?;
-        self.count.store(count, Ordering::Relaxed);
-        Some(self.others.get(count as usize)?.load(Ordering::Relaxed) as u32)
+        let there = |at: usize| Some((at, self.others.get(at)?.load(Ordering::Relaxed))).filter(|&(_, block)| block != 0);
+        let next = self.next.load(Ordering::Relaxed) as usize;
+        let (at, block) = there(next.wrapping_sub(1)).or_else(|| (0..self.others.len()).rev().find_map(there))?;
+        self.others[at].store(0, Ordering::Relaxed);
+        self.next.store(at as u64, Ordering::Relaxed);
+        Some(block as u32 - 1)
     }
 }
 
@@ -315,9 +322,23 @@ mod tests {
             // Block 0 is one like any other.
             let taken = (0..20).take_while(|&block| hints.push(block, most)).count();
             assert_eq!(taken, most);
-            let expected = std::iter::once(0).chain((1..most as u32).rev());
-            assert!(std::iter::from_fn(|| hints.pop()).eq(expected));
+            let expected: Vec<u32> = std::iter::once(0).chain((1..most as u32).rev()).collect();
+            assert_eq!(std::iter::from_fn(|| hints.pop()).collect::<Vec<_>>(), expected);
             assert!(hints.push(7, most) && hints.pop() == Some(7) && hints.pop().is_none());
+        }
+    }
+
+    #[test]
+    fn a_late_thread_hides_no_hints() {
+        for late in 0..HINTS as u64 {
+            let hints = Hints::default();
+            assert!((0..10).all(|block| hints.push(block, HINTS)));
+            // Of a thread that had looked when there were more of them, or fewer.
+            hints.next.store(late, Ordering::Relaxed);
+            assert!(hints.push(10, HINTS));
+            let mut found: Vec<u32> = std::iter::from_fn(|| hints.pop()).collect();
+            found.sort_unstable();
+            assert_eq!(found, (0..=10).collect::<Vec<_>>());
         }
     }
 
