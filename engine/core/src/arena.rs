@@ -10,7 +10,7 @@
 //! "Can seqlocks get along with programming language memory models?", MSPC 2012.
 
 use crate::error::{Error, Result};
-use crate::layout::{Block, reference, state};
+use crate::layout::{Block, Header, reference, state};
 use crate::mutants::without;
 use crate::points::point;
 use crate::space::{Context, HINTS, Hints};
@@ -34,7 +34,11 @@ const ROUNDS: u32 = 16;
 const PATIENCE: u32 = 1 << 20;
 
 /// How many private hints a class may hoard.
-const HOARD: [usize; 3] = [16, 8, 4];
+const HOARD: [usize; 3] = [HINTS, 8, 4];
+/// A search for hidden blocks that finds fewer than one of so many is in vain.
+const HIDDEN_SHARE: u64 = 64;
+/// After one in vain, the history of one block of so many is given up first: a pass over all of them costs little beside that.
+const HIDDEN_REST: u64 = 4;
 
 /// A block that this process holds and alone may write. Two words, so that it is passed on in registers.
 #[derive(Clone, Copy, Debug)]
@@ -52,8 +56,8 @@ impl Held<'_> {
         self.words[Block::state].load(Ordering::Relaxed)
     }
 
-    /// HELD → LIVE from the state word that was read while nobody else knew the block: of no other life, so harmless when whoever
-    /// replaced the reference to it has already freed it. Nobody reads through the state word: it only tells scavengers that the
+    /// HELD → LIVE from the state word of this life that was read before the block was published: harmless when whoever replaced the
+    /// reference to it has already freed it. Nobody reads through the state word: it only tells scavengers that the
     /// reference is there.
     #[inline(always)]
     pub fn make_live_from(&self, word: u64) {
@@ -160,18 +164,26 @@ impl<'a> Context<'a> {
     /// Remembers a freed block: in the private hints, else in the shared bitmap; the reserve is looked through.
     #[inline(always)]
     fn hint(self, block: u32) {
-        if block >= self.space.geometry.reserve_from || !self.actor.hints[0].push(block, HOARD[0]) {
-            self.hint_elsewhere(block);
+        if block >= self.space.geometry.reserve_from {
+            self.hint_larger(block);
+        } else if !self.actor.hints[0].push(block, HOARD[0]) {
+            self.mark_free(0, block);
         }
     }
 
     #[inline(never)]
-    fn hint_elsewhere(self, block: u32) {
-        let geometry = &self.space.geometry;
-        let class = geometry.class_of(block);
-        let is_reserve = class == 0 && block >= geometry.reserve_from;
-        if !is_reserve && !self.actor.hints[class].push(block, HOARD[class]) {
+    fn hint_larger(self, block: u32) {
+        let class = self.space.geometry.class_of(block);
+        if class > 0 && !self.actor.hints[class].push(block, HOARD[class]) {
             self.mark_free(class, block);
+        }
+    }
+
+    /// Makes all private hints everybody's.
+    pub fn give_hints_back(self) {
+        for (class, hints) in self.actor.hints.iter().enumerate() {
+            // Another thread may be adding more.
+            (0..HINTS).map_while(|_| hints.pop()).for_each(|block| self.mark_free(class, block));
         }
     }
 
@@ -325,6 +337,9 @@ impl<'a> Context<'a> {
                 return Some(held);
             }
         }
+        if let Some(held) = self.claim_hidden(preference) {
+            return Some(held);
+        }
         for _ in 0..ROUNDS {
             let mut relieved = false;
             for class in preference {
@@ -351,6 +366,21 @@ impl<'a> Context<'a> {
             }
         }
         None
+    }
+
+    /// Before history is given up: are there free blocks that no bit tells of, as threads lost them as hints, or other processes have
+    /// them as theirs?
+    fn claim_hidden(self, preference: Preference) -> Option<Held<'a>> {
+        let given_up = self.view().get(Header::evictions);
+        if given_up < self.actor.hidden_due.load(Ordering::Relaxed) {
+            return None;
+        }
+        let free: u64 = preference.iter().map(|&class| u64::from(self.resync(class))).sum();
+        let blocks = u64::from(self.space.geometry.total_blocks());
+        if free * HIDDEN_SHARE < blocks {
+            self.actor.hidden_due.store(given_up.saturating_add(blocks / HIDDEN_REST).saturating_add(1), Ordering::Relaxed);
+        }
+        preference.iter().find_map(|&class| self.claim_from_bitmap(class))
     }
 
     /// Goes by the state words alone: others may have taken the bits of what is free, as hints or on their way.

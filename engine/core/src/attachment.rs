@@ -290,6 +290,7 @@ impl Attachment {
         point!("detach.settled");
         self.wake_waiting(cx, membership.actor.owner);
         point!("detach.bells");
+        cx.give_hints_back();
         // Without the file (see `file`) nobody can be kept away from the slot: it is free once the process is gone.
         let Ok(file) = file else {
             return Ok(());

@@ -248,15 +248,16 @@ impl Channels {
     /// Publishes to every open handle, in every process. Gives how many there are; `None`: no such channel.
     pub fn publish(&self, name: &str, payload: &[u8], form: Form) -> Result<Option<u64>> {
         let cx = self.0.world.cx()?;
+        // It would not be done at once, and the name would be looked for twice.
         if payload.len() > Geometry::payload(0) {
-            return self.publish_rest(cx, name, payload, form, Some(None));
+            return self.publish_rest(cx, name, payload, form, Left::Publish(None));
         }
-        // In place: most publishing is to channels that the thread knows, and nothing in it looks for names.
-        let mut left = None;
+        // In place: most publishing is to channels that the thread knows.
+        let mut left = Left::Count;
         let heard = names::recall(self.0.facade, name, |known| match put_at_once(cx, &known.bound, payload, form) {
             Ok(cell) => known.heard_in(cell),
             Err(rest) => {
-                left = Some(rest);
+                left = Left::Publish(rest);
                 None
             }
         });
@@ -264,14 +265,21 @@ impl Channels {
             return Ok(Some(heard));
         }
         unusual();
-        self.publish_rest(cx, name, payload, form, left)
+        match heard {
+            None => self.publish_unknown(cx, name, payload, form),
+            Some(_) => self.publish_rest(cx, name, payload, form, left),
+        }
     }
 
-    /// What is not done at once: to publish it, if something is left; then to count who hears it.
+    /// What is left to be done. (Nothing in between makes the thread forget a name.)
     #[inline(never)]
-    fn publish_rest(&self, cx: Context<'_>, name: &str, payload: &[u8], form: Form, left: Option<Rest<'_>>) -> Result<Option<u64>> {
+    fn publish_rest(&self, cx: Context<'_>, name: &str, payload: &[u8], form: Form, left: Left<'_>) -> Result<Option<u64>> {
+        // Allocating, relieving and reaping look for no names.
         let done = names::recall(self.0.facade, name, |known| -> Result<_> {
-            let put = left.map_or(Ok(Put::Done), |rest| put_rest(cx, &known.bound, payload, form, None, rest))?;
+            let put = match left {
+                Left::Publish(rest) => put_rest(cx, &known.bound, payload, form, None, rest)?,
+                Left::Count => Put::Done,
+            };
             Ok((put == Put::Done).then(|| known.heard_now(cx).ok_or_else(|| known.bound.clone())))
         });
         match done.transpose()?.flatten() {
@@ -442,8 +450,16 @@ fn put(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&s
     }
 }
 
-/// What is left to be done: the message is stored, or it is not.
+/// What `put_at_once` leaves: a message that is stored, or one that is not.
 type Rest<'a> = Option<Held<'a>>;
+
+/// What is left to be done.
+#[derive(Clone, Copy)]
+enum Left<'a> {
+    Publish(Rest<'a>),
+    /// It is published; to count who hears it.
+    Count,
+}
 
 /// Stores a short message and publishes it, to a channel that keeps no ids and that nobody else publishes to just now. (A
 /// function of what is usual, and nothing else: a result that may come from elsewhere, too, is kept in memory.)

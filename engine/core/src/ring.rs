@@ -132,7 +132,7 @@ impl Ring {
     }
 
     /// Publishes a filled, held message. `Some(sequence)`, or `None` when the channel is gone or `admit` says no: the block is
-    /// still held then.
+    /// still held then, as it is after an error.
     ///
     /// # Errors
     /// `Corrupt` when head and ring disagree.
@@ -156,7 +156,7 @@ impl Ring {
         Err(DISAGREE)
     }
 
-    /// Publishes a filled, held message, unless somebody else is at it. The channel is gone when `is_open` says so of its cell's
+    /// Publishes a filled, held message, unless somebody else is at it. `cell`: the words of the ring's cell. The channel is gone when `is_open` says so of its cell's
     /// state word, read after the head. `admit` sees each sequence before it is tried and may veto it.
     #[inline(always)]
     pub fn try_to_publish(
@@ -198,8 +198,12 @@ impl Ring {
         if let Some((words, _)) = old {
             View::expect(&words[Block::WORDS..Block::WORDS + 8]);
         }
+        let held = message.word();
+        // Who is stopped for long, and taken for dead where its pid cannot be seen, holds nothing any more.
+        if !reference::is_life(message.reference, held) {
+            return Tried::Refused;
+        }
         message.set(Block::ident, h);
-        let held_word = message.word();
         point!("publish.ready");
         let descriptor = self.lap(h) << reference::BLOCK_BITS | u64::from(reference::block(message.reference));
         let ordering = if without("release_of_descriptor") { Ordering::Relaxed } else { Ordering::AcqRel };
@@ -210,7 +214,7 @@ impl Ring {
         point!("publish.swapped");
         Ring::advance(head, h);
         point!("publish.advanced");
-        message.make_live_from(held_word);
+        message.make_live_from(held);
         point!("publish.live");
         if let Some((words, word)) = old {
             cx.free_life(reference::block(seen), words, word);
@@ -273,7 +277,7 @@ impl Ring {
     /// The two words of id mark in front of a message, if it has one. Read in place.
     pub fn marks(&self, cx: Context<'_>, sequence: u64) -> Option<[u64; 2]> {
         let slot = self.slot(cx, sequence);
-        // SYNC ring.publish (R): pairs with (W) in `publish`.
+        // SYNC ring.publish (R): pairs with (W) in `try_to_publish`.
         let seen = slot.load(Ordering::Acquire);
         let (_, at) = cx.space.geometry.block(reference::block(seen)).filter(|_| self.is_of(seen, sequence))?;
         let info = Info(cx.view().get(at + Block::info));

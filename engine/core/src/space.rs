@@ -56,15 +56,16 @@ impl Ringer for Silent {
     fn rest(&self) {}
 }
 
-/// How many blocks may be remembered of one class.
-pub(crate) const HINTS: usize = 16;
+/// How many blocks may be remembered of one class: as many as fit into two lines.
+pub(crate) const HINTS: usize = 15;
 
-/// Blocks of one class that this process freed or found last, which are in the caches: the last are the first to be taken again.
-/// Only hints: where two of its threads are here at once, one block may be lost, which the next `resync` finds, or be got twice.
+/// Blocks of one class that this process freed or found lately, which are in the caches: a stack, with its top aside, where the
+/// first stays until it is taken. Only hints: where two threads are here at once, one may be lost (`claim_hidden` finds it) or be
+/// got twice.
 #[derive(Default)]
 pub(crate) struct Hints {
-    /// Block number + 1; 0: none. Beside the others: who publishes frees one and takes one, in turns.
-    last: AtomicU64,
+    /// Block number + 1; 0: none. Aside, as who publishes frees one and takes one, in turns.
+    top: AtomicU64,
     /// Where the next of the others is put, unless another thread has moved it elsewhere since.
     next: AtomicU64,
     /// Block numbers + 1; 0: none.
@@ -75,22 +76,22 @@ impl Hints {
     /// Remembers a block. False: there are `most`.
     #[inline(always)]
     pub fn push(&self, block: u32, most: usize) -> bool {
-        if self.last.load(Ordering::Relaxed) != 0 {
+        if self.top.load(Ordering::Relaxed) != 0 {
             return self.push_other(block, most - 1);
         }
-        self.last.store(u64::from(block) + 1, Ordering::Relaxed);
+        self.top.store(u64::from(block) + 1, Ordering::Relaxed);
         true
     }
 
     /// Takes one.
     #[inline(always)]
     pub fn pop(&self) -> Option<u32> {
-        let last = self.last.load(Ordering::Relaxed);
-        if last == 0 {
+        let top = self.top.load(Ordering::Relaxed);
+        if top == 0 {
             return self.pop_other();
         }
-        self.last.store(0, Ordering::Relaxed);
-        Some(last as u32 - 1)
+        self.top.store(0, Ordering::Relaxed);
+        Some(top as u32 - 1)
     }
 
     #[inline(never)]
@@ -135,6 +136,8 @@ pub struct Actor {
     pub(crate) cell_cursor: AtomicU64,
     pub(crate) unit_cursor: AtomicU64,
     pub(crate) pressure_cursor: AtomicU64,
+    /// How much history must have been given up in all before hidden blocks are looked for again.
+    pub(crate) hidden_due: AtomicU64,
     pub(crate) bell_cursor: AtomicU64,
     /// One more than `removals` when no removed channel was found that could be given up.
     pub(crate) nothing_removed: AtomicU64,
@@ -157,6 +160,7 @@ impl Actor {
             cell_cursor: AtomicU64::new(0),
             unit_cursor: AtomicU64::new(0),
             pressure_cursor: AtomicU64::new(0),
+            hidden_due: AtomicU64::new(0),
             bell_cursor: AtomicU64::new(0),
             nothing_removed: AtomicU64::new(0),
         }
@@ -315,7 +319,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hints_give_each_block_once_and_the_last_of_those_beside_the_top_first() {
+    fn hints_give_each_block_once_the_top_first_and_then_the_last() {
         for most in [4, HINTS] {
             let hints = Hints::default();
             assert_eq!(hints.pop(), None);

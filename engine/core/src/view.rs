@@ -68,7 +68,8 @@ impl View {
     /// How many words there are.
     #[inline(always)]
     pub fn len(&self) -> usize {
-        // SAFETY: no view is made of fewer. (Said here so that the header's words are not looked for each time.)
+        // SAFETY: `mapped` and `boxed`, which alone make views, make none of fewer words, and nobody sets `words` afterwards.
+        // (Said here so that the header's words are not looked for each time.)
         unsafe { std::hint::assert_unchecked(self.words >= Header::WORDS) };
         self.words
     }
