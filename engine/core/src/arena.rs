@@ -182,8 +182,7 @@ impl<'a> Context<'a> {
     /// Makes all private hints everybody's.
     pub fn give_hints_back(self) {
         for (class, hints) in self.actor.hints.iter().enumerate() {
-            // Another thread may be adding more.
-            (0..HINTS).map_while(|_| hints.pop()).for_each(|block| self.mark_free(class, block));
+            hints.take_all().for_each(|block| self.mark_free(class, block));
         }
     }
 
@@ -210,8 +209,7 @@ impl<'a> Context<'a> {
     #[cold]
     #[inline(never)]
     fn claim_other(self, hints: &Hints) -> Option<Held<'a>> {
-        // No longer than it takes to look at each: other threads add more.
-        (0..HINTS).map_while(|_| hints.pop()).find_map(|block| self.claim(block))
+        hints.take_all().find_map(|block| self.claim(block))
     }
 
     fn claim_from_bitmap(self, class: usize) -> Option<Held<'a>> {
@@ -270,8 +268,7 @@ impl<'a> Context<'a> {
         let geometry = &self.space.geometry;
         let first = geometry.first_of(class);
         let mut free = 0;
-        let ordinary = if class == 0 { geometry.reserve_from } else { geometry.blocks[class] };
-        for number in 0..ordinary {
+        for number in 0..geometry.ordinary(class) {
             let block = first + number;
             if let Some((_, at)) = geometry.block(block)
                 && state::of(self.word(at).load(Ordering::Relaxed)) == state::FREE
@@ -388,8 +385,7 @@ impl<'a> Context<'a> {
         let geometry = &self.space.geometry;
         let first = geometry.first_of(class);
         // The reserve is for others.
-        let end = if class == 0 { geometry.reserve_from } else { first + geometry.blocks[class] };
-        (first..end).find_map(|block| self.claim(block))
+        (first..first + geometry.ordinary(class)).find_map(|block| self.claim(block))
     }
 
     /// How many blocks are free now.

@@ -502,16 +502,13 @@ fn put_once(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Opti
     let message = cx.store(info, u64::from(bound.cell.number()), 0, &prefix[..words], payload)?;
     let mut refused = Ok(Put::Gone);
     point!("publish.stored");
-    let admit = |sequence| match dedup::admit(cx, bound, &message, mark, sequence) {
-        Ok(true) => true,
-        Ok(false) => {
-            refused = Ok(Put::Duplicate);
-            false
+    let admit = |sequence| {
+        let admitted = dedup::admit(cx, bound, &message, mark, sequence);
+        let is_admitted = admitted == Ok(true);
+        if !is_admitted {
+            refused = admitted.map(|_| Put::Duplicate);
         }
-        Err(error) => {
-            refused = Err(error);
-            false
-        }
+        is_admitted
     };
     let published = bound.ring.publish(cx, message, |word| bound.cell.is_open_as(word), admit);
     told(cx, bound, message, published, refused)

@@ -351,6 +351,11 @@ impl Geometry {
         None
     }
 
+    /// How many blocks of a class are not kept as a reserve.
+    pub const fn ordinary(&self, class: usize) -> u32 {
+        if class == 0 { self.reserve_from } else { self.blocks[class] }
+    }
+
     /// The class of a block that there is.
     #[inline(always)]
     pub const fn class_of(&self, block: u32) -> usize {

@@ -156,8 +156,8 @@ impl Ring {
         Err(DISAGREE)
     }
 
-    /// Publishes a filled, held message, unless somebody else is at it. `cell`: the words of the ring's cell. The channel is gone when `is_open` says so of its cell's
-    /// state word, read after the head. `admit` sees each sequence before it is tried and may veto it.
+    /// Publishes a filled, held message, unless somebody else is at it. `cell`: the words of the ring's cell. The channel is gone when
+    /// `is_open` says so of its cell's state word, read after the head. `admit` sees each sequence before it is tried and may veto it.
     #[inline(always)]
     pub fn try_to_publish(
         &self,

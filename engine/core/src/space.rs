@@ -94,6 +94,11 @@ impl Hints {
         Some(top as u32 - 1)
     }
 
+    /// Takes all; no more than there may be, as other threads add to them.
+    pub fn take_all(&self) -> impl Iterator<Item = u32> {
+        (0..HINTS).map_while(|_| self.pop())
+    }
+
     #[inline(never)]
     fn push_other(&self, block: u32, most: usize) -> bool {
         let places = &self.others[..most.min(HINTS - 1)];
@@ -241,7 +246,7 @@ impl Space {
     pub fn format(&self) {
         self.view.set(Header::worlds, self.fresh_empty());
         for class in 0..3 {
-            let blocks = if class == 0 { self.geometry.reserve_from } else { self.geometry.blocks[class] } as usize;
+            let blocks = self.geometry.ordinary(class) as usize;
             for word in 0..blocks.div_ceil(64) {
                 let bits = (blocks - word * 64).min(64);
                 self.view.set(self.geometry.bits_at[class] + word, !0 >> (64 - bits));
