@@ -10,6 +10,7 @@
 //! "Can seqlocks get along with programming language memory models?", MSPC 2012.
 
 use crate::error::{Error, Result};
+use crate::hint::cold_path;
 use crate::layout::{Block, Header, reference, state};
 use crate::mutants::without;
 use crate::points::point;
@@ -147,10 +148,10 @@ impl<'a> Context<'a> {
         let state_word = &words[Block::state];
         let free = state_word.load(Ordering::Relaxed);
         if state::of(free) != state::FREE {
+            cold_path();
             return None;
         }
-        let generation = state::generation(free).wrapping_add(1);
-        let held = state::pack(generation, u64::from(self.actor.slot), state::HELD);
+        let held = self.actor.next_life(free);
         // SYNC arena.free (R): pairs with (W) in `free_life`: what the last life's readers and writers
         // did happened before this life begins.
         state_word.compare_exchange(free, held, Ordering::AcqRel, Ordering::Relaxed).ok()?;
@@ -158,13 +159,14 @@ impl<'a> Context<'a> {
         // SYNC arena.fill (W): pairs with the acquire fence before every re-check: whoever reads a
         // byte written below also sees that the block had moved on.
         fence(Ordering::Release);
-        Some(Held { words, reference: reference::pack(generation, block) })
+        Some(Held { words, reference: reference::to(held, block) })
     }
 
     /// Remembers a freed block: in the private hints, else in the shared bitmap; the reserve is looked through.
     #[inline(always)]
     fn hint(self, block: u32) {
         if block >= self.space.geometry.reserve_from {
+            cold_path();
             self.hint_larger(block);
         } else if !self.actor.hints[0].push(block, HOARD[0]) {
             self.mark_free(0, block);
@@ -202,11 +204,16 @@ impl<'a> Context<'a> {
     #[inline(always)]
     pub(crate) fn claim_hinted(self, class: usize) -> Option<Held<'a>> {
         let hints = &self.actor.hints[class];
-        self.claim(hints.pop()?).or_else(|| self.claim_other(hints))
+        if let Some(block) = hints.pop_top()
+            && let Some(held) = self.claim(block)
+        {
+            return Some(held);
+        }
+        cold_path();
+        self.claim_other(hints)
     }
 
-    /// The first was taken by others.
-    #[cold]
+    /// None is on top, or it was taken by others.
     #[inline(never)]
     fn claim_other(self, hints: &Hints) -> Option<Held<'a>> {
         hints.take_all().find_map(|block| self.claim(block))
@@ -434,6 +441,7 @@ impl<'a> Context<'a> {
                     point!("free.freed");
                     self.hint(block);
                     if next != 0 {
+                        cold_path();
                         point!("free.head");
                         self.free_tail(next);
                     }

@@ -11,6 +11,7 @@ use crate::deaths::{Deaths, nobody_alive, settle_dead};
 use crate::error::{Error, Result};
 use crate::events::{self, NowAndThen};
 use crate::geometry::{Geometry, Options};
+use crate::hint::cold_path;
 use crate::keeper;
 use crate::lagging::Watcher;
 use crate::layout::{Header, LAYOUT_VERSION};
@@ -126,6 +127,7 @@ impl Attachment {
     #[inline(always)]
     pub fn membership(&self) -> Result<&Membership> {
         if self.closed.load(PrivateOrdering::Relaxed) {
+            cold_path();
             return Err(Error::Closed);
         }
         let token = fork::token();

@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::layout::{Channel, kind};
 use crate::ring::Ring;
 use crate::space::Context;
+use crate::sync::Ordering;
 use crate::view::CellWords;
 
 /// What a message was published as; it comes out as the same. A whole word, as what it is passed on with is.
@@ -33,6 +34,8 @@ pub(crate) struct Bound {
     pub ring: Ring,
     pub flags: u64,
     pub window: u64,
+    /// A state word of its cell that says that it is open.
+    open: u64,
 }
 
 impl Bound {
@@ -41,6 +44,13 @@ impl Bound {
     pub fn words<'a>(&self, cx: Context<'a>) -> Option<&'a CellWords> {
         cx.view().array(self.cell.at())
     }
+
+    /// Is it in use under its name, by the state word of its cell?
+    #[inline(always)]
+    pub fn is_open_as(&self, word: u64) -> bool {
+        // Most often it is as it was.
+        word == self.open || self.cell.is_open_as(word)
+    }
 }
 
 /// Where a channel is, and how it was made. `None`: this life of it is over.
@@ -48,5 +58,9 @@ pub(crate) fn bound_of(cx: Context<'_>, cell: Cell) -> Result<Option<Bound>> {
     let flags = cx.view().get(cell.at() + Channel::config) >> 8 & 0xff;
     let window = cx.view().get(cell.at() + Channel::window);
     // Last: it tells whether what was read before is of this life.
-    Ok(cell.ring(cx)?.map(|ring| Bound { cell, ring, flags, window }))
+    Ok(cell.ring(cx)?.map(|ring| {
+        let word = cx.word(cell.at()).load(Ordering::Acquire);
+        let open = if cell.is_open_as(word) { word } else { u64::MAX };
+        Bound { cell, ring, flags, window, open }
+    }))
 }

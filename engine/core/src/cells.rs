@@ -327,15 +327,14 @@ impl Context<'_> {
         for number in (0..cells).map(|step| (start + step) % cells) {
             let at = self.space.geometry.cell(number)?;
             let free = self.word(at).load(Ordering::Relaxed);
-            let generation = state::generation(free).wrapping_add(1);
-            let held = state::pack(generation, u64::from(self.actor.slot), state::HELD);
+            let held = self.actor.next_life(free);
             if state::of(free) == state::FREE && self.word(at).compare_exchange(free, held, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 point!("create.cell");
                 // SYNC cell.words (W): the state word before all other words of its life; pairs with (R) in `ring` and
                 // `whereabouts::group_in`.
                 fence(Ordering::Release);
                 self.actor.cell_cursor.store(u64::from(number) + 1, Ordering::Relaxed);
-                return Some(Cell::made(number, at, generation));
+                return Some(Cell::made(number, at, state::generation(held)));
             }
         }
         None
@@ -393,7 +392,7 @@ impl Context<'_> {
         for unit in first..first + need {
             let word = self.word(at(unit));
             let free = word.load(Ordering::Relaxed);
-            let held = state::pack(state::generation(free).wrapping_add(1), u64::from(self.actor.slot), state::HELD);
+            let held = self.actor.next_life(free);
             let claimed = state::of(free) == state::FREE && word.compare_exchange(free, held, Ordering::AcqRel, Ordering::Relaxed).is_ok();
             if !claimed {
                 for back in first..unit {

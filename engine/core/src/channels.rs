@@ -14,6 +14,7 @@ use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::geometry::Geometry;
 use crate::handles::Made;
+use crate::hint::cold_path;
 use crate::layout::{Channel, MAX_RING_LOG2, World as WorldCell, cell_kind};
 use crate::names;
 use crate::os::lock::Lock;
@@ -250,6 +251,7 @@ impl Channels {
         let cx = self.0.world.cx()?;
         // It would not be done at once, and the name would be looked for twice.
         if payload.len() > Geometry::payload(0) {
+            cold_path();
             return self.publish_rest(cx, name, payload, form, Left::Publish(None));
         }
         // In place: most publishing is to channels that the thread knows.
@@ -257,6 +259,7 @@ impl Channels {
         let heard = names::recall(self.0.facade, name, |known| match put_at_once(cx, &known.bound, payload, form) {
             Ok(cell) => known.heard_in(cell),
             Err(rest) => {
+                cold_path();
                 left = Left::Publish(rest);
                 None
             }
@@ -264,7 +267,7 @@ impl Channels {
         if let Some(Some(heard)) = heard {
             return Ok(Some(heard));
         }
-        unusual();
+        cold_path();
         match heard {
             None => self.publish_unknown(cx, name, payload, form),
             Some(_) => self.publish_rest(cx, name, payload, form, left),
@@ -436,11 +439,6 @@ pub(crate) fn must_be_over(cx: Context<'_>, cell: Cell) -> Result<()> {
     if cell.is_open(cx) { Err(Error::Corrupt { what: "a channel is sealed, and open" }) } else { Ok(()) }
 }
 
-/// Tells the compiler so of what leads to where it is called.
-#[cold]
-#[inline]
-const fn unusual() {}
-
 /// Stores a message and publishes it.
 #[inline(always)]
 fn put(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&str>) -> Result<Put> {
@@ -466,12 +464,13 @@ enum Left<'a> {
 #[inline(always)]
 fn put_at_once<'a>(cx: Context<'a>, bound: &Bound, payload: &[u8], form: Form) -> std::result::Result<&'a CellWords, Rest<'a>> {
     if bound.window > 0 {
+        cold_path();
         return Err(None);
     }
     let cell = bound.words(cx).ok_or(None)?;
     let message = cx.store_short(Info::new(form.kind(), 0, 0, 0), u64::from(bound.cell.number()), 0, payload).ok_or(None)?;
     point!("publish.stored");
-    let Tried::Done(_) = bound.ring.try_to_publish(cx, cell, message, |word| bound.cell.is_open_as(word), |_| true) else {
+    let Tried::Done(_) = bound.ring.try_to_publish(cx, cell, message, |word| bound.is_open_as(word), |_| true) else {
         return Err(Some(message));
     };
     point!("publish.done");
@@ -490,7 +489,7 @@ fn put_rest(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Opti
         None => cx.store(Info::new(form.kind(), 0, 0, 0), u64::from(bound.cell.number()), 0, &[], payload)?,
     };
     point!("publish.stored");
-    let published = bound.ring.publish(cx, message, |word| bound.cell.is_open_as(word), |_| true);
+    let published = bound.ring.publish(cx, message, |word| bound.is_open_as(word), |_| true);
     told(cx, bound, message, published, Ok(Put::Gone))
 }
 
@@ -510,7 +509,7 @@ fn put_once(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Opti
         }
         is_admitted
     };
-    let published = bound.ring.publish(cx, message, |word| bound.cell.is_open_as(word), admit);
+    let published = bound.ring.publish(cx, message, |word| bound.is_open_as(word), admit);
     told(cx, bound, message, published, refused)
 }
 

@@ -73,8 +73,7 @@ impl Context<'_> {
             if state::of(free) != state::FREE {
                 continue;
             }
-            let generation = state::generation(free).wrapping_add(1);
-            let held = state::pack(generation, u64::from(self.actor.slot), state::HELD);
+            let held = self.actor.next_life(free);
             if self.word(at).compare_exchange(free, held, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 continue;
             }
@@ -83,7 +82,7 @@ impl Context<'_> {
             self.view().set(at + Words::owner, self.actor.owner);
             point!("bell.owned");
             self.word(Header::bells_top).fetch_max(u64::from(number) + 1, Ordering::AcqRel);
-            let bell = Bell { number, at, generation };
+            let bell = Bell { number, at, generation: state::generation(held) };
             bell.wake(self);
             return Some(bell);
         }

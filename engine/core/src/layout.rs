@@ -347,6 +347,11 @@ pub mod state {
     pub const fn generation(word: u64) -> u64 {
         word >> 16
     }
+    /// The generation after a word's, without owner and state.
+    #[inline(always)]
+    pub const fn next(word: u64) -> u64 {
+        pack(generation(word).wrapping_add(1), 0, 0)
+    }
     /// Does a later look, `now`, show the same life, in any state but FREE?
     #[inline(always)]
     pub const fn is_life(word: u64, now: u64) -> bool {
@@ -377,6 +382,8 @@ pub mod reference {
     pub const BLOCK_MASK: u64 = (1 << BLOCK_BITS) - 1;
     /// Mask of the generation kept in a ref.
     pub const GENERATION_MASK: u64 = (1 << 36) - 1;
+    /// From a state word's generation to a ref's.
+    const WORD_SHIFT: u32 = BLOCK_BITS - 16;
     /// In a root word: no entry; the rest is a tag.
     pub const EMPTY: u64 = BLOCK_MASK;
     /// In a root word: the group is gone; the rest is a tag.
@@ -384,10 +391,10 @@ pub mod reference {
     /// In a descriptor: the message's history was given up.
     pub const NO_BLOCK: u64 = BLOCK_MASK;
 
-    /// Packs a ref from a block number and the generation in its state word.
+    /// The ref to the life of a block that its state word shows.
     #[inline(always)]
-    pub const fn pack(generation: u64, block: u32) -> u64 {
-        (generation & GENERATION_MASK) << BLOCK_BITS | block as u64 & BLOCK_MASK
+    pub const fn to(word: u64, block: u32) -> u64 {
+        word << WORD_SHIFT & !BLOCK_MASK | block as u64 & BLOCK_MASK
     }
     /// The block's number.
     #[inline(always)]
@@ -402,7 +409,8 @@ pub mod reference {
     /// Does the state word `word` show the life that this ref means, in any state but FREE?
     #[inline(always)]
     pub const fn is_life(reference: u64, word: u64) -> bool {
-        super::state::generation(word) & GENERATION_MASK == generation(reference) && super::state::of(word) != super::state::FREE
+        // The generations over each other; what lies below them is shifted out.
+        (word << WORD_SHIFT ^ reference) >> BLOCK_BITS == 0 && super::state::of(word) != super::state::FREE
     }
 }
 
@@ -454,7 +462,7 @@ mod tests {
         assert_eq!(state::generation(word), 0x1234_5678_9abc);
         assert_eq!(state::owner(word), 0xabc);
         assert_eq!(state::of(word), state::LIVE);
-        let reference = reference::pack(state::generation(word), 77);
+        let reference = reference::to(word, 77);
         assert_eq!(reference::block(reference), 77);
         assert!(reference::is_life(reference, word));
         assert!(!reference::is_life(reference, state::with(word, state::FREE)));

@@ -76,6 +76,7 @@ pub mod events;
 mod examine;
 #[cfg(not(modelled))]
 mod heartbeat;
+mod hint;
 #[cfg(not(modelled))]
 mod holds;
 #[cfg(not(modelled))]

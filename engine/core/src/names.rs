@@ -10,6 +10,7 @@ use std::rc::Rc;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::bound::Bound;
+use crate::hint::cold_path;
 use crate::layout::Channel;
 use crate::space::Context;
 use crate::sync::Ordering;
@@ -81,9 +82,9 @@ fn is_same(one: &[u8], other: &[u8]) -> bool {
         return false;
     }
     match one.len() {
-        8..=16 => ends::<8>(one) == ends::<8>(other),
-        4..8 => ends::<4>(one) == ends::<4>(other),
-        _ => one == other,
+        17.. | 0..4 => one == other,
+        8.. => ends::<8>(one) == ends::<8>(other),
+        4.. => ends::<4>(one) == ends::<4>(other),
     }
 }
 
@@ -98,6 +99,7 @@ pub(crate) fn recall<R>(facade: u64, name: &str, with: impl FnOnce(&mut Known) -
             {
                 return Some(with(known));
             }
+            cold_path();
             names.last = names.index_of(facade, name)?;
         }
     })

@@ -213,7 +213,7 @@ fn scavenge_block(cx: Context<'_>, block: u32, is_dead: &dyn Fn(u64) -> bool) ->
         return Ok(false);
     };
     let word = cx.word(at).load(Ordering::Acquire);
-    let reference = reference::pack(state::generation(word), block);
+    let reference = reference::to(word, block);
     match state::of(word) {
         state::LIVE if !is_referenced(cx, reference, at)? => Ok(cx.free(reference)),
         state::HELD if is_dead(state::owner(word)) => {
@@ -233,7 +233,7 @@ fn scavenge_tail(cx: Context<'_>, block: u32) {
     if let Some((_, at)) = cx.space.geometry.block(block) {
         let word = cx.word(at).load(Ordering::Acquire);
         if state::of(word) == state::CONT && cx.life(cx.view().get(at + Block::back)).is_none() {
-            cx.free_tail(reference::pack(state::generation(word), block));
+            cx.free_tail(reference::to(word, block));
         }
     }
 }

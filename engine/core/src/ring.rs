@@ -16,6 +16,7 @@
 
 use crate::arena::{Held, Info};
 use crate::error::{Error, Result};
+use crate::hint::cold_path;
 use crate::layout::{Block, Channel, MAX_RING_LOG2, UNIT_DESCRIPTORS, kind, reference, state};
 use crate::mutants::without;
 use crate::points::point;
@@ -45,6 +46,8 @@ pub struct Ring {
     pub slots_at: usize,
     /// Binary logarithm of the ring's length.
     pub log2: u32,
+    /// The length less 1.
+    pub mask: u64,
     /// What turns rounds into laps.
     pub laps: u64,
 }
@@ -83,7 +86,7 @@ impl Ring {
         match geometry.cell(cell) {
             Some(cell_at) if log2 <= MAX_RING_LOG2 && unit + units <= u64::from(geometry.units) => {
                 let slots_at = geometry.descriptors_at + unit as usize * UNIT_DESCRIPTORS;
-                Ok(Ring { cell_at, cell, slots_at, log2, laps: cx.view().get(cell_at + Channel::laps) })
+                Ok(Ring { cell_at, cell, slots_at, log2, mask: (1 << log2) - 1, laps: cx.view().get(cell_at + Channel::laps) })
             }
             _ => Err(Error::Corrupt { what: "a channel's ring lies outside the segment" }),
         }
@@ -113,7 +116,7 @@ impl Ring {
 
     #[inline(always)]
     fn slot<'a>(&self, cx: Context<'a>, sequence: u64) -> &'a AtomicU64 {
-        cx.word(self.slots_at + (sequence & (self.len() - 1)) as usize)
+        cx.word(self.slots_at + (sequence & self.mask) as usize)
     }
 
     /// Head without its seal.
@@ -127,6 +130,7 @@ impl Ring {
     fn advance(head: &AtomicU64, h: u64) {
         // A late success is impossible: the head never shows `h` again.
         if head.compare_exchange(h, h + 1, Ordering::AcqRel, Ordering::Relaxed) == Err(h | SEALED) {
+            cold_path();
             let _ = head.compare_exchange(h | SEALED, (h + 1) | SEALED, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
@@ -170,6 +174,7 @@ impl Ring {
         let head = &cell[Channel::head];
         let h = head.load(Ordering::Acquire);
         if h & SEALED != 0 {
+            cold_path();
             return Tried::Refused;
         }
         let slot = self.slot(cx, h);
@@ -178,14 +183,17 @@ impl Ring {
         // Without this re-check `seen` could be of a later lap than `h`, and the swap below would
         // put an old sequence over a newer message.
         if !without("head_recheck") && head.load(Ordering::Acquire) != h {
+            cold_path();
             return Tried::Again;
         }
         // Otherwise the head may be of the cell's next life, and the slot of another cell's ring by now.
         if !without("life_of_head") && !is_open(cell[Channel::state].load(Ordering::Acquire)) {
+            cold_path();
             return Tried::Refused;
         }
         if self.is_of(seen, h) {
             // Published by somebody who died or sleeps before moving the head: do it for them.
+            cold_path();
             Ring::advance(head, h);
             return Tried::Again;
         }
@@ -201,6 +209,7 @@ impl Ring {
         let held = message.word();
         // Who is stopped for long, and taken for dead where its pid cannot be seen, holds nothing any more.
         if !reference::is_life(message.reference, held) {
+            cold_path();
             return Tried::Refused;
         }
         message.set(Block::ident, h);
@@ -209,6 +218,7 @@ impl Ring {
         let ordering = if without("release_of_descriptor") { Ordering::Relaxed } else { Ordering::AcqRel };
         // SYNC ring.publish (W): payload before descriptor; pairs with (R) in `there`.
         if slot.compare_exchange(seen, descriptor, ordering, Ordering::Relaxed).is_err() {
+            cold_path();
             return Tried::Again;
         }
         point!("publish.swapped");

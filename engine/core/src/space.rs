@@ -8,7 +8,8 @@ use siphasher::sip128::SipHasher13;
 
 use crate::error::Result;
 use crate::geometry::Geometry;
-use crate::layout::{Header, Slot, reference};
+use crate::hint::cold_path;
+use crate::layout::{Header, Slot, reference, state};
 use crate::mutants::without;
 use crate::sync::{AtomicU64, Ordering};
 use crate::view::View;
@@ -77,21 +78,28 @@ impl Hints {
     #[inline(always)]
     pub fn push(&self, block: u32, most: usize) -> bool {
         if self.top.load(Ordering::Relaxed) != 0 {
+            cold_path();
             return self.push_other(block, most - 1);
         }
         self.top.store(u64::from(block) + 1, Ordering::Relaxed);
         true
     }
 
-    /// Takes one.
+    /// Takes the one on top.
     #[inline(always)]
-    pub fn pop(&self) -> Option<u32> {
+    pub fn pop_top(&self) -> Option<u32> {
         let top = self.top.load(Ordering::Relaxed);
         if top == 0 {
-            return self.pop_other();
+            cold_path();
+            return None;
         }
         self.top.store(0, Ordering::Relaxed);
         Some(top as u32 - 1)
+    }
+
+    /// Takes one.
+    pub fn pop(&self) -> Option<u32> {
+        self.pop_top().or_else(|| self.pop_other())
     }
 
     /// Takes all; no more than there may be, as other threads add to them.
@@ -131,6 +139,8 @@ pub(crate) const NO_SLOT: u32 = 0xfff;
 pub struct Actor {
     /// Its slot, the owner in state words.
     pub slot: u32,
+    /// The lower bits of a state word of what it holds.
+    held: u64,
     /// incarnation << 12 | slot: the owner wherever owners are kept.
     pub owner: u64,
     /// Blocks freed lately, per class.
@@ -159,6 +169,7 @@ impl Actor {
         let cursor = || AtomicU64::new(u64::from(slot) * 7);
         Actor {
             slot,
+            held: state::pack(0, u64::from(slot), state::HELD),
             owner: owner(incarnation, slot),
             hints: std::array::from_fn(|_| CachePadded::default()),
             cursors: std::array::from_fn(|_| cursor()),
@@ -169,6 +180,12 @@ impl Actor {
             bell_cursor: AtomicU64::new(0),
             nothing_removed: AtomicU64::new(0),
         }
+    }
+
+    /// The state word by which it claims what is `free`: HELD, one generation later.
+    #[inline(always)]
+    pub(crate) const fn next_life(&self, free: u64) -> u64 {
+        state::next(free) | self.held
     }
 }
 

@@ -6,6 +6,7 @@
 //! inline assembly that is opaque to the compiler: there is never a plain load of bytes that
 //! another process may be writing, and never a slice over the mapping.
 
+use crate::hint::cold_path;
 use crate::layout::{CELL_WORDS, Header};
 #[cfg(not(modelled))]
 use crate::os::mapping::Mapping;
@@ -101,6 +102,7 @@ impl View {
     #[inline(always)]
     pub fn array<const N: usize>(&self, index: usize) -> Option<&[AtomicU64; N]> {
         if N > self.len() || index > self.len() - N {
+            cold_path();
             return None;
         }
         // SAFETY: `index + N <= self.words`; as in `word`, and an array of atomics is laid out like as many of them.

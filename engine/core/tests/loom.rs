@@ -399,7 +399,7 @@ fn a_scavenger_beside_an_insert_takes_nothing_of_it() {
                     if state::of(word) != state::LIVE {
                         continue;
                     }
-                    let reference = reference::pack(state::generation(word), block);
+                    let reference = reference::to(word, block);
                     let (back, ident) = (cx.view().get(at + Block::back), cx.view().get(at + Block::ident));
                     let known = match Info(cx.view().get(at + Block::info)).kind() {
                         kind::RECORD => trie.has_value(ident & !0xf, reference),

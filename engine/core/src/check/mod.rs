@@ -237,7 +237,7 @@ impl Look<'_> {
         let bytes = Info(cx.view().get(at + Block::info)).bytes();
         let mut left = bytes.saturating_sub(Geometry::payload(class) as u64);
         let mut next = cx.view().get(at + Block::next);
-        let whole = reference::pack(state::generation(word), head);
+        let whole = reference::to(word, head);
         while left > 0 {
             let block = reference::block(next);
             let Some((class, at)) = cx.space.geometry.block(block) else {
