@@ -6,28 +6,23 @@ use std::sync::atomic::{AtomicU64 as PrivateU64, Ordering as PrivateOrdering};
 
 use hashbrown::HashMap;
 
-use crate::arena::{Held, Info};
 use crate::bound::{Bound, Form, bound_of};
 use crate::cells::Cell;
-use crate::dedup;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
-use crate::geometry::Geometry;
 use crate::handles::Made;
-use crate::hint::cold_path;
-use crate::layout::{Channel, MAX_RING_LOG2, World as WorldCell, cell_kind};
+use crate::layout::{MAX_RING_LOG2, World as WorldCell, cell_kind};
 use crate::names;
 use crate::os::lock::Lock;
 use crate::patterns::anchor_all;
 use crate::points::point;
 use crate::record::encode_pairs;
 use crate::relief;
-use crate::ring::Tried;
 use crate::space::Context;
 use crate::sync::Ordering;
+use crate::target::Target;
 use crate::topics::{Topics, TopicsKind, pattern_matches};
 use crate::trie::Stop;
-use crate::view::CellWords;
 use crate::world::{World, check_length};
 
 /// Which of the two directories of a world.
@@ -138,7 +133,7 @@ impl Channels {
     #[inline(always)]
     fn known(&self, cx: Context<'_>, name: &str) -> Option<Rc<Bound>> {
         // Stale memory is harmless: the cell's state word says whether this life is still open.
-        names::recall(self.0.facade, name, |known| known.bound.clone()).filter(|bound| bound.cell.is_open(cx))
+        names::recall(self.0.facade, name, |target| target.bound.clone()).filter(|bound| bound.cell.is_open(cx))
     }
 
     /// The open channel of this name, from the directory.
@@ -249,46 +244,10 @@ impl Channels {
     /// Publishes to every open handle, in every process. Gives how many there are; `None`: no such channel.
     pub fn publish(&self, name: &str, payload: &[u8], form: Form) -> Result<Option<u64>> {
         let cx = self.0.world.cx()?;
-        // It would not be done at once, and the name would be looked for twice.
-        if payload.len() > Geometry::payload(0) {
-            cold_path();
-            return self.publish_rest(cx, name, payload, form, Left::Publish(None));
-        }
-        // In place: most publishing is to channels that the thread knows.
-        let mut left = Left::Count;
-        let heard = names::recall(self.0.facade, name, |known| match put_at_once(cx, &known.bound, payload, form) {
-            Ok(cell) => known.heard_in(cell),
-            Err(rest) => {
-                cold_path();
-                left = Left::Publish(rest);
-                None
-            }
-        });
-        if let Some(Some(heard)) = heard {
-            return Ok(Some(heard));
-        }
-        cold_path();
-        match heard {
-            None => self.publish_unknown(cx, name, payload, form),
-            Some(_) => self.publish_rest(cx, name, payload, form, left),
-        }
-    }
-
-    /// What is left to be done. (Nothing in between makes the thread forget a name.)
-    #[inline(never)]
-    fn publish_rest(&self, cx: Context<'_>, name: &str, payload: &[u8], form: Form, left: Left<'_>) -> Result<Option<u64>> {
-        // Allocating, relieving and reaping look for no names.
-        let done = names::recall(self.0.facade, name, |known| -> Result<_> {
-            let put = match left {
-                Left::Publish(rest) => put_rest(cx, &known.bound, payload, form, None, rest)?,
-                Left::Count => Put::Done,
-            };
-            Ok((put == Put::Done).then(|| known.heard_now(cx).ok_or_else(|| known.bound.clone())))
-        });
-        match done.transpose()?.flatten() {
-            Some(Ok(heard)) => Ok(Some(heard)),
-            Some(Err(bound)) => self.count_handles(cx, name, &bound).map(Some),
-            None => self.publish_unknown(cx, name, payload, form),
+        // In place: most publishing is to channels that the thread knows. (And publishing looks for no names.)
+        match names::recall(self.0.facade, name, |target| target.publish(cx, payload, form)) {
+            Some(Ok(None)) | None => self.publish_unknown(cx, name, payload, form),
+            Some(done) => done,
         }
     }
 
@@ -296,72 +255,46 @@ impl Channels {
     #[cold]
     #[inline(never)]
     fn publish_unknown(&self, cx: Context<'_>, name: &str, payload: &[u8], form: Form) -> Result<Option<u64>> {
-        for _ in 0..PATIENCE {
-            let Some(bound) = self.bind(cx, name)? else {
-                return Ok(None);
-            };
-            if put(cx, &bound, payload, form, None)? == Put::Done {
-                return self.count_handles(cx, name, &bound).map(Some);
-            }
-            must_be_over(cx, bound.cell)?;
-        }
-        Err(GOING)
+        self.until_done(cx, name, |target| target.publish(cx, payload, form))
     }
 
-    /// How many handles are open, which is remembered with their root word.
-    #[inline(never)]
-    fn count_handles(&self, cx: Context<'_>, name: &str, bound: &Bound) -> Result<u64> {
-        let handles = bound.cell.trie(cx, Channel::handles);
-        let root = cx.word(handles.root).load(Ordering::Acquire);
-        let count = handles.live()?;
-        // A count of a later root under this one's word is found out at the next publish.
-        if cx.word(handles.root).load(Ordering::Acquire) == root {
-            let remember = |known: &mut names::Known| {
-                if known.bound.cell == bound.cell {
-                    known.heard = (root, count);
-                }
-            };
-            names::recall(self.0.facade, name, remember);
+    /// A channel to be published to again and again. `None`: there is none of this name.
+    pub fn target(&self, name: &str) -> Result<Option<Target>> {
+        let bound = self.bind(self.0.world.cx()?, name)?;
+        Ok(bound.map(|bound| Target::of(self.0.facade, bound)))
+    }
+
+    /// Publishes as by its name. `None`: it is gone, or another's than these channels', and nothing was published.
+    pub fn publish_to(&self, target: &mut Target, payload: &[u8], form: Form) -> Result<Option<u64>> {
+        if !target.is_of(self.0.facade) {
+            return Ok(None);
         }
-        Ok(count)
+        target.publish(self.0.world.cx()?, payload, form)
     }
 
     /// Publishes under the channel's policy and, with an id, once within its dedup window.
     pub fn send(&self, name: &str, payload: &[u8], form: Form, id: Option<&str>) -> Result<Sent> {
         let cx = self.0.world.cx()?;
-        let tried = names::recall(self.0.facade, name, |known| -> Result<_> {
-            Ok(try_send(cx, &known.bound, payload, form, id)?.map(|put| {
-                // Where somebody hears it, how many is all there is to say.
-                (put == Put::Done).then(|| known.heard_now(cx).filter(|&heard| heard > 0).ok_or_else(|| known.bound.clone()))
-            }))
-        });
-        match tried.transpose()? {
-            Some(Ok(Some(Ok(heard)))) => return Ok(Sent::Delivered(heard)),
-            Some(Ok(Some(Err(bound)))) => return self.delivered(cx, name, &bound),
-            Some(Err(sent)) => return Ok(sent),
-            Some(Ok(None)) | None => {}
-        }
-        for _ in 0..PATIENCE {
-            let Some(bound) = self.bind(cx, name)? else {
-                return Ok(Sent::Unknown);
-            };
-            match try_send(cx, &bound, payload, form, id)? {
-                Ok(Put::Done) => return self.delivered(cx, name, &bound),
-                Ok(_) => {}
-                Err(sent) => return Ok(sent),
-            }
-        }
-        Err(GOING)
+        let sent = match names::recall(self.0.facade, name, |target| target.send(cx, payload, form, id)) {
+            Some(Ok(None)) | None => self.until_done(cx, name, |target| target.send(cx, payload, form, id))?,
+            Some(done) => done?,
+        };
+        Ok(sent.unwrap_or(Sent::Unknown))
     }
 
-    /// What was sent and is not known to be heard.
-    #[inline(never)]
-    fn delivered(&self, cx: Context<'_>, name: &str, bound: &Bound) -> Result<Sent> {
-        let heard = self.count_handles(cx, name, bound)?;
-        if heard == 0 {
-            cx.word(bound.cell.at() + Channel::dropped).fetch_add(1, Ordering::Relaxed);
+    /// Until it is done to an open channel of this name. `None`: there is none.
+    fn until_done<R>(&self, cx: Context<'_>, name: &str, act: impl Fn(&mut Target) -> Result<Option<R>>) -> Result<Option<R>> {
+        for _ in 0..PATIENCE {
+            let Some(bound) = self.bind(cx, name)? else {
+                return Ok(None);
+            };
+            let cell = bound.cell;
+            if let Some(done) = act(&mut Target::of(self.0.facade, bound))? {
+                return Ok(Some(done));
+            }
+            must_be_over(cx, cell)?;
         }
-        Ok(Sent::Delivered(heard))
+        Err(GOING)
     }
 
     /// Publishes once to every channel whose name matches. Gives the sum of the open handles.
@@ -406,123 +339,10 @@ impl Channels {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u64)]
-enum Put {
-    Done,
-    Duplicate,
-    Gone,
-}
-
-/// Sends under the channel's policy. `Err`: what became of it instead.
-#[inline(always)]
-fn try_send(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&str>) -> Result<std::result::Result<Put, Sent>> {
-    let counted = |field| {
-        cx.word(bound.cell.at() + field).fetch_add(1, Ordering::Relaxed);
-    };
-    if bound.flags & FAIL_WHEN_UNHEARD != 0 && bound.cell.is_open(cx) && bound.cell.trie(cx, Channel::handles).live()? == 0 {
-        counted(Channel::refused);
-        return Ok(Err(Sent::Unheard));
-    }
-    Ok(match put(cx, bound, payload, form, id)? {
-        Put::Duplicate => {
-            counted(Channel::deduped);
-            Err(Sent::Duplicate)
-        }
-        put => Ok(put),
-    })
-}
-
 /// Something of a channel is sealed: its life is over, which is said before anything is sealed. Whoever found it
 /// looks again, and will not find it open unless the segment is damaged.
 pub(crate) fn must_be_over(cx: Context<'_>, cell: Cell) -> Result<()> {
     if cell.is_open(cx) { Err(Error::Corrupt { what: "a channel is sealed, and open" }) } else { Ok(()) }
-}
-
-/// Stores a message and publishes it.
-#[inline(always)]
-fn put(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&str>) -> Result<Put> {
-    match put_at_once(cx, bound, payload, form) {
-        Ok(_) => Ok(Put::Done),
-        Err(rest) => put_rest(cx, bound, payload, form, id, rest),
-    }
-}
-
-/// What `put_at_once` leaves: a message that is stored, or one that is not.
-type Rest<'a> = Option<Held<'a>>;
-
-/// What is left to be done.
-#[derive(Clone, Copy)]
-enum Left<'a> {
-    Publish(Rest<'a>),
-    /// It is published; to count who hears it.
-    Count,
-}
-
-/// Stores a short message and publishes it, to a channel that keeps no ids and that nobody else publishes to just now. (A
-/// function of what is usual, and nothing else: a result that may come from elsewhere, too, is kept in memory.)
-#[inline(always)]
-fn put_at_once<'a>(cx: Context<'a>, bound: &Bound, payload: &[u8], form: Form) -> std::result::Result<&'a CellWords, Rest<'a>> {
-    if bound.window > 0 {
-        cold_path();
-        return Err(None);
-    }
-    let cell = bound.words(cx).ok_or(None)?;
-    let message = cx.store_short(Info::new(form.kind(), 0, 0, 0), u64::from(bound.cell.number()), 0, payload).ok_or(None)?;
-    point!("publish.stored");
-    let Tried::Done(_) = bound.ring.try_to_publish(cx, cell, message, |word| bound.is_open_as(word), |_| true) else {
-        return Err(Some(message));
-    };
-    point!("publish.done");
-    cx.news(bound.cell.number());
-    Ok(cell)
-}
-
-/// The rest: what is long, what has an id, what others were in the way of.
-#[inline(never)]
-fn put_rest(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&str>, rest: Rest<'_>) -> Result<Put> {
-    if bound.window > 0 {
-        return put_once(cx, bound, payload, form, id);
-    }
-    let message = match rest {
-        Some(message) => message,
-        None => cx.store(Info::new(form.kind(), 0, 0, 0), u64::from(bound.cell.number()), 0, &[], payload)?,
-    };
-    point!("publish.stored");
-    let published = bound.ring.publish(cx, message, |word| bound.is_open_as(word), |_| true);
-    told(cx, bound, message, published, Ok(Put::Gone))
-}
-
-/// To a channel that keeps ids: once within its window.
-fn put_once(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Option<&str>) -> Result<Put> {
-    let mark = id.map(|id| dedup::Mark::of(cx, id));
-    let (prefix, words): ([u64; 2], usize) = mark.map_or(([0; 2], 0), |mark| (mark.words(0), 2));
-    let info = Info::new(form.kind(), words as u64, 0, 0);
-    let message = cx.store(info, u64::from(bound.cell.number()), 0, &prefix[..words], payload)?;
-    let mut refused = Ok(Put::Gone);
-    point!("publish.stored");
-    let admit = |sequence| {
-        let admitted = dedup::admit(cx, bound, &message, mark, sequence);
-        let is_admitted = admitted == Ok(true);
-        if !is_admitted {
-            refused = admitted.map(|_| Put::Duplicate);
-        }
-        is_admitted
-    };
-    let published = bound.ring.publish(cx, message, |word| bound.is_open_as(word), admit);
-    told(cx, bound, message, published, refused)
-}
-
-/// Tells of what was published, and gives back what was not: what became of it then is known.
-#[inline(always)]
-fn told(cx: Context<'_>, bound: &Bound, message: Held<'_>, published: Result<Option<u64>>, refused: Result<Put>) -> Result<Put> {
-    if let Ok(Some(_)) = published {
-        point!("publish.done");
-        cx.news(bound.cell.number());
-        return Ok(Put::Done);
-    }
-    cx.free(message.reference);
-    published.and(refused)
 }
 
 impl From<Stop> for Error {

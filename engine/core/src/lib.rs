@@ -124,6 +124,8 @@ mod stats;
 #[cfg(not(modelled))]
 mod subscribing;
 #[cfg(not(modelled))]
+mod target;
+#[cfg(not(modelled))]
 mod topics;
 #[cfg(not(modelled))]
 mod turns;
@@ -168,6 +170,8 @@ pub use segment::{Options, Segment, detach_all};
 pub use source::{Cells, Source};
 #[cfg(not(modelled))]
 pub use stats::ChannelStats;
+#[cfg(not(modelled))]
+pub use target::Target;
 #[cfg(not(modelled))]
 pub use topics::{Topics, TopicsKind, pattern_matches};
 #[cfg(not(modelled))]

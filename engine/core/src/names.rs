@@ -1,7 +1,5 @@
-//! What a thread remembers of channels by name: where they are, and how many handles they had under
-//! which root. Only memory: a cell's state word says whether its life is still open, a root word
-//! whether the count still holds, so what is stale is looked up again. Per thread, so without a lock
-//! that a fork could find held.
+//! What a thread remembers of channels by name. Only memory, as every `Target`: what is stale is looked up again. Per thread, so
+//! without a lock that a fork could find held.
 
 use std::cell::RefCell;
 use std::hash::BuildHasher;
@@ -11,42 +9,23 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::bound::Bound;
 use crate::hint::cold_path;
-use crate::layout::Channel;
-use crate::space::Context;
-use crate::sync::Ordering;
-use crate::view::CellWords;
+use crate::target::Target;
 
 /// Names remembered before everything is forgotten.
 const REMEMBERED: usize = 16 << 10;
 
 /// What is remembered of a channel.
-pub(crate) struct Known {
-    facade: u64,
+struct Known {
     name: Box<str>,
     hash: u64,
-    /// Where it is. Not copied: it would be passed on from hand to hand.
-    pub bound: Rc<Bound>,
-    /// The root word of its handles when they were counted, and the count.
-    pub heard: (u64, u64),
+    target: Target,
 }
 
 impl Known {
     /// Is it the channel of this name?
     #[inline(always)]
     fn is(&self, facade: u64, name: &str) -> bool {
-        self.facade == facade && is_same(self.name.as_bytes(), name.as_bytes())
-    }
-
-    /// How many handles the channel has, unless their root word is not any more the one under which they were counted.
-    pub fn heard_now(&self, cx: Context<'_>) -> Option<u64> {
-        self.heard_in(self.bound.words(cx)?)
-    }
-
-    /// The same by the words of its cell.
-    #[inline(always)]
-    pub fn heard_in(&self, cell: &CellWords) -> Option<u64> {
-        let root = cell[Channel::handles].load(Ordering::Acquire);
-        (root == self.heard.0).then_some(self.heard.1)
+        self.target.is_of(facade) && is_same(self.name.as_bytes(), name.as_bytes())
     }
 }
 
@@ -90,14 +69,14 @@ fn is_same(one: &[u8], other: &[u8]) -> bool {
 
 /// Calls `with` with what is remembered of a facade's channel.
 #[inline]
-pub(crate) fn recall<R>(facade: u64, name: &str, with: impl FnOnce(&mut Known) -> R) -> Option<R> {
+pub(crate) fn recall<R>(facade: u64, name: &str, with: impl FnOnce(&mut Target) -> R) -> Option<R> {
     NAMES.with_borrow_mut(|names| {
         // The second time it is the one. (Once in here, so that `with` becomes part of its caller.)
         loop {
             if let Some(known) = names.known.get_mut(names.last)
                 && known.is(facade, name)
             {
-                return Some(with(known));
+                return Some(with(&mut known.target));
             }
             cold_path();
             names.last = names.index_of(facade, name)?;
@@ -107,7 +86,8 @@ pub(crate) fn recall<R>(facade: u64, name: &str, with: impl FnOnce(&mut Known) -
 
 /// Remembers where a channel is.
 pub(crate) fn remember(facade: u64, name: &str, bound: &Rc<Bound>) {
-    if recall(facade, name, |known| (known.bound, known.heard) = (bound.clone(), (0, 0))).is_some() {
+    let new = || Target::of(facade, bound.clone());
+    if recall(facade, name, |target| *target = new()).is_some() {
         return;
     }
     NAMES.with_borrow_mut(|names| {
@@ -117,7 +97,7 @@ pub(crate) fn remember(facade: u64, name: &str, bound: &Rc<Bound>) {
         }
         let hash = names.hasher.hash_one(name);
         names.last = names.known.len();
-        names.known.push(Known { facade, name: name.into(), hash, bound: bound.clone(), heard: (0, 0) });
+        names.known.push(Known { name: name.into(), hash, target: new() });
         names.table.insert_unique(hash, names.last, |&index| names.known.get(index).map_or(0, |known| known.hash));
     });
 }

@@ -51,6 +51,31 @@ fn smoke() {
 }
 
 #[test]
+fn a_target_is_published_to_while_its_channel_is_there() {
+    let segment = segment();
+    let (channels, others) = (channels(&segment), channels(&segment));
+    assert!(channels.target("a").unwrap().is_none());
+    channels.create("a", &spec(16)).unwrap();
+    let mut target = channels.target("a").unwrap().unwrap();
+    assert_eq!(channels.publish_to(&mut target, b"1", Form::Text).unwrap(), Some(0));
+    let receiver = channels.subscribe("a", "alice", None).unwrap().unwrap();
+    assert_eq!(channels.publish_to(&mut target, b"2", Form::Text).unwrap(), Some(1));
+    assert_eq!(channels.publish_to(&mut target, &[b'3'; 10_000], Form::Text).unwrap(), Some(1));
+    // Those of another facade, though it is of the same channels.
+    assert_eq!(others.publish_to(&mut target, b"others", Form::Text).unwrap(), None);
+    assert_eq!(drain(&receiver), ["2".to_owned(), "3".repeat(10_000)]);
+    channels.remove("a").unwrap();
+    assert_eq!(channels.publish_to(&mut target, b"gone", Form::Text).unwrap(), None);
+    assert_eq!(channels.publish_to(&mut target, &[b'x'; 10_000], Form::Text).unwrap(), None);
+    channels.create("a", &spec(16)).unwrap();
+    let receiver = channels.subscribe("a", "alice", None).unwrap().unwrap();
+    assert_eq!(channels.publish_to(&mut target, b"of the last life", Form::Text).unwrap(), None);
+    assert_eq!(drain(&receiver), [""; 0]);
+    assert_eq!(channels.stats("a").unwrap().unwrap().published, 0);
+    assert_eq!(segment.check().unwrap(), [""; 0]);
+}
+
+#[test]
 fn unsubscribing_ends_delivery_but_not_what_is_left() {
     let segment = segment();
     let channels = channels(&segment);

@@ -11,10 +11,11 @@ use crate::convert::{BufferSize, EventId, dict, show, to_python, with_payload};
 use crate::errors::{raise, shown, unknown_channel};
 use crate::handle::{Handle, Message, Receiving};
 use crate::json::with_compact;
+use crate::publishing::publish;
 use crate::segment::{Segment, world};
 use crate::topics::TopicMatcher;
 
-const KIND: &str = "Channel";
+pub const KIND: &str = "Channel";
 
 /// Named channels of one namespace of a segment.
 #[pyclass(frozen, subclass, module = "hypern_realtime_shm._engine")]
@@ -27,15 +28,6 @@ pub struct ChannelManager {
 impl ChannelManager {
     pub const fn core(&self) -> &core::Channels {
         &self.channels
-    }
-
-    #[inline]
-    pub fn put(channels: &core::Channels, py: Python<'_>, channel_name: &str, payload: &[u8], form: core::Form) -> PyResult<u64> {
-        match channels.publish(channel_name, payload, form) {
-            Ok(Some(heard)) => Ok(heard),
-            Ok(None) => Err(unknown_channel(py, KIND, channel_name)),
-            Err(error) => Err(raise(error)),
-        }
     }
 }
 
@@ -143,13 +135,13 @@ impl ChannelManager {
     }
 
     /// Publishes to every open handle in every process; returns how many there are.
-    fn publish(&self, channel_name: Arg<&str>, message: &Bound<'_, PyAny>) -> PyResult<u64> {
-        with_payload(message, |payload, form| ChannelManager::put(&self.channels, message.py(), &channel_name, payload, form))
+    fn publish(&self, channel_name: &Bound<'_, PyAny>, message: &Bound<'_, PyAny>) -> PyResult<u64> {
+        with_payload(message, |payload, form| publish(&self.channels, channel_name, "channel_name", payload, form))
     }
 
     /// Publishes data as compact JSON; returns how many handles are open.
-    fn publish_json(&self, channel_name: Arg<&str>, data: &Bound<'_, PyAny>) -> PyResult<u64> {
-        with_compact(data, |payload| ChannelManager::put(&self.channels, data.py(), &channel_name, payload, core::Form::Text))
+    fn publish_json(&self, channel_name: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>) -> PyResult<u64> {
+        with_compact(data, |payload| publish(&self.channels, channel_name, "channel_name", payload, core::Form::Text))
     }
 
     /// Publishes once to every channel whose name matches; returns the sum of open handles.

@@ -14,6 +14,7 @@ use crate::errors::raise;
 use crate::heartbeat::HeartbeatMonitor;
 use crate::json::with_compact;
 use crate::presence::PresenceTracker;
+use crate::publishing::publish;
 
 /// Channels, presence and heartbeats of one world.
 #[pyclass(frozen, subclass, name = "RealtimeHub", module = "hypern_realtime_shm._engine")]
@@ -26,8 +27,8 @@ impl Hub {
         self.parts.get().ok_or_else(|| PyRuntimeError::new_err("RealtimeHub.__init__ was not called"))
     }
 
-    fn put(&self, py: Python<'_>, channel: &str, payload: &[u8], form: core::Form) -> PyResult<u64> {
-        ChannelManager::put(self.parts()?.channels(), py, channel, payload, form)
+    fn put(&self, channel: &Bound<'_, PyAny>, payload: &[u8], form: core::Form) -> PyResult<u64> {
+        publish(self.parts()?.channels(), channel, "channel", payload, form)
     }
 }
 
@@ -91,13 +92,13 @@ impl Hub {
     ///
     /// Raises:
     ///     KeyError: there is no such channel.
-    fn publish(&self, channel: Arg<&str>, message: &Bound<'_, PyAny>) -> PyResult<u64> {
-        with_payload(message, |payload, form| self.put(message.py(), &channel, payload, form))
+    fn publish(&self, channel: &Bound<'_, PyAny>, message: &Bound<'_, PyAny>) -> PyResult<u64> {
+        with_payload(message, |payload, form| self.put(channel, payload, form))
     }
 
     /// Publishes data as compact JSON.
-    fn publish_json(&self, channel: Arg<&str>, data: &Bound<'_, PyAny>) -> PyResult<u64> {
-        with_compact(data, |payload| self.put(data.py(), &channel, payload, core::Form::Text))
+    fn publish_json(&self, channel: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>) -> PyResult<u64> {
+        with_compact(data, |payload| self.put(channel, payload, core::Form::Text))
     }
 }
 

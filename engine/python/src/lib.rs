@@ -19,6 +19,7 @@ mod json;
 mod lists;
 mod logging;
 mod presence;
+mod publishing;
 mod segment;
 mod sse;
 mod topics;
