@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import threading
@@ -119,7 +118,18 @@ def test_a_remembered_name_is_held_once_and_let_go(manager: ChannelManager) -> N
     assert sys.getrefcount(one) == before
 
 
-def test_a_name_that_publishes_when_it_is_let_go(manager: ChannelManager) -> None:
+def test_the_name_of_no_channel_is_let_go(manager: ChannelManager) -> None:
+    name = "".join(["one", " name"])
+    manager.create_channel(name)
+    before = sys.getrefcount(name)
+    remembered(manager, name)
+    manager.remove_channel(name)
+    with pytest.raises(KeyError):
+        manager.publish(name, "nobody")
+    assert sys.getrefcount(name) == before
+
+
+def test_a_name_of_another_class_is_not_kept(manager: ChannelManager) -> None:
     sub = manager.subscribe(NAME, "client")
 
     class Parting(str):
@@ -129,10 +139,7 @@ def test_a_name_that_publishes_when_it_is_let_go(manager: ChannelManager) -> Non
     name = Parting(NAME)
     remembered(manager, name)
     del name
-    sub.drain()
-    remembered(manager)
-    gc.collect()
-    assert sub.drain().count("farewell") == 1
+    assert sub.drain() == [*(f"before {number}" for number in range(OFTEN)), "farewell"]
 
 
 def test_threads_remember_each_for_itself(manager: ChannelManager) -> None:
@@ -146,15 +153,43 @@ def test_threads_remember_each_for_itself(manager: ChannelManager) -> None:
     assert sorted(sub.drain()) == sorted(f"before {number}" for number in range(OFTEN) for _ in threads)
 
 
+def in_a_child(use: Callable[[], bool]) -> None:
+    child = os.fork()
+    if child == 0:
+        code = 2
+        try:
+            code = 0 if use() else 1
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_a_forked_child_publishes_by_what_it_inherited(manager: ChannelManager) -> None:
     remembered(manager)
     sub = manager.subscribe(NAME, "client")
-    child = os.fork()
-    if child == 0:
-        os._exit(manager.publish(NAME, "from the child") != 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    in_a_child(lambda: manager.publish(NAME, "from the child") == 1)
     manager.publish(NAME, "from the parent")
     assert sub.drain() == ["from the child", "from the parent"]
+
+
+def test_a_channel_that_a_child_made_anew_is_found(manager: ChannelManager) -> None:
+    remembered(manager)
+    in_a_child(lambda: manager.remove_channel(NAME) and manager.create_channel(NAME))
+    sub = manager.subscribe(NAME, "client")
+    assert manager.publish(NAME, "to the new one") == 1
+    assert sub.drain() == ["to the new one"]
+
+
+def test_segments_of_one_name_one_after_the_other(name: str) -> None:
+    for turn in range(3):
+        with Segment.open(name, size="2MiB") as segment:
+            manager = ChannelManager(64, segment=segment)
+            manager.create_channel(NAME)
+            sub = manager.subscribe(NAME, "client")
+            remembered(manager)
+            assert manager.publish(NAME, str(turn)) == 1
+            assert sub.drain()[-1] == str(turn)
+            segment.unlink()
 
 
 def test_a_closed_segment_is_not_published_to(manager: ChannelManager, segment: Segment) -> None:

@@ -27,6 +27,21 @@ impl Form {
     }
 }
 
+/// What became of a `send`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// There is no such channel.
+    Unknown,
+    /// The id was seen within the window: not sent.
+    Duplicate,
+    /// Nobody listens and the policy is to fail: not sent.
+    Unheard,
+    /// Sent to this many open handles.
+    Delivered(u64),
+}
+
+/// Flag in a channel's config: `send` refuses when nobody listens.
+pub(crate) const FAIL_WHEN_UNHEARD: u64 = 1;
 /// A channel's cell and ring, found once and valid while the cell's life is open.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bound {
@@ -34,7 +49,7 @@ pub(crate) struct Bound {
     pub ring: Ring,
     pub flags: u64,
     pub window: u64,
-    /// A state word of its cell that says that it is open.
+    /// The state word of its cell if it was open, else one that no cell has.
     open: u64,
 }
 
@@ -57,7 +72,7 @@ impl Bound {
 pub(crate) fn bound_of(cx: Context<'_>, cell: Cell) -> Result<Option<Bound>> {
     let flags = cx.view().get(cell.at() + Channel::config) >> 8 & 0xff;
     let window = cx.view().get(cell.at() + Channel::window);
-    // Last: it tells whether what was read before is of this life.
+    // It tells whether what was read before is of this life; the state word after it tells its own.
     Ok(cell.ring(cx)?.map(|ring| {
         let word = cx.word(cell.at()).load(Ordering::Acquire);
         let open = if cell.is_open_as(word) { word } else { u64::MAX };

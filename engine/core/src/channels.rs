@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicU64 as PrivateU64, Ordering as PrivateOrdering};
 
 use hashbrown::HashMap;
 
-use crate::bound::{Bound, Form, bound_of};
+use crate::bound::{Bound, FAIL_WHEN_UNHEARD, Form, Sent, bound_of};
 use crate::cells::Cell;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
+use crate::geometry::Geometry;
 use crate::handles::Made;
 use crate::layout::{MAX_RING_LOG2, World as WorldCell, cell_kind};
 use crate::names;
@@ -20,7 +21,7 @@ use crate::record::encode_pairs;
 use crate::relief;
 use crate::space::Context;
 use crate::sync::Ordering;
-use crate::target::Target;
+use crate::target::{Left, Target};
 use crate::topics::{Topics, TopicsKind, pattern_matches};
 use crate::trie::Stop;
 use crate::world::{World, check_length};
@@ -47,21 +48,6 @@ pub struct ChannelSpec {
     pub dedup_window: Option<u32>,
 }
 
-/// What became of a `send`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sent {
-    /// There is no such channel.
-    Unknown,
-    /// The id was seen within the window: not sent.
-    Duplicate,
-    /// Nobody listens and the policy is to fail: not sent.
-    Unheard,
-    /// Sent to this many open handles.
-    Delivered(u64),
-}
-
-/// Flag in a channel's config: `send` refuses when nobody listens.
-pub(crate) const FAIL_WHEN_UNHEARD: u64 = 1;
 /// Patterns remembered for one state of the directory.
 const PATTERNS_REMEMBERED: usize = 256;
 
@@ -244,8 +230,22 @@ impl Channels {
     /// Publishes to every open handle, in every process. Gives how many there are; `None`: no such channel.
     pub fn publish(&self, name: &str, payload: &[u8], form: Form) -> Result<Option<u64>> {
         let cx = self.0.world.cx()?;
+        // It would not be done at once, and the name would be looked for twice.
+        if payload.len() > Geometry::payload(0) {
+            return self.publish_rest(cx, name, payload, form, Left::Publish(None));
+        }
         // In place: most publishing is to channels that the thread knows. (And publishing looks for no names.)
-        match names::recall(self.0.facade, name, |target| target.publish(cx, payload, form)) {
+        match names::recall(self.0.facade, name, |target| target.publish_at_once(cx, payload, form)) {
+            Some(Ok(heard)) => Ok(Some(heard)),
+            Some(Err(left)) => self.publish_rest(cx, name, payload, form, left),
+            None => self.publish_unknown(cx, name, payload, form),
+        }
+    }
+
+    /// What is left to be done. (Nothing in between made the thread forget the name.)
+    #[inline(never)]
+    fn publish_rest(&self, cx: Context<'_>, name: &str, payload: &[u8], form: Form, left: Left<'_>) -> Result<Option<u64>> {
+        match names::recall(self.0.facade, name, |target| target.publish_rest(cx, payload, form, left)) {
             Some(Ok(None)) | None => self.publish_unknown(cx, name, payload, form),
             Some(done) => done,
         }
@@ -260,11 +260,14 @@ impl Channels {
 
     /// A channel to be published to again and again. `None`: there is none of this name.
     pub fn target(&self, name: &str) -> Result<Option<Target>> {
-        let bound = self.bind(self.0.world.cx()?, name)?;
-        Ok(bound.map(|bound| Target::of(self.0.facade, bound)))
+        let Some(bound) = self.bind(self.0.world.cx()?, name)? else {
+            return Ok(None);
+        };
+        Ok(Some(names::recall(self.0.facade, name, |target| target.clone()).unwrap_or_else(|| Target::of(self.0.facade, bound))))
     }
 
     /// Publishes as by its name. `None`: it is gone, or another's than these channels', and nothing was published.
+    #[inline(never)]
     pub fn publish_to(&self, target: &mut Target, payload: &[u8], form: Form) -> Result<Option<u64>> {
         if !target.is_of(self.0.facade) {
             return Ok(None);
@@ -289,7 +292,9 @@ impl Channels {
                 return Ok(None);
             };
             let cell = bound.cell;
-            if let Some(done) = act(&mut Target::of(self.0.facade, bound))? {
+            // Found, it is remembered, where what is counted is remembered, too.
+            let done = names::recall(self.0.facade, name, &act).unwrap_or_else(|| act(&mut Target::of(self.0.facade, bound)));
+            if let Some(done) = done? {
                 return Ok(Some(done));
             }
             must_be_over(cx, cell)?;

@@ -467,6 +467,14 @@ mod tests {
         assert!(reference::is_life(reference, word));
         assert!(!reference::is_life(reference, state::with(word, state::FREE)));
         assert!(!reference::is_life(reference, word + (1 << 16)));
+        // A ref keeps the lower bits of a generation, and nothing of what lies below them; both begin anew.
+        let last = state::pack((1 << 48) - 1, 0xfff, state::LIVE);
+        assert_eq!(reference::to(last, 77), reference::GENERATION_MASK << reference::BLOCK_BITS | 77);
+        assert_eq!(state::next(last), 0);
+        let (before, after) = (state::pack((1 << 36) - 1, 1, state::LIVE), state::pack(1 << 36, 1, state::LIVE));
+        assert_eq!((reference::to(after, 77), state::next(before)), (77, state::pack(1 << 36, 0, 0)));
+        assert!(reference::is_life(reference::to(before, 77), last) && reference::is_life(77, after));
+        assert!(!reference::is_life(reference::to(before, 77), after));
     }
 
     #[test]

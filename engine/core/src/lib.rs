@@ -141,9 +141,9 @@ mod world;
 pub use error::{Error, Result};
 
 #[cfg(not(modelled))]
-pub use bound::Form;
+pub use bound::{Form, Sent};
 #[cfg(not(modelled))]
-pub use channels::{ChannelKind, ChannelSpec, Channels, Sent};
+pub use channels::{ChannelKind, ChannelSpec, Channels};
 #[cfg(not(modelled))]
 pub use heartbeat::{Beat, BeatStats, ClientInfo, Heartbeats};
 #[cfg(not(modelled))]

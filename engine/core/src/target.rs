@@ -6,8 +6,7 @@
 use std::rc::Rc;
 
 use crate::arena::{Held, Info};
-use crate::bound::{Bound, Form};
-use crate::channels::{FAIL_WHEN_UNHEARD, Sent};
+use crate::bound::{Bound, FAIL_WHEN_UNHEARD, Form, Sent};
 use crate::dedup;
 use crate::error::Result;
 use crate::hint::cold_path;
@@ -19,6 +18,7 @@ use crate::sync::Ordering;
 use crate::view::CellWords;
 
 /// A channel that was found.
+#[derive(Clone)]
 pub struct Target {
     /// Whose it is.
     facade: u64,
@@ -43,24 +43,28 @@ impl Target {
     /// Publishes, and gives how many handles are open. `None`: the channel is gone, and nothing was published.
     #[inline(always)]
     pub(crate) fn publish(&mut self, cx: Context<'_>, payload: &[u8], form: Form) -> Result<Option<u64>> {
-        match put_at_once(cx, &self.bound, payload, form) {
-            Ok(cell) => match self.remembered(cell) {
-                Some(heard) => Ok(Some(heard)),
-                None => self.count(cx).map(Some),
-            },
-            Err(rest) => {
-                cold_path();
-                self.publish_rest(cx, payload, form, rest)
-            }
+        match self.publish_at_once(cx, payload, form) {
+            Ok(heard) => Ok(Some(heard)),
+            Err(left) => self.publish_rest(cx, payload, form, left),
         }
     }
 
+    /// The same, if there is nothing unusual about it. (A function of this and nothing else: a result that may come from elsewhere,
+    /// too, is kept in memory.)
+    #[inline(always)]
+    pub(crate) fn publish_at_once<'a>(&self, cx: Context<'a>, payload: &[u8], form: Form) -> std::result::Result<u64, Left<'a>> {
+        let cell = put_at_once(cx, &self.bound, payload, form).map_err(Left::Publish)?;
+        self.remembered(cell).ok_or(Left::Count)
+    }
+
+    /// What `publish_at_once` left to be done.
     #[inline(never)]
-    fn publish_rest(&mut self, cx: Context<'_>, payload: &[u8], form: Form, rest: Rest<'_>) -> Result<Option<u64>> {
-        match put_rest(cx, &self.bound, payload, form, None, rest)? {
-            Put::Done => self.heard(cx).map(Some),
-            Put::Duplicate | Put::Gone => Ok(None),
-        }
+    pub(crate) fn publish_rest(&mut self, cx: Context<'_>, payload: &[u8], form: Form, left: Left<'_>) -> Result<Option<u64>> {
+        let put = match left {
+            Left::Publish(rest) => put_rest(cx, &self.bound, payload, form, None, rest)?,
+            Left::Count => Put::Done,
+        };
+        if put == Put::Done { self.heard(cx).map(Some) } else { Ok(None) }
     }
 
     /// The same under the channel's policy and, with an id, once within its dedup window.
@@ -136,8 +140,15 @@ enum Put {
 /// What `put_at_once` leaves: a message that is stored, or one that is not.
 type Rest<'a> = Option<Held<'a>>;
 
-/// Stores a short message and publishes it, to a channel that keeps no ids and that nobody else publishes to just now. (A
-/// function of what is usual, and nothing else: a result that may come from elsewhere, too, is kept in memory.)
+/// What is left of publishing.
+#[derive(Clone, Copy)]
+pub(crate) enum Left<'a> {
+    Publish(Rest<'a>),
+    /// It is published; to count who hears it.
+    Count,
+}
+
+/// Stores a short message and publishes it, to a channel that keeps no ids and that nobody else publishes to just now.
 #[inline(always)]
 fn put_at_once<'a>(cx: Context<'a>, bound: &Bound, payload: &[u8], form: Form) -> std::result::Result<&'a CellWords, Rest<'a>> {
     if bound.window > 0 {
@@ -163,6 +174,8 @@ fn put_rest(cx: Context<'_>, bound: &Bound, payload: &[u8], form: Form, id: Opti
     }
     let message = match rest {
         Some(message) => message,
+        // Room is made for what is long, which nobody would have.
+        None if !bound.cell.is_open(cx) => return Ok(Put::Gone),
         None => cx.store(Info::new(form.kind(), 0, 0, 0), u64::from(bound.cell.number()), 0, &[], payload)?,
     };
     point!("publish.stored");

@@ -8,14 +8,12 @@ use pyo3::types::PyDict;
 
 use crate::argument::{Arg, Of};
 use crate::convert::{BufferSize, EventId, dict, show, to_python, with_payload};
-use crate::errors::{raise, shown, unknown_channel};
+use crate::errors::{CHANNEL, raise, shown, unknown_channel};
 use crate::handle::{Handle, Message, Receiving};
 use crate::json::with_compact;
 use crate::publishing::publish;
 use crate::segment::{Segment, world};
 use crate::topics::TopicMatcher;
-
-pub const KIND: &str = "Channel";
 
 /// Named channels of one namespace of a segment.
 #[pyclass(frozen, subclass, module = "hypern_realtime_shm._engine")]
@@ -81,7 +79,7 @@ impl ChannelManager {
     ) -> PyResult<Vec<Message>> {
         let after = last_event_id.as_deref().map(EventId::text);
         let Some(messages) = self.channels.replay(&channel_name, after, limit.map(Arg::into_inner)).map_err(raise)? else {
-            return Err(unknown_channel(py, KIND, &channel_name));
+            return Err(unknown_channel(py, CHANNEL, &channel_name));
         };
         let message = |(received, payload): (core::Received, Vec<u8>)| {
             let data = to_python(py, &payload, received.form)?.unbind();
@@ -153,7 +151,7 @@ impl ChannelManager {
     fn get_stats(&self, py: Python<'_>, channel_name: Arg<&str>) -> PyResult<ChannelStats> {
         match self.channels.stats(&channel_name).map_err(raise)? {
             Some(stats) => Ok(ChannelStats { stats }),
-            None => Err(unknown_channel(py, KIND, &channel_name)),
+            None => Err(unknown_channel(py, CHANNEL, &channel_name)),
         }
     }
 
@@ -166,7 +164,7 @@ impl ChannelManager {
     fn get_subscribers(&self, py: Python<'_>, channel_name: Arg<&str>) -> PyResult<Vec<String>> {
         match self.channels.subscribers(&channel_name).map_err(raise)? {
             Some(clients) => Ok(clients),
-            None => Err(unknown_channel(py, KIND, &channel_name)),
+            None => Err(unknown_channel(py, CHANNEL, &channel_name)),
         }
     }
 
@@ -214,7 +212,7 @@ impl Subscriber {
     pub fn of_channel(py: Python<'_>, name: &str, opened: core::Result<Option<Arc<core::Receiver>>>) -> PyResult<Py<Subscriber>> {
         match opened.map_err(raise)? {
             Some(receiver) => Subscriber::of(py, Receiving::One(receiver)),
-            None => Err(unknown_channel(py, KIND, name)),
+            None => Err(unknown_channel(py, CHANNEL, name)),
         }
     }
 }

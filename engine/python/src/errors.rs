@@ -58,6 +58,9 @@ pub fn shown(class: &str, text: Result<String, Error>) -> PyResult<String> {
     }
 }
 
+/// What a channel is called where none is found.
+pub const CHANNEL: &str = "Channel";
+
 /// No channel of this name. The text is the original's.
 pub fn unknown_channel(py: Python<'_>, kind: &str, name: &str) -> PyErr {
     own(py, "UnknownChannel", (format!("{kind} '{}' does not exist", shortened(name)),))

@@ -5,15 +5,15 @@ use std::cell::RefCell;
 
 use hypern_shm_core as core;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
 use crate::argument::{arg, named};
-use crate::channels::KIND;
-use crate::errors::{raise, unknown_channel};
+use crate::errors::{CHANNEL, raise, unknown_channel};
 
 struct Memory {
-    /// The name published to last, held so that no other object takes its place, and its channel.
+    /// A name that was published to often, held so that no other object takes its place, and its channel.
     last: Option<(Py<PyAny>, core::Target)>,
-    /// Where the one was that came before and was not that, and how often on end one was there.
+    /// Where the last other name was, and how often on end, not counting those of that one.
     other: (usize, u32),
 }
 
@@ -49,18 +49,21 @@ pub fn publish(channels: &core::Channels, name: &Bound<'_, PyAny>, argument: &st
     }
 }
 
-/// To another channel than the last time, or to one that is made anew.
+/// By a name that is not the object remembered, or names another channel now.
 #[inline(never)]
 fn by_text(channels: &core::Channels, name: &Bound<'_, PyAny>, argument: &str, payload: &[u8], form: core::Form) -> PyResult<u64> {
-    let py = name.py();
-    let text: &str = arg(name).map_err(|error| named(py, error, argument))?;
+    let text: &str = arg(name).map_err(|error| named(name.py(), error, argument))?;
     let Some(heard) = channels.publish(text, payload, form).map_err(raise)? else {
-        return Err(unknown_channel(py, KIND, text));
+        MEMORY.with_borrow_mut(|memory| memory.last.take_if(|(last, _)| last.is(name)));
+        return Err(unknown_channel(name.py(), CHANNEL, text));
     };
     let is_often = MEMORY.with_borrow_mut(|memory| memory.is_often(name.as_ptr() as usize));
-    if is_often && let Some(target) = channels.target(text).map_err(raise)? {
-        let last = MEMORY.with_borrow_mut(|memory| memory.last.replace((name.clone().unbind(), target)));
-        drop(last); // which may run Python
+    // No subclass's: it may hold what others want to see freed, and run what it likes when it is.
+    if is_often
+        && name.is_exact_instance_of::<PyString>()
+        && let Some(target) = channels.target(text).map_err(raise)?
+    {
+        MEMORY.with_borrow_mut(|memory| memory.last = Some((name.clone().unbind(), target)));
     }
     Ok(heard)
 }

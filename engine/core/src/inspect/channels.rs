@@ -5,9 +5,9 @@ use serde::Serialize;
 
 use super::{Attached, Inspector, Named, Owner, Problems, as_map, directory_of};
 use crate::arena::Info;
-use crate::bound::bound_of;
+use crate::bound::{FAIL_WHEN_UNHEARD, bound_of};
 use crate::cells::{Cell, is_channel};
-use crate::channels::{ChannelKind, FAIL_WHEN_UNHEARD};
+use crate::channels::ChannelKind;
 use crate::error::Result;
 use crate::handles::{key_client, shown, stride};
 use crate::ids::{EventId, epoch_of};
