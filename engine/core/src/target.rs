@@ -67,7 +67,7 @@ impl Target {
         if put == Put::Done { self.heard(cx).map(Some) } else { Ok(None) }
     }
 
-    /// The same under the channel's policy and, with an id, once within its dedup window.
+    /// Publishes under the channel's policy and, with an id, once within its dedup window.
     #[inline(always)]
     pub(crate) fn send(&mut self, cx: Context<'_>, payload: &[u8], form: Form, id: Option<&str>) -> Result<Option<Sent>> {
         let at = self.bound.cell.at();
