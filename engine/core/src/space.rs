@@ -120,7 +120,7 @@ impl Hints {
         true
     }
 
-    #[inline(never)]
+    #[inline]
     fn pop_other(&self) -> Option<u32> {
         let there = |at: usize| Some((at, self.others.get(at)?.load(Ordering::Relaxed))).filter(|&(_, block)| block != 0);
         let next = self.next.load(Ordering::Relaxed) as usize;
