@@ -209,7 +209,6 @@ impl<'a> Context<'a> {
         {
             return Some(held);
         }
-        cold_path();
         self.claim_other(hints)
     }
 

@@ -8,7 +8,6 @@ use siphasher::sip128::SipHasher13;
 
 use crate::error::Result;
 use crate::geometry::Geometry;
-use crate::hint::cold_path;
 use crate::layout::{Header, Slot, reference, state};
 use crate::mutants::without;
 use crate::sync::{AtomicU64, Ordering};
@@ -78,7 +77,6 @@ impl Hints {
     #[inline(always)]
     pub fn push(&self, block: u32, most: usize) -> bool {
         if self.top.load(Ordering::Relaxed) != 0 {
-            cold_path();
             return self.push_other(block, most - 1);
         }
         self.top.store(u64::from(block) + 1, Ordering::Relaxed);
@@ -90,7 +88,6 @@ impl Hints {
     pub fn pop_top(&self) -> Option<u32> {
         let top = self.top.load(Ordering::Relaxed);
         if top == 0 {
-            cold_path();
             return None;
         }
         self.top.store(0, Ordering::Relaxed);
