@@ -181,7 +181,7 @@ def times_of(names: list[str], options: Options) -> tuple[dict[str, Any], dict[s
             }
             sides = (core_alone(ROWS[title].core, fastest["core"]), *through[title])
             found[title] = in_turns(dict(zip(SIDES, sides, strict=True)), options.rounds)
-            undisturbed[title] = {side: short(min(parts_)) for side, parts_ in fastest.items()}
+            undisturbed[title] = {side: short(min(took)) for side, took in fastest.items()}
     return found, undisturbed
 
 

@@ -42,6 +42,7 @@ pub enum Sent {
 
 /// Flag in a channel's config: `send` refuses when nobody listens.
 pub(crate) const FAIL_WHEN_UNHEARD: u64 = 1;
+
 /// A channel's cell and ring, found once and valid while the cell's life is open.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bound {
