@@ -184,9 +184,24 @@ const ROOM: usize = 128;
 pub struct Metadata(Vec<u8>);
 
 impl Metadata {
+    /// No pairs.
+    pub const fn new() -> Metadata {
+        Metadata(Vec::new())
+    }
+
+    /// Forgets the pairs, and keeps the room they took.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// How many bytes of them there is room for.
+    pub fn capacity(&self) -> usize {
+        self.0.capacity()
+    }
+
     /// Adds a pair.
     pub fn push(&mut self, key: &str, value: &str) {
-        if self.0.is_empty() {
+        if self.0.capacity() == 0 {
             // Cheaper than to reserve.
             self.0 = Vec::with_capacity(ROOM);
         }

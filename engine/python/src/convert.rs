@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::thread::LocalKey;
 
 use hypern_shm_core::{Form, Metadata};
 use pyo3::exceptions::PyTypeError;
@@ -18,9 +19,24 @@ const MAX_BUFFER: u64 = 1 << 20;
 thread_local! {
     /// Where messages are copied before they become Python objects.
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// Where a member's metadata are encoded.
+    static METADATA: Cell<Metadata> = const { Cell::new(Metadata::new()) };
 }
-/// A scratch buffer grown beyond this by one large message is given back.
-const SCRATCH_KEPT: usize = 256 << 10;
+/// What one large message or dict made larger than this is given back.
+const KEPT: usize = 256 << 10;
+
+/// Lends what a thread keeps. Taken out meanwhile: making an exception may run finalizers, which may come here, too.
+#[inline]
+fn lend<T: Default, R>(kept: &'static LocalKey<Cell<T>>, capacity: fn(&T) -> usize, with: impl FnOnce(&mut T) -> R) -> R {
+    kept.with(|place| {
+        let mut lent = place.take();
+        let result = with(&mut lent);
+        if capacity(&lent) <= KEPT {
+            place.set(lent);
+        }
+        result
+    })
+}
 
 /// Calls `with` with the message's bytes, in place, and what they are.
 #[inline]
@@ -48,23 +64,10 @@ impl Argument<'_, '_> for Data {
     }
 }
 
-/// A buffer to copy messages into before they become Python objects.
-pub struct Scratch;
-
-impl Scratch {
-    /// Lends the thread's buffer. Taken out meanwhile: making an exception may run finalizers, which may
-    /// take messages, too.
-    #[inline]
-    pub fn with<R>(with: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-        SCRATCH.with(|place| {
-            let mut buffer = place.take();
-            let result = with(&mut buffer);
-            if buffer.capacity() <= SCRATCH_KEPT {
-                place.set(buffer);
-            }
-            result
-        })
-    }
+/// Lends the thread's buffer to copy messages into before they become Python objects.
+#[inline]
+pub fn with_scratch<R>(with: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    lend(&SCRATCH, Vec::capacity, with)
 }
 
 /// A payload as what it was published as.
@@ -96,9 +99,12 @@ impl<'a> Argument<'a, '_> for EventId<'a> {
 }
 
 /// Calls `see` with each text pair of a dict.
+#[inline]
 fn each_pair(metadata: Borrowed<'_, '_, PyAny>, mut see: impl FnMut(&str, &str)) -> PyResult<()> {
+    #[inline]
     fn text<'a>(object: &'a Bound<'_, PyAny>, what: &str) -> PyResult<&'a str> {
-        match object.cast::<PyString>() {
+        // Most are just that, which is told quicker.
+        match object.cast_exact::<PyString>().or_else(|_| object.cast::<PyString>()) {
             Ok(text) => text.to_str(),
             Err(_) => {
                 let class = object.get_type();
@@ -122,13 +128,17 @@ impl Argument<'_, '_> for Vec<(String, String)> {
     }
 }
 
-/// A member's metadata.
-impl Argument<'_, '_> for Metadata {
-    fn take(value: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
-        let mut encoded = Metadata::default();
-        each_pair(value, |key, value| encoded.push(key, value))?;
-        Ok(encoded)
-    }
+/// Calls `with` with a member's metadata, encoded: those of a dict, or none.
+#[inline]
+pub fn with_metadata<R>(given: Option<&Bound<'_, PyAny>>, with: impl FnOnce(&Metadata) -> PyResult<R>) -> PyResult<R> {
+    lend(&METADATA, Metadata::capacity, |metadata| {
+        metadata.clear();
+        if let Some(given) = given {
+            let taken = each_pair(given.as_borrowed(), |key, value| metadata.push(key, value));
+            taken.map_err(|error| named(given.py(), error, "metadata"))?;
+        }
+        with(metadata)
+    })
 }
 
 /// A dict out of text pairs.

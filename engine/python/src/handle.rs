@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::argument::{Arg, Timeout};
-use crate::convert::{Data, Scratch, to_python};
+use crate::convert::{Data, to_python, with_scratch};
 use crate::errors::{channel_closed, raise};
 use crate::lists::own_list;
 use crate::segment::is_left_over;
@@ -115,7 +115,7 @@ impl Handle {
         match &self.receiving {
             Receiving::One(receiver) => {
                 while let Some(ready) = receiver.next_ready().map_err(raise)? {
-                    let made = Scratch::with(|buffer| {
+                    let made = with_scratch(|buffer| {
                         let received = ready.take(buffer)?;
                         Some(found(buffer, received, receiver.channel()))
                     });
@@ -127,7 +127,7 @@ impl Handle {
                 }
             }
             Receiving::Many(receiver) => {
-                let made = Scratch::with(|buffer| match receiver.try_recv(buffer) {
+                let made = with_scratch(|buffer| match receiver.try_recv(buffer) {
                     Ok(Some((received, channel))) => found(buffer, received, &channel).map(Some),
                     Ok(None) => Ok(None),
                     Err(error) => Err(raise(error)),

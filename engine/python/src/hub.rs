@@ -9,7 +9,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::argument::{Arg, Of};
 use crate::channels::{ChannelManager, Subscriber};
-use crate::convert::{EventId, with_payload};
+use crate::convert::{EventId, with_metadata, with_payload};
 use crate::errors::raise;
 use crate::heartbeat::HeartbeatMonitor;
 use crate::json::with_compact;
@@ -69,12 +69,11 @@ impl Hub {
         py: Python<'_>,
         channel: Arg<&str>,
         client_id: Arg<&str>,
-        metadata: Option<Arg<core::Metadata>>,
+        metadata: Option<&Bound<'_, PyAny>>,
         last_event_id: Option<Arg<EventId<'_>>>,
     ) -> PyResult<Py<Subscriber>> {
-        let metadata = metadata.map(Arg::into_inner).unwrap_or_default();
         let after = last_event_id.as_deref().map(EventId::text);
-        Subscriber::of_channel(py, &channel, self.parts()?.join(&channel, &client_id, &metadata, after))
+        with_metadata(metadata, |metadata| Subscriber::of_channel(py, &channel, self.parts()?.join(&channel, &client_id, metadata, after)))
     }
 
     /// Takes a client out of a channel; its heartbeat ends with its last channel.

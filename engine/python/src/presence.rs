@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
 use crate::argument::{Arg, Of, Seconds, Timeout};
-use crate::convert::{dict, show};
+use crate::convert::{dict, show, with_metadata};
 use crate::errors::{raise, shown};
 use crate::handle::{deadline, timed_out, wait_for_news, waited};
 use crate::segment::{Segment, world};
@@ -36,9 +36,11 @@ impl PresenceTracker {
 
     /// Adds a member, or replaces its metadata, keeping when it joined.
     #[pyo3(signature = (channel, client_id, metadata=None))]
-    fn track(&self, channel: Arg<&str>, client_id: Arg<&str>, metadata: Option<Arg<core::Metadata>>) -> PyResult<PresenceInfo> {
-        let member = self.presence.track(&channel, &client_id, &metadata.map(Arg::into_inner).unwrap_or_default()).map_err(raise)?;
-        Ok(PresenceInfo { member })
+    fn track(&self, channel: Arg<&str>, client_id: Arg<&str>, metadata: Option<&Bound<'_, PyAny>>) -> PyResult<PresenceInfo> {
+        with_metadata(metadata, |metadata| {
+            let member = self.presence.track(&channel, &client_id, metadata).map_err(raise)?;
+            Ok(PresenceInfo { member })
+        })
     }
 
     /// Removes a member, whoever tracks it. False: it was not there.
@@ -58,8 +60,8 @@ impl PresenceTracker {
     }
 
     /// Replaces a member's metadata. False: it is not there.
-    fn update(&self, channel: Arg<&str>, client_id: Arg<&str>, metadata: Arg<core::Metadata>) -> PyResult<bool> {
-        self.presence.update(&channel, &client_id, &metadata).map_err(raise)
+    fn update(&self, channel: Arg<&str>, client_id: Arg<&str>, metadata: &Bound<'_, PyAny>) -> PyResult<bool> {
+        with_metadata(Some(metadata), |metadata| self.presence.update(&channel, &client_id, metadata).map_err(raise))
     }
 
     /// Sets a member's last seen to now. False: it is not there.
@@ -159,9 +161,9 @@ pub struct PresenceInfo {
 impl PresenceInfo {
     #[new]
     #[pyo3(signature = (client_id, channel, metadata=None))]
-    fn new(client_id: Arg<&str>, channel: Arg<&str>, metadata: Option<Arg<core::Metadata>>) -> PyResult<PresenceInfo> {
+    fn new(client_id: Arg<&str>, channel: Arg<&str>, metadata: Option<&Bound<'_, PyAny>>) -> PyResult<PresenceInfo> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
-        Ok(PresenceInfo { member: core::Member::new(&channel, &client_id, &metadata.map(Arg::into_inner).unwrap_or_default(), now, now) })
+        with_metadata(metadata, |metadata| Ok(PresenceInfo { member: core::Member::new(&channel, &client_id, metadata, now, now) }))
     }
 
     /// The client's id.
