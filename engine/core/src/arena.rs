@@ -254,6 +254,10 @@ impl<'a> Context<'a> {
                     }
                     let block = first + number as u32;
                     if held.is_some() {
+                        // It is wanted soon.
+                        if let Some((_, words)) = self.block(block) {
+                            View::expect(words);
+                        }
                         self.hint(block);
                     } else {
                         held = self.claim(block);
