@@ -362,7 +362,7 @@ def run(options: Options) -> None:
                 options.rounds,
             )
         one, other = found["shm"], found["original"]
-        ratio = one.median / other.median
+        ratio = one.over(other)
         results[title] = {"shm": one.as_json(), "original": other.as_json(), "ratio": short(ratio), "aim": row.aim}
         print(
             f"{title:<50}{number(one.median):>10}{number(other.median):>10}{ratio:>8.2f}{row.aim:>6.2f}"
@@ -392,8 +392,8 @@ def text(about: dict[str, Any], options: Options, results: dict[str, Any]) -> st
 
 {said(about)}
 Median of {options.rounds} rounds in turns, ns a call, half the reach of the middle half of the rounds in brackets. The
-ratio is the result: below 1, sharing across processes costs less than not sharing. {reached} of {len(results)} rows
-reach their aim; ✗ marks those that do not.
+ratio, the median of those of rounds side by side, is the result: below 1, sharing across processes costs less than not
+sharing. {reached} of {len(results)} rows reach their aim; ✗ marks those that do not.
 
 {table(("call", "shm", "original", "ratio", "aim"), rows)}
 """

@@ -65,6 +65,10 @@ class Samples:
         low, _, high = statistics.quantiles(self.rounds, n=4, method="inclusive")
         return (high - low) / self.median
 
+    def over(self, other: Samples) -> float:
+        """The median ratio of the rounds that stand side by side: what slows the machine slows both."""
+        return statistics.median(a / b for a, b in zip(self.rounds, other.rounds, strict=True))
+
     def as_json(self) -> dict[str, Any]:
         return {
             "median": short(self.median),

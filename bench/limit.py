@@ -199,7 +199,7 @@ def run(options: Options) -> None:
             "undisturbed_ns": undisturbed[title],
             "python_share": short(1 - instructions["core"] / instructions["python"]),
             "times_noop_instructions": short(instructions["python"] / instructions["noop"]),
-            "times_noop": short(times["python"].median / times["noop"].median),
+            "times_noop": short(times["python"].over(times["noop"])),
             "undisturbed_times_noop": short(undisturbed[title]["python"] / undisturbed[title]["noop"]),
             "aim_core_ns": ROWS[title].aim_core,
             "aim_times_noop": ROWS[title].aim_noop,

@@ -2,6 +2,7 @@
 //! Promise: a geometry that `check` accepts never points outside the segment.
 
 use crate::error::{Error, Result};
+use crate::hint::cold_path;
 use crate::layout::{BLOCK_HEADER_WORDS, Bell, CELL_WORDS, CLASS_BYTES, Header, MAX_PROCESSES, Slot, UNIT_DESCRIPTORS, Unit, reference};
 
 /// Capacities of a segment and the word index where each region starts.
@@ -338,17 +339,15 @@ impl Geometry {
         self.larger_block(block)
     }
 
-    #[cold]
-    #[inline(never)]
+    #[inline]
     fn larger_block(&self, block: u32) -> Option<(usize, usize)> {
-        let mut index = block;
-        for (class, bytes) in CLASS_BYTES.into_iter().enumerate() {
-            if index < self.blocks[class] {
-                return Some((class, self.blocks_at[class] + index as usize * (bytes / 8)));
-            }
-            index -= self.blocks[class];
+        cold_path();
+        let index = block - self.blocks[0];
+        if index < self.blocks[1] {
+            return Some((1, self.blocks_at[1] + index as usize * (CLASS_BYTES[1] / 8)));
         }
-        None
+        let index = index - self.blocks[1];
+        (index < self.blocks[2]).then(|| (2, self.blocks_at[2] + index as usize * (CLASS_BYTES[2] / 8)))
     }
 
     /// How many blocks of a class are not kept as a reserve.
