@@ -69,6 +69,10 @@ class Samples:
         """The median ratio of the rounds that stand side by side: what slows the machine slows both."""
         return statistics.median(a / b for a, b in zip(self.rounds, other.rounds, strict=True))
 
+    def by(self, turns: int) -> Samples:
+        """Rounds that were of as many turns."""
+        return Samples([statistics.mean(batch) for batch in zip(*[iter(self.rounds)] * turns, strict=True)])
+
     def as_json(self) -> dict[str, Any]:
         return {
             "median": short(self.median),

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import hypern_realtime_shm as ours
 
 from . import counts
-from .harness import Options, Side, in_turns, keep, machine, number, repeated, said, segment_name, short, table
+from .harness import Options, Samples, Side, in_turns, keep, machine, number, repeated, said, segment_name, short, table
 
 MESSAGE = "x" * 64
 CALLS = 2_048  # on end; what a channel retains
@@ -135,76 +135,73 @@ def core_alone(case: str, fastest: list[float]) -> Side:
         yield float(round_)
 
 
-def calling(parts: int, fastest: list[float], call: Any, *arguments: Any) -> Side:
+def calling(call: Any, *arguments: Any) -> Side:
     while True:
-        took = [repeated(CALLS, call, *arguments) for _ in range(parts)]
-        fastest.append(min(took))
-        yield statistics.mean(took)
+        yield repeated(CALLS, call, *arguments)
 
 
-def receiving(parts: int, fastest: list[float], manager: Any, sub: Any) -> Side:
+def receiving(manager: Any, sub: Any) -> Side:
     while True:
-        took = []
-        for _ in range(parts):
-            repeated(CALLS, manager.publish, "room", MESSAGE)
-            took.append(repeated(CALLS, sub.try_recv))
+        repeated(CALLS, manager.publish, "room", MESSAGE)
+        yield repeated(CALLS, sub.try_recv)
         assert sub.missed_count == 0
-        fastest.append(min(took))
-        yield statistics.mean(took)
 
 
-def times_of(names: list[str], options: Options) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
-    """Each side's rounds, and of each the fastest calls on end, which nobody disturbed."""
-    noop = noop_class()()
-    parts = options.scaled(32, 4)
-    found, undisturbed = {}, {}
-    for title in names:
-        with segment_name() as name:
-            manager = ours.ChannelManager(CALLS, segment=name)
-            manager.create_channel("room")
-            sub = manager.subscribe("room", "client")
-            fastest: dict[str, list[float]] = {side: [] for side in SIDES}
-            through_us, nothing = fastest["python"], fastest["noop"]
-            through: dict[str, tuple[Side, Side]] = {
-                "publish 64 B": (
-                    calling(parts, through_us, manager.publish, "room", MESSAGE),
-                    calling(parts, nothing, noop.publish, "room", MESSAGE),
-                ),
-                "try_recv, a message of 64 B": (
-                    receiving(parts, through_us, manager, sub),
-                    calling(parts, nothing, noop.receive),
-                ),
-                "try_recv, nothing there": (
-                    calling(parts, through_us, sub.try_recv),
-                    calling(parts, nothing, noop.try_recv),
-                ),
-            }
-            sides = (core_alone(ROWS[title].core, fastest["core"]), *through[title])
-            found[title] = in_turns(dict(zip(SIDES, sides, strict=True)), options.rounds)
-            undisturbed[title] = {side: short(min(took)) for side, took in fastest.items()}
-    return found, undisturbed
+@dataclass(frozen=True)
+class Times:
+    """Nanoseconds a call: each side's rounds, its fastest calls on end, which nobody disturbed, and our ratio."""
+
+    rounds: dict[str, Samples]
+    undisturbed: dict[str, float]
+    times_noop: float
+
+
+def times_of(title: str, noop: Any, options: Options) -> Times:
+    """Ours and the no-op take turns many times a round: the machine may change its pace within one."""
+    turns = options.scaled(32, 4)
+    with segment_name() as name:
+        manager = ours.ChannelManager(CALLS, segment=name)
+        manager.create_channel("room")
+        sub = manager.subscribe("room", "client")
+        sides: dict[str, tuple[Side, Side]] = {
+            "publish 64 B": (
+                calling(manager.publish, "room", MESSAGE),
+                calling(noop.publish, "room", MESSAGE),
+            ),
+            "try_recv, a message of 64 B": (receiving(manager, sub), calling(noop.receive)),
+            "try_recv, nothing there": (calling(sub.try_recv), calling(noop.try_recv)),
+        }
+        through = dict(zip(("python", "noop"), sides[title], strict=True))
+        found = in_turns(through, options.rounds * turns, warm_up=turns)
+    fastest: list[float] = []
+    core = in_turns({"core": core_alone(ROWS[title].core, fastest)}, options.rounds)
+    return Times(
+        core | {side: samples.by(turns) for side, samples in found.items()},
+        {"core": short(min(fastest))} | {side: short(min(samples.rounds)) for side, samples in found.items()},
+        short(found["python"].over(found["noop"])),
+    )
 
 
 def run(options: Options) -> None:
     about = machine()
     names = [title for title in ROWS if options.wants(title)]
-    counted, (timed, undisturbed) = instructions_of(), times_of(names, options)
+    counted, noop = instructions_of(), noop_class()()
     results: dict[str, Any] = {}
     print(f"{'instructions; nanoseconds':<32}{'core':>12}{'python':>14}{'no-op':>14}{'share':>8}{'x no-op':>9}")
     for title in names:
-        instructions, times = counted[title], timed[title]
+        instructions, times = counted[title], times_of(title, noop, options)
         results[title] = {
             "instructions": {side: round(value, 1) for side, value in instructions.items()},
-            "ns": {side: samples.as_json() for side, samples in times.items()},
-            "undisturbed_ns": undisturbed[title],
+            "ns": {side: samples.as_json() for side, samples in times.rounds.items()},
+            "undisturbed_ns": times.undisturbed,
             "python_share": short(1 - instructions["core"] / instructions["python"]),
             "times_noop_instructions": short(instructions["python"] / instructions["noop"]),
-            "times_noop": short(times["python"].over(times["noop"])),
-            "undisturbed_times_noop": short(undisturbed[title]["python"] / undisturbed[title]["noop"]),
+            "times_noop": times.times_noop,
+            "undisturbed_times_noop": short(times.undisturbed["python"] / times.undisturbed["noop"]),
             "aim_core_ns": ROWS[title].aim_core,
             "aim_times_noop": ROWS[title].aim_noop,
         }
-        cells = [f"{instructions[side]:,.0f}; {number(times[side].median)}" for side in SIDES]
+        cells = [f"{instructions[side]:,.0f}; {number(times.rounds[side].median)}" for side in SIDES]
         print(
             f"{title:<32}{cells[0]:>12}{cells[1]:>14}{cells[2]:>14}{results[title]['python_share']:>8.0%}"
             f"{results[title]['times_noop']:>9.2f}"
@@ -246,9 +243,10 @@ the core.
 
 {table(("call", "core", "through Python", "no-op", "Python's share"), instructions)}
 
-Nanoseconds a call, median of {options.rounds} rounds in turns. The core is timed in Rust, by itself, and nobody
-contends but who else is on the machine: undisturbed are its fastest 256 calls on end, and through Python the fastest
-{CALLS:,} of each. Whether a message is text is found out by who makes a `str` of it, so through Python only.
+Nanoseconds a call, median of {options.rounds} rounds. Python and the no-op take turns of {CALLS:,} calls, and their
+ratio is the median of those of turns side by side. The core is timed in Rust, by itself. Nobody contends but who else
+is on the machine: undisturbed are the core's fastest 256 calls on end, and the fastest turn of the others. Whether a
+message is text is found out by who makes a `str` of it, so through Python only.
 
 {table(("call", "core", "undisturbed", "through Python", "no-op", "Python : no-op", "undisturbed"), times)}
 """
