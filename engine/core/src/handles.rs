@@ -5,13 +5,13 @@ use std::sync::atomic::AtomicU64 as PrivateU64;
 
 use smallvec::SmallVec;
 
-use crate::arena::HOT_MASK;
 use crate::bound::Bound;
 use crate::cells::Cell;
 use crate::content::Content;
 use crate::error::{Error, Result};
 use crate::flag::Flag;
 use crate::layout::{Block, Channel};
+use crate::lives::HOT_MASK;
 use crate::owned::owners_and_us;
 use crate::points::point;
 use crate::record::{Record, key_pair, pair_key};

@@ -7,10 +7,10 @@
 
 use std::sync::Arc;
 
-use crate::arena::HOT_MASK;
 use crate::content::Content;
 use crate::error::Result;
 use crate::layout::{Block, World as WorldCell};
+use crate::lives::HOT_MASK;
 use crate::os::clock;
 use crate::os::lock::Lock;
 use crate::owned::{carry_hot, owners_and_us, release_owner, remove_all, replaced};

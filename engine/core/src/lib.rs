@@ -20,7 +20,7 @@
 //! Under `--cfg modelled` (and `loom` or `shuttle`, see `sync`) only what needs no kernel is there.
 //!
 //! Layers, each of which only uses those above it: `sync`, `layout`, `geometry` · `os`, `view` ·
-//! `space` · `arena`, `record` · `ring`, `trie` · `cells`, `directory` · `process`, `reap` · `handles`, `relief` ·
+//! `space` · `lives`, `arena`, `record` · `ring`, `trie` · `cells`, `directory` · `process`, `reap` · `handles`, `relief` ·
 //! `segment`, `world` · `channels`, `receiver`, `dedup`, `presence`, `topics`, `heartbeat` · `inspect`.
 
 // What only those parts use that need the kernel.
@@ -34,6 +34,7 @@ pub mod error;
 mod flag;
 pub mod geometry;
 pub mod layout;
+mod lives;
 mod mutants;
 pub mod points;
 pub mod record;

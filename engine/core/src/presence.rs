@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use crate::arena::HOT_MASK;
 use crate::cells::Cell;
 use crate::content::Content;
 use crate::directory::Directory;
 use crate::error::{Error, Result};
 use crate::flag::Flag;
 use crate::layout::{Block, Group, World as WorldCell, cell_kind};
+use crate::lives::HOT_MASK;
 use crate::member::{JOINED, Member, Members, Metadata, joined_of, unix_seconds};
 use crate::os::clock;
 use crate::os::lock::Lock;

@@ -4,10 +4,10 @@
 //! a member's record, or to remove it as stale, says so in the hot word in which others say that it was seen; those then replace
 //! the record, too, and of both one comes first: the other decides again. (But where a full segment has no room for a record.)
 
-use crate::arena::HOT_MASK;
 use crate::content::Content;
 use crate::error::{Error, Result};
 use crate::layout::Block;
+use crate::lives::HOT_MASK;
 use crate::os::clock;
 use crate::owned::{TAKEN, seen_of, take_over};
 use crate::space::Context;

@@ -291,8 +291,8 @@ fn are_wide() -> bool {
 #[cfg(all(target_arch = "x86_64", not(modelled)))]
 #[inline(always)]
 unsafe fn copy_long(source: *const u8, target: *mut u8, bytes: usize) {
-    // SAFETY: as the caller promises. After the first 32 bytes both go on by less than 32, from where at least 128 are left;
-    // the loop ends once fewer are, and the last 128 of all follow.
+    // SAFETY: as the caller promises. After the first 32 bytes both go on by fewer than 32, from where more than 128 are left; the
+    // loop goes on while more are, and the last 128 of all follow.
     unsafe {
         core::arch::asm!(
             "vmovdqu ymm0, [{source}]", "vmovdqu [{target}], ymm0",
