@@ -14,7 +14,7 @@ from hypern import realtime as theirs
 
 import hypern_realtime_shm as ours
 
-from .harness import Options, Side, each, in_turns, keep, machine, number, repeated, said, segment_name, short, table
+from .harness import Options, Side, each, in_turns, keep, machine, number, repeated, said, segment_name, table
 
 SHORT, LONG = "x" * 64, "x" * 4096
 BUFFER = 256
@@ -348,7 +348,7 @@ def run(options: Options) -> None:
     about = machine("hypern")
     results: dict[str, Any] = {}
     print(
-        f"{f'ns a call, median of {options.rounds}':<50}{'shm':>10}{'original':>10}{'ratio':>8}{'aim':>6}{'spread':>14}"
+        f"{f'ns a call, median of {options.rounds}':<50}{'shm':>10}{'original':>10}{'ratio':>8}{'aim':>6}{'spread':>8}"
     )
     for title, row in ROWS.items():
         if not options.wants(title):
@@ -363,10 +363,10 @@ def run(options: Options) -> None:
             )
         one, other = found["shm"], found["original"]
         ratio = one.over(other)
-        results[title] = {"shm": one.as_json(), "original": other.as_json(), "ratio": short(ratio), "aim": row.aim}
+        results[title] = {"shm": one.as_json(), "original": other.as_json(), "aim": row.aim} | ratio.as_ratio()
         print(
-            f"{title:<50}{number(one.median):>10}{number(other.median):>10}{ratio:>8.2f}{row.aim:>6.2f}"
-            f"{one.spread:>8.0%}{other.spread:>6.0%}{'' if ratio <= row.aim else '  above'}",
+            f"{title:<50}{number(one.median):>10}{number(other.median):>10}{ratio.median:>8.2f}{row.aim:>6.2f}"
+            f"{ratio.spread:>8.0%}{'' if ratio.median <= row.aim else '  above'}",
             flush=True,
         )
     keep(
@@ -382,7 +382,7 @@ def text(about: dict[str, Any], options: Options, results: dict[str, Any]) -> st
         (
             title,
             *(f"{number(found[side]['median'])} (±{found[side]['spread'] / 2:.0%})" for side in ("shm", "original")),
-            f"**{found['ratio']:.2f}**",
+            f"**{found['ratio']:.2f}** (±{found['ratio_spread'] / 2:.0%})",
             f"{found['aim']:.2f}{'' if found['ratio'] <= found['aim'] else ' ✗'}",
         )
         for title, found in results.items()

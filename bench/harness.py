@@ -65,12 +65,12 @@ class Samples:
         low, _, high = statistics.quantiles(self.rounds, n=4, method="inclusive")
         return (high - low) / self.median
 
-    def over(self, other: Samples) -> float:
-        """The median ratio of the rounds that stand side by side: what slows the machine slows both."""
-        return statistics.median(a / b for a, b in zip(self.rounds, other.rounds, strict=True))
+    def over(self, other: Samples) -> Samples:
+        """The ratios of the rounds that stand side by side: what slows the machine slows both."""
+        return Samples([a / b for a, b in zip(self.rounds, other.rounds, strict=True)])
 
     def by(self, turns: int) -> Samples:
-        """Rounds that were of as many turns."""
+        """Each so many of them as one: their mean."""
         return Samples([statistics.mean(batch) for batch in zip(*[iter(self.rounds)] * turns, strict=True)])
 
     def as_json(self) -> dict[str, Any]:
@@ -79,6 +79,9 @@ class Samples:
             "spread": round(self.spread, 3),
             "rounds": [short(value) for value in self.rounds],
         }
+
+    def as_ratio(self) -> dict[str, float]:
+        return {"ratio": short(self.median), "ratio_spread": round(self.spread, 3)}
 
 
 def short(value: float) -> float:

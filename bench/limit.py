@@ -1,6 +1,6 @@
 """Against the limit: a call in the core alone, through Python, and a call through Python that does nothing.
 
-In instructions (callgrind, the same in every run) and in nanoseconds (in turns). The no-op is a method of a class of
+In instructions (callgrind, the same in every run) and in nanoseconds. The no-op is a method of a class of
 the same kind with the same arguments and result, built the same way (`bench/noop`); and not the only one that takes
 arguments, as then the compiler would make PyO3's trampoline a part of it, which saves a fifth and which no class has
 that is of use. What a call takes through Python beyond the core is Python's share: the interpreter, the binding, and
@@ -153,7 +153,7 @@ class Times:
 
     rounds: dict[str, Samples]
     undisturbed: dict[str, float]
-    times_noop: float
+    ratio: Samples
 
 
 def times_of(title: str, noop: Any, options: Options) -> Times:
@@ -178,7 +178,7 @@ def times_of(title: str, noop: Any, options: Options) -> Times:
     return Times(
         core | {side: samples.by(turns) for side, samples in found.items()},
         {"core": short(min(fastest))} | {side: short(min(samples.rounds)) for side, samples in found.items()},
-        short(found["python"].over(found["noop"])),
+        found["python"].over(found["noop"]),
     )
 
 
@@ -196,7 +196,8 @@ def run(options: Options) -> None:
             "undisturbed_ns": times.undisturbed,
             "python_share": short(1 - instructions["core"] / instructions["python"]),
             "times_noop_instructions": short(instructions["python"] / instructions["noop"]),
-            "times_noop": times.times_noop,
+            "times_noop": short(times.ratio.median),
+            "times_noop_spread": round(times.ratio.spread, 3),
             "undisturbed_times_noop": short(times.undisturbed["python"] / times.undisturbed["noop"]),
             "aim_core_ns": ROWS[title].aim_core,
             "aim_times_noop": ROWS[title].aim_noop,
@@ -218,9 +219,9 @@ def text(about: dict[str, Any], options: Options, results: dict[str, Any]) -> st
         instructions.append((title, *(number(count[side]) for side in SIDES), f"{found['python_share']:.0%}"))
         core = found["undisturbed_ns"]["core"]
         reached = "" if core <= row.aim_core else " ✗"
-        ratio = f"**{found['times_noop']:.2f}**"
+        ratio = f"**{found['times_noop']:.2f}** (±{found['times_noop_spread'] / 2:.0%})"
         if row.aim_noop is not None:
-            ratio += f" (aim {row.aim_noop}){'' if found['times_noop'] <= row.aim_noop else ' ✗'}"
+            ratio += f", aim {row.aim_noop}{'' if found['times_noop'] <= row.aim_noop else ' ✗'}"
         times.append(
             (
                 title,

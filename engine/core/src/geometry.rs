@@ -339,6 +339,7 @@ impl Geometry {
         self.larger_block(block)
     }
 
+    /// The same of one that is not small.
     #[inline]
     fn larger_block(&self, block: u32) -> Option<(usize, usize)> {
         cold_path();

@@ -37,7 +37,7 @@ unsafe impl Send for View {}
 // SAFETY: as above.
 unsafe impl Sync for View {}
 
-/// Payloads of at least this many bytes are copied by the widest moves there are.
+/// Payloads of at least this many bytes are copied 32 bytes a move, where there are such moves.
 #[cfg(all(target_arch = "x86_64", not(modelled)))]
 const LONG: usize = 192;
 
@@ -282,17 +282,18 @@ fn are_wide() -> bool {
     std::arch::is_x86_feature_detected!("avx")
 }
 
-/// Copies as `copy_line` does, at least `LONG` bytes: 128 at a time to a target that is aligned, the first and the last of
-/// them twice where they do not come out even. (Not `rep movsb`: where the target lies some bytes behind the source, counted
-/// within a page, AMD's takes twenty times as long; glibc bug 30994.)
+/// Copies as `copy_line` does, at least `LONG` bytes: 128 at a time to a target that is aligned, after the first 32 and before the
+/// last 128, which overlap with those. (Not `rep movsb`: where the target lies some bytes behind the source, counted within a page,
+/// AMD's takes twenty times as long; glibc bug 30994.)
 ///
 /// # Safety
 /// As `copy_line`, of `bytes` bytes, which are at least `LONG`; and `are_wide`.
 #[cfg(all(target_arch = "x86_64", not(modelled)))]
 #[inline(always)]
 unsafe fn copy_long(source: *const u8, target: *mut u8, bytes: usize) {
-    // SAFETY: as the caller promises. After the first 32 bytes both go on by fewer than 32, from where more than 128 are left; the
-    // loop goes on while more are, and the last 128 of all follow.
+    const { assert!(LONG >= 31 + 128) };
+    // SAFETY: as the caller promises. Both go on by at most 31 bytes, from where at least 128 are left; the loop goes on while
+    // more than 128 are, and the last 128 of all follow.
     unsafe {
         core::arch::asm!(
             "vmovdqu ymm0, [{source}]", "vmovdqu [{target}], ymm0",
@@ -310,7 +311,9 @@ unsafe fn copy_long(source: *const u8, target: *mut u8, bytes: usize) {
             "vzeroupper",
             source = inout(reg) source => _, target = inout(reg) target => _,
             last = in(reg) source.add(bytes - 128), uneven = in(reg) target.addr().wrapping_neg() % 32,
-            out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+            // All of them, as `vzeroupper` has to do with the upper half of each.
+            out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _, out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
+            out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _, out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
             options(nostack)
         );
     }

@@ -22,7 +22,7 @@ thread_local! {
     /// Where a member's metadata are encoded.
     static METADATA: Cell<Metadata> = const { Cell::new(Metadata::new()) };
 }
-/// What one large message or dict made larger than this is given back.
+/// Most bytes that are kept: one large message or dict has no lasting cost.
 const KEPT: usize = 256 << 10;
 
 /// Lends what a thread keeps. Taken out meanwhile: making an exception may run finalizers, which may come here, too.
