@@ -117,7 +117,7 @@ impl Channels {
 
     /// The open channel of this name, if private memory has it.
     #[inline(always)]
-    fn known(&self, cx: Context<'_>, name: &str) -> Option<Rc<Bound>> {
+    pub(crate) fn known(&self, cx: Context<'_>, name: &str) -> Option<Rc<Bound>> {
         // Stale memory is harmless: the cell's state word says whether this life is still open.
         names::recall(self.0.facade, name, |target| target.bound.clone()).filter(|bound| bound.cell.is_open(cx))
     }

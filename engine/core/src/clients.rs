@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use hashbrown::HashSet;
+use smallvec::SmallVec;
 
 use crate::cells::Cell;
 use crate::error::Result;
@@ -17,14 +18,20 @@ impl Presence {
     /// Removes a client from every channel; gives those it was in.
     pub fn untrack_all(&self, client: &str) -> Result<Vec<Arc<str>>> {
         let cx = self.world().cx()?;
-        self.untrack_client(cx, (client, cx.space.hash(client.as_bytes())))
+        self.untrack_client(cx, (client, cx.space.hash(client.as_bytes())), |_| ())
     }
 
-    /// As `untrack_all`, where the client's hash is known.
-    pub(crate) fn untrack_client(&self, cx: Context<'_>, client: Client<'_>) -> Result<Vec<Arc<str>>> {
-        let mut left = Vec::new();
+    /// As `untrack_all`, where the client's hash is known. First tells `soon` which channels it may be in.
+    pub(crate) fn untrack_client(&self, cx: Context<'_>, client: Client<'_>, soon: impl Fn(&str)) -> Result<Vec<Arc<str>>> {
+        let mut hinted = SmallVec::<[(Cell, Option<Arc<str>>); 4]>::new();
         for cell in self.hinted(cx, client.1)? {
+            cell.trie(cx, Group::members).expect(client.1.place());
             let name = self.name_of(cx, cell)?;
+            name.as_deref().into_iter().for_each(&soon);
+            hinted.push((cell, name));
+        }
+        let mut left = Vec::new();
+        for (cell, name) in hinted {
             if self.remove(cx, cell, client, Part::Everybodys)? {
                 left.extend(name);
             }
@@ -33,7 +40,7 @@ impl Presence {
     }
 
     /// The groups that the hints name for a client.
-    fn hinted(&self, cx: Context<'_>, client: Hash) -> Result<smallvec::SmallVec<[Cell; 4]>> {
+    fn hinted(&self, cx: Context<'_>, client: Hash) -> Result<SmallVec<[Cell; 4]>> {
         whereabouts::hinted(cx, self.world().root(0), client.place())
     }
 

@@ -226,12 +226,16 @@ pub(crate) fn register(cx: Context<'_>, cell: Cell, (client, hash): (&str, Hash)
     })
 }
 
+/// The first place that a client's handles may have.
+pub(crate) const fn first_of(client: Hash) -> u64 {
+    client.high & PAIR_MASK
+}
+
 /// Ends delivery to all handles of a client: each gets what was published until now.
 pub(crate) fn end_handles(cx: Context<'_>, bound: &Bound, (client, hash): (&str, Hash)) -> Result<()> {
     let trie = bound.cell.trie(cx, Channel::handles);
-    let pair = hash.high;
     let mut handles = SmallVec::<[Entry; 4]>::new();
-    trie.entries_between(pair & PAIR_MASK, pair | !PAIR_MASK, |entry| handles.push(*entry))?;
+    trie.entries_between(first_of(hash), hash.high | !PAIR_MASK, |entry| handles.push(*entry))?;
     let start = cx.view().get(bound.cell.at() + Channel::start);
     for entry in handles.into_iter().filter(Entry::is_live) {
         // One that moves on meanwhile is closed by its owner.

@@ -17,7 +17,7 @@ use crate::owned::{carry_hot, owners_and_us, release_owner, remove_all, replaced
 use crate::points::point;
 use crate::process::TAKEN;
 use crate::record::Record;
-use crate::space::{Client, Context, owner_slot};
+use crate::space::{Client, Context, Hash, owner_slot};
 use crate::sync::Ordering;
 use crate::trie::{Change, Stop, Trie};
 use crate::world::{World, check_length};
@@ -186,6 +186,11 @@ impl Heartbeats {
     pub fn unregister(&self, client: &str) -> Result<bool> {
         let cx = self.world.cx()?;
         self.unregister_client(cx, (client, cx.space.hash(client.as_bytes())))
+    }
+
+    /// Asks for what is kept of a client who is about to go.
+    pub(crate) fn expect(&self, cx: Context<'_>, client: Hash) {
+        self.clients(cx).expect(client.place());
     }
 
     /// As `unregister`, where the client's hash is known.

@@ -12,6 +12,7 @@ use crate::presence::{Part, Presence};
 use crate::receiver::Receiver;
 use crate::space::Context;
 use crate::subscribing::Opened;
+use crate::whereabouts;
 
 /// The channels, the presence and the heartbeats of one world.
 #[derive(Clone)]
@@ -69,6 +70,10 @@ impl Hub {
     pub fn leave(&self, channel: &str, client: &str) -> Result<()> {
         let cx = self.cx()?;
         let client = (client, cx.space.hash(client.as_bytes()));
+        whereabouts::expect(cx, client.1.place());
+        self.heartbeats.expect(cx, client.1);
+        self.presence.expect(cx, channel, client.1);
+        self.channels.expect(cx, channel, client.1);
         self.channels.unsubscribe_client(cx, channel, client)?;
         self.presence.remove_from(cx, channel, client, Part::Everybodys)?;
         if !self.presence.is_client_anywhere(cx, client)? {
@@ -81,7 +86,9 @@ impl Hub {
     pub fn disconnect(&self, client: &str) -> Result<Vec<Arc<str>>> {
         let cx = self.cx()?;
         let client = (client, cx.space.hash(client.as_bytes()));
-        let left = self.presence.untrack_client(cx, client)?;
+        whereabouts::expect(cx, client.1.place());
+        self.heartbeats.expect(cx, client.1);
+        let left = self.presence.untrack_client(cx, client, |channel| self.channels.expect(cx, channel, client.1))?;
         for channel in &left {
             self.channels.unsubscribe_client(cx, channel, client)?;
         }

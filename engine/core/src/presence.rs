@@ -290,6 +290,13 @@ impl Presence {
         self.remove_from(cx, channel, (client, cx.space.hash(client.as_bytes())), Part::Ours)
     }
 
+    /// Asks for what is kept in a channel of a client who is about to go.
+    pub(crate) fn expect(&self, cx: Context<'_>, channel: &str, client: Hash) {
+        if let Ok(Some((_, members))) = self.members(cx, channel) {
+            members.expect(client.place());
+        }
+    }
+
     /// Takes a member out of a channel, or only this process's part in it. True: it is out.
     pub(crate) fn remove_from(&self, cx: Context<'_>, channel: &str, client: Client<'_>, part: Part) -> Result<bool> {
         whereabouts::expect(cx, client.1.place());

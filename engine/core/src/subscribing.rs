@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::bound::Bound;
 use crate::channels::{Channels, GOING, PATIENCE, must_be_over};
 use crate::error::Result;
-use crate::handles::{HandleId, end_handles, register};
+use crate::handles::{HandleId, end_handles, first_of, register};
 use crate::ids::{self, Start};
 use crate::layout::Channel;
 use crate::owned::release_owner;
@@ -15,7 +15,7 @@ use crate::patterns::PatternReceiver;
 use crate::points::point;
 use crate::receiver::Receiver;
 use crate::segment::Attached;
-use crate::space::{Client, Context};
+use crate::space::{Client, Context, Hash};
 use crate::world::check_length;
 
 /// What subscribing has done.
@@ -124,6 +124,14 @@ impl Channels {
     pub fn unsubscribe(&self, name: &str, client: &str) -> Result<bool> {
         let cx = self.world().cx()?;
         self.unsubscribe_client(cx, name, (client, cx.space.hash(client.as_bytes())))
+    }
+
+    /// Asks for what is kept in a channel of a client who is about to go, where the channel is known.
+    pub(crate) fn expect(&self, cx: Context<'_>, name: &str, client: Hash) {
+        if let Some(bound) = self.known(cx, name) {
+            bound.cell.trie(cx, Channel::subscribers).expect(client.place());
+            bound.cell.trie(cx, Channel::handles).expect(first_of(client));
+        }
     }
 
     /// As `unsubscribe`, where the client's hash is known.

@@ -39,6 +39,7 @@ use crate::points::point;
 use crate::record::Record;
 use crate::space::Context;
 use crate::sync::{Ordering, fence};
+use crate::view::View;
 
 use page::{DEPTH_MAX, Step, child_of, info_of, leaf_entries, lone_entry, nibble};
 
@@ -167,6 +168,27 @@ impl<'a> Trie<'a> {
     /// What the root word says now.
     pub fn root(&self) -> Root {
         root_of(self.word())
+    }
+
+    /// Asks for the lines of the record at a place, or at the next in its leaf: who is about to change several tries asks in each
+    /// of them first, so that what is in no cache comes at the same time. Unvalidated, as nothing is made of it.
+    pub fn expect(&self, place: u64) {
+        let Root::Page(mut reference) = self.root() else {
+            return;
+        };
+        for depth in 0..DEPTH_MAX {
+            let Some(words) = self.cx.page_words(reference) else {
+                return;
+            };
+            let Some(child) = child_of(words, nibble(place, depth)) else {
+                let found = leaf_entries(words, info_of(words).entries()).find(|entry| entry.place() >= place);
+                if let Some((_, record)) = found.and_then(|entry| self.cx.block(reference::block(entry.value))) {
+                    View::expect(record);
+                }
+                return;
+            };
+            reference = child;
+        }
     }
 
     /// Finds the entry at `place` for which `same(value)` says yes (`None`: its record moved on).
