@@ -60,6 +60,7 @@ impl Member {
         Member::of(channel, client.as_bytes(), metadata.encoded(), joined_at, last_seen)
     }
 
+    #[inline(always)]
     pub(crate) fn of(channel: &str, client: &[u8], metadata: &[u8], joined_at: f64, last_seen: f64) -> Member {
         let mut text = Vec::with_capacity(channel.len() + client.len() + metadata.len());
         [channel.as_bytes(), client, metadata].iter().for_each(|part| text.extend_from_slice(part));

@@ -192,6 +192,7 @@ impl Presence {
     }
 
     /// Adds a member, or replaces its metadata, keeping when it joined.
+    #[inline]
     pub fn track(&self, channel: &str, client: &str, metadata: &Metadata) -> Result<Member> {
         let cx = self.world.cx()?;
         let Tracked { joined, seen, .. } = self.track_client(cx, channel, (client, cx.space.hash(client.as_bytes())), metadata)?;
