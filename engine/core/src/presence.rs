@@ -291,7 +291,7 @@ impl Presence {
         self.remove_from(cx, channel, (client, cx.space.hash(client.as_bytes())), Part::Ours)
     }
 
-    /// Asks for what is kept in a channel of a client who is about to go.
+    /// Asks for what is kept in a channel of a client who is about to go. (What fails in here fails again where it matters.)
     pub(crate) fn expect(&self, cx: Context<'_>, channel: &str, client: Hash) {
         if let Ok(Some((_, members))) = self.members(cx, channel) {
             members.expect(client.place());
