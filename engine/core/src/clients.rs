@@ -27,7 +27,9 @@ impl Presence {
         for cell in self.hinted(cx, client.1)? {
             cell.trie(cx, Group::members).expect(client.1.place());
             let name = self.name_of(cx, cell)?;
-            name.as_deref().into_iter().for_each(&soon);
+            if let Some(name) = &name {
+                soon(name);
+            }
             hinted.push((cell, name));
         }
         let mut left = Vec::new();

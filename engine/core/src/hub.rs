@@ -70,7 +70,6 @@ impl Hub {
     pub fn leave(&self, channel: &str, client: &str) -> Result<()> {
         let cx = self.cx()?;
         let client = (client, cx.space.hash(client.as_bytes()));
-        whereabouts::expect(cx, client.1.place());
         self.heartbeats.expect(cx, client.1);
         self.presence.expect(cx, channel, client.1);
         self.channels.expect(cx, channel, client.1);
