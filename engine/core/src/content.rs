@@ -2,7 +2,8 @@
 //!
 //! Promise: what is written word by word is what `encoded` gives.
 
-use crate::layout::BLOCK_HEADER_WORDS;
+use crate::arena::Info;
+use crate::layout::{BLOCK_HEADER_WORDS, Block};
 use crate::sync::Ordering;
 use crate::view::{Words, last_word};
 
@@ -67,15 +68,31 @@ pub(crate) fn word_at(words: &Words, from: usize) -> u64 {
     if shift == 0 { low } else { low | get(index + 1) << (64 - shift) }
 }
 
+/// Does a block's content end, from a byte on, with just this? Unvalidated.
+#[inline(always)]
+pub(crate) fn ends_with(words: &Words, from: usize, end: &[u8]) -> bool {
+    Info(words[Block::info].load(Ordering::Relaxed)).bytes() == (from + end.len()) as u64 && is_there(words, from, end)
+}
+
 /// Is a block's content, from a byte on, just this? Unvalidated.
 #[inline(always)]
-pub(crate) fn is_there(words: &Words, from: usize, bytes: &[u8]) -> bool {
+fn is_there(words: &Words, from: usize, bytes: &[u8]) -> bool {
     let (whole, rest) = bytes.as_chunks::<8>();
     let same = whole.iter().enumerate().all(|(index, &chunk)| word_at(words, from + 8 * index) == u64::from_le_bytes(chunk));
     match rest.len() {
         0 => same,
         rest => same && (word_at(words, from + 8 * whole.len()) ^ last_word(bytes, rest)) << (64 - rest * 8) == 0,
     }
+}
+
+/// Writes a block's content from a byte on, which keeps what comes before.
+#[inline(always)]
+pub(crate) fn put_end(words: &Words, from: usize, end: &[u8]) {
+    let bits = from as u32 % 8 * 8;
+    let word = word_at(words, from - from % 8) & ((1 << bits) - 1);
+    let mut packer = Packer { words, index: BLOCK_HEADER_WORDS + from / 8, word, bits };
+    packer.bytes(end);
+    packer.finish();
 }
 
 /// Puts bytes one behind the other into whole words, which lie behind the header of a block.

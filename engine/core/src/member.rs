@@ -177,6 +177,11 @@ pub(crate) fn joined_of(record: &Record) -> Option<u64> {
     record.value().first_chunk::<JOINED>().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
+/// A member's metadata, encoded, as its record says them.
+pub(crate) fn metadata_of(record: &Record) -> &[u8] {
+    record.value().get(JOINED..).unwrap_or(&[])
+}
+
 /// Room for the first pairs.
 const ROOM: usize = 128;
 

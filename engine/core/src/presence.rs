@@ -15,14 +15,14 @@ use crate::error::{Error, Result};
 use crate::flag::Flag;
 use crate::layout::{Block, Group, World as WorldCell, cell_kind};
 use crate::lives::HOT_MASK;
-use crate::member::{JOINED, Member, Members, Metadata, joined_of, unix_seconds};
+use crate::member::{JOINED, Member, Members, Metadata, joined_of, metadata_of, unix_seconds};
 use crate::os::clock;
 use crate::os::lock::Lock;
-use crate::owned::{TAKEN, leaving, remove_all, replaced_member, seen_of};
+use crate::owned::{TAKEN, leaving, remove_all, replaced_member, seen_of, take_over};
 use crate::points::point;
 use crate::record::{Front, Owners, Record};
 use crate::relief;
-use crate::seen::{keep_after_all, seen_since, sooner, told_again};
+use crate::seen::{Told, keep_after_all, sooner, told_again};
 use crate::space::{Client, Context, Hash};
 use crate::trie::{Change, Entry, GONE, PENDING, Root, Stop, Trie};
 use crate::whereabouts::{self, Hint, forget_gone, prune_lines};
@@ -49,9 +49,7 @@ pub(crate) enum Part {
 /// What tracking a member has done.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tracked {
-    /// When it joined and was seen, monotonic microseconds: the same if it was not there before.
-    joined: u64,
-    seen: u64,
+    told: Told,
     /// Has this process a part in it that it had not before?
     pub added: Flag,
 }
@@ -95,10 +93,6 @@ fn times_of(cx: Context<'_>, record: &Record) -> (f64, f64) {
     let joined = joined_of(record).unwrap_or(0);
     let seen = cx.hot(record.reference, record.at, Block::hot0).map_or(joined, seen_of);
     (unix_seconds(cx, joined), unix_seconds(cx, seen))
-}
-
-fn metadata_of(record: &Record) -> &[u8] {
-    record.value().get(JOINED..).unwrap_or(&[])
 }
 
 pub(crate) fn member_of(cx: Context<'_>, channel: &str, record: &Record) -> Member {
@@ -195,7 +189,8 @@ impl Presence {
     #[inline]
     pub fn track(&self, channel: &str, client: &str, metadata: &Metadata) -> Result<Member> {
         let cx = self.world.cx()?;
-        let Tracked { joined, seen, .. } = self.track_client(cx, channel, (client, cx.space.hash(client.as_bytes())), metadata)?;
+        let Tracked { told: Told { joined, seen, .. }, .. } =
+            self.track_client(cx, channel, (client, cx.space.hash(client.as_bytes())), metadata)?;
         Ok(Member::of(channel, client.as_bytes(), metadata.encoded(), unix_seconds(cx, joined), unix_seconds(cx, seen)))
     }
 
@@ -238,42 +233,32 @@ impl Presence {
         let same = |value| cx.has_key(value, client.as_bytes());
         // Told here, not with the change: it would be passed on from hand to hand.
         let mut tracked = Tracked::default();
-        let mut changed = false;
         let done = members.change(hash.place(), same, |found| {
-            let mut front = Front::default();
-            let mut times = None;
-            // Somebody who left and is back before the leave was taken never left.
-            let mut flags = if found.is_some() { 0 } else { PENDING };
-            if let Some(entry) = found.filter(Entry::is_live) {
-                cx.front(entry.value, &mut front).ok_or(Stop::Moved)?;
-                times = front.word.map(|joined| (joined, seen_since(joined)));
-                flags = entry.flags();
-            }
-            let owners = &mut front.owners;
-            let (joined, seen) = times.unwrap_or_else(|| {
+            let told = &mut tracked.told;
+            let Some(entry) = found.filter(Entry::is_live) else {
                 let now = seen_of(clock::monotonic_micros() & HOT_MASK);
-                (now, now)
-            });
+                tracked = Tracked { told: Told { joined: now, seen: now, changed: Flag::YES }, added: Flag::YES };
+                let held = cx.new_record(members.root, hash.place(), &content_of(&[me], client, &now.to_le_bytes(), metadata))?;
+                held.set_hot(Block::hot0, now);
+                // Somebody who left and is back before the leave was taken never left.
+                return Ok((Change::Put(if found.is_some() { 0 } else { PENDING }, held), ()));
+            };
+            if cx.has_owner(entry.value, me).ok_or(Stop::Moved)? {
+                return Ok((told_again(&members, entry, metadata.encoded(), told)?, ()));
+            }
+            let (_, at) = cx.life(entry.value).ok_or(Stop::Moved)?;
+            let mut front = Front::default();
+            cx.front(entry.value, &mut front).ok_or(Stop::Moved)?;
             // What nobody owned stays ours: there is no saying whose it was.
-            let added = !owners.contains(&me) && (times.is_none() || !owners.is_empty());
-            if !owners.contains(&me) {
-                owners.push(me);
-            }
-            tracked = Tracked { joined, seen, added: added.into() };
+            tracked.added = (!front.owners.is_empty()).into();
+            front.owners.push(me);
+            let joined = front.word.unwrap_or(0);
+            *told = Told::of(joined, true);
             let joined = joined.to_le_bytes();
-            let content = content_of(owners, client, &joined, metadata);
-            let change;
-            if let Some(entry) = found.filter(|_| times.is_some()) {
-                (change, changed) = told_again(&members, entry, &content, seen)?;
-            } else {
-                changed = true;
-                let held = cx.new_record(members.root, hash.place(), &content)?;
-                held.set_hot(Block::hot0, seen);
-                change = Change::Put(flags, held);
-            }
-            Ok((change, ()))
+            let content = content_of(&front.owners, client, &joined, metadata);
+            Ok((take_over(cx, &entry, at, cx.new_record(members.root, entry.place(), &content)?, told.seen), ()))
         })?;
-        if changed && done.is_some() {
+        if tracked.told.changed.is_set() && done.is_some() {
             cx.news(cell.number());
         }
         Ok(done.map(|()| tracked))
@@ -354,25 +339,19 @@ impl Presence {
         };
         let place = cx.space.hash(client.as_bytes()).place();
         let same = |value| cx.has_key(value, client.as_bytes());
-        let (mut updated, mut changed) = (false, false);
-        let done = members.change(place, same, |found| {
-            (updated, changed) = (false, false);
-            let Some(entry) = found.filter(Entry::is_live) else {
-                return Ok((Change::Keep, ()));
-            };
-            updated = true;
-            let mut front = Front::default();
-            cx.front(entry.value, &mut front).ok_or(Stop::Moved)?;
-            let joined = front.word.unwrap_or(0);
-            let (joined, seen) = (joined.to_le_bytes(), seen_since(joined));
-            let change;
-            (change, changed) = told_again(&members, entry, &content_of(&front.owners, client, &joined, metadata), seen)?;
-            Ok((change, ()))
+        let mut told = None;
+        let done = members.change(place, same, |found| match found.filter(Entry::is_live) {
+            Some(entry) => Ok((told_again(&members, entry, metadata.encoded(), told.insert(Told::default()))?, ())),
+            None => {
+                told = None;
+                Ok((Change::Keep, ()))
+            }
         })?;
-        if changed && done.is_some() {
+        let told = told.filter(|_| done.is_some());
+        if told.is_some_and(|told| told.changed.is_set()) {
             cx.news(cell.number());
         }
-        Ok(updated && done.is_some())
+        Ok(told.is_some())
     }
 
     /// Sets a member's last seen to now. False: it is not there.

@@ -6,13 +6,13 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 
 use crate::arena::{Held, Info, SMALL};
-use crate::content::{Content, is_there, word_at};
+use crate::content::{Content, put_end, word_at};
 use crate::error::Result;
 use crate::geometry::Geometry;
 use crate::layout::{BLOCK_HEADER_WORDS, Block, kind};
 use crate::space::Context;
 use crate::sync::Ordering;
-use crate::view::{View, last_word};
+use crate::view::{View, Words, last_word};
 
 /// Owners of an entry: almost always one.
 pub type Owners = SmallVec<[u64; 2]>;
@@ -89,6 +89,16 @@ fn decode(record: &mut Record) -> Option<()> {
         record.owners.push(u64::from_le_bytes(word));
     }
     Some(())
+}
+
+/// The byte of a record's content that follows the first `kept` of its value. `None`: this is no record, or it does not lie among
+/// the first words up to there. Unvalidated.
+#[inline(always)]
+pub(crate) fn end_of(words: &Words, kept: usize) -> Option<usize> {
+    let info = Info(words[Block::info].load(Ordering::Relaxed));
+    let (owners, key) = counts_of(word_at(words, 0));
+    let end = 8 + owners * 8 + key + kept;
+    (info.kind() == kind::RECORD && end <= (info.bytes() as usize).min(Geometry::payload(0))).then_some(end)
 }
 
 impl<'a> Context<'a> {
@@ -188,18 +198,6 @@ impl<'a> Context<'a> {
         self.are_still(reference, words).then_some(())
     }
 
-    /// Has a record as many owners and bytes as this, as long a key, and the same end; and where does it begin? `None`: it has moved
-    /// on. Compared in place; what is longer than a small block never has.
-    #[inline]
-    pub fn ends_as(self, reference: u64, content: &Content<'_>) -> Option<(bool, usize)> {
-        let words = self.words_of(reference)?;
-        let (bytes, end) = (content.bytes(), content.value[1]);
-        let info = Info(words[Block::info].load(Ordering::Relaxed));
-        let same = info.kind() == kind::RECORD && info.bytes() == bytes as u64 && bytes <= Geometry::payload(0);
-        let same = same && words[Block::WORDS].load(Ordering::Relaxed) == content.head() && is_there(words, bytes - end.len(), end);
-        self.are_still(reference, words).then(|| (same, self.view().index_of(words)))
-    }
-
     /// Appends a record's key and value to `text`; gives how long the key is. `None`: it has moved on, and what was appended is
     /// to be taken back.
     pub fn text_into(self, reference: u64, text: &mut Vec<u8>) -> Option<usize> {
@@ -231,6 +229,17 @@ impl<'a> Context<'a> {
         Ok(held)
     }
 
+    /// Writes a record that differs from one of which all but the end of the value lies among the first words of its block, from
+    /// a byte of it on, and has room there for its own end. What is copied is unvalidated.
+    #[inline(always)]
+    pub fn with_other_end(self, root: usize, place: u64, (words, from): (&Words, usize), end: &[u8]) -> Result<Held<'a>> {
+        let held = self.allocate(SMALL)?;
+        View::copy(words, held.words);
+        held.head_record(root, place, from + end.len());
+        put_end(held.words, from, end);
+        Ok(held)
+    }
+
     /// As `new_record`, for one that replaces another that is no shorter: from the reserve where all else is in use.
     pub fn shorter_record(self, root: usize, place: u64, content: &Content<'_>) -> Result<Held<'a>> {
         self.new_record(root, place, content).or_else(|error| {
@@ -247,9 +256,15 @@ impl<'a> Context<'a> {
 impl Held<'_> {
     #[inline(always)]
     fn write_record(&self, root: usize, place: u64, content: &Content<'_>) {
-        self.fill(Info::new(kind::RECORD, 0, 0, content.bytes() as u64), back_of(root), place);
-        self.cool();
+        self.head_record(root, place, content.bytes());
         content.write(self.words);
+    }
+
+    /// Writes everything of a record but its content.
+    #[inline(always)]
+    fn head_record(&self, root: usize, place: u64, bytes: usize) {
+        self.fill(Info::new(kind::RECORD, 0, 0, bytes as u64), back_of(root), place);
+        self.cool();
     }
 }
 
@@ -313,6 +328,7 @@ pub fn decode_pairs(bytes: &[u8]) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::ends_with;
     use crate::space::{Actor, Space};
     use proptest::prelude::*;
 
@@ -344,21 +360,27 @@ mod tests {
             prop_assert_eq!(&record.owners[..], &owners[..]);
         }
 
-        /// Of short parts, so that lengths and ends often agree.
+        /// Of short parts, so that ends often agree.
         #[test]
-        fn what_ends_as_another_is_of_as_many_owners_and_as_long_a_key(
-            parts in proptest::array::uniform2((0_usize..3, 0_usize..10, proptest::collection::vec(0_u8..2, 0..18))),
+        fn a_record_with_another_end_is_as_if_it_was_made_of_both(
+            owners in 0_usize..3,
+            key in proptest::collection::vec(any::<u8>(), 0..30),
+            kept in proptest::collection::vec(any::<u8>(), 0..10),
+            ends in proptest::array::uniform2(proptest::collection::vec(0_u8..2, 0..90)),
         ) {
             let space = Space::boxed(Geometry::tiny(1, 1, 1, [8, 4, 2]));
             let actor = Actor::new(0, 1);
             let cx = Context { space: &space, actor: &actor };
-            let [one, other] = parts.each_ref().map(|(owners, key, value)| Content {
-                owners: &[7; 3][..*owners],
-                key: [&[8; 10][..*key], &[]],
-                value: [&[9; 8], value],
-            });
+            let [one, other] = ends.each_ref().map(|end| Content { owners: &[7; 3][..owners], key: [&key, &[]], value: [&kept, end] });
             let held = cx.new_record(1, 16, &one).unwrap();
-            prop_assert_eq!(cx.ends_as(held.reference, &other), Some((parts[0] == parts[1], cx.index_of(&held))));
+            let from = end_of(held.words, kept.len()).unwrap();
+            prop_assert_eq!(from, one.bytes() - ends[0].len());
+            prop_assert_eq!(end_of(held.words, one.bytes()), None);
+            prop_assert_eq!(ends_with(held.words, from, &ends[1]), ends[0] == ends[1]);
+            let [as_made, changed] = [cx.new_record(1, 16, &other), cx.with_other_end(1, 16, (held.words, from), &ends[1])].map(Result::unwrap);
+            let [as_made, changed] = [as_made, changed].map(|held| cx.record(held.reference).unwrap());
+            prop_assert_eq!((changed.key(), changed.value(), &changed.owners), (as_made.key(), as_made.value(), &as_made.owners));
+            prop_assert!(ends_with(cx.words_of(changed.reference).unwrap(), from, &ends[1]));
         }
 
         #[test]

@@ -53,8 +53,8 @@ mod tests {
 
     use super::*;
     use crate::content::Content;
-    use crate::owned::replaced_member;
-    use crate::seen::{keep_after_all, seen_since, told_again};
+    use crate::owned::{replaced_member, take_over};
+    use crate::seen::{keep_after_all, seen_since};
     use crate::space::owner;
     use crate::trie::{Change, Stop, Trie};
     use crate::{Metadata, Options, Segment, World};
@@ -127,9 +127,7 @@ mod tests {
             let (before, content) = (seen_since(0), Content::new(&record.owners, record.key(), b"12345678"));
             std::thread::sleep(AWAY);
             touch();
-            let (change, changed) = told_again(&members, entry, &content, before)?;
-            assert!(changed);
-            Ok((change, ()))
+            Ok((take_over(cx, &entry, record.at, cx.new_record(members.root, place, &content)?, before), ()))
         });
         assert_eq!(told.expect("room"), Some(()));
         assert_eq!(presence.evict_stale(0.05).expect("attached"), []);

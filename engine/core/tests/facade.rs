@@ -312,6 +312,30 @@ fn a_member_told_again_is_seen_and_nothing_else() {
 }
 
 #[test]
+fn metadata_of_any_length_take_each_others_place() {
+    let segment = segment();
+    let presence = Presence::new(&world(&segment));
+    let joined = presence.track("r", "alice", &Metadata::default()).unwrap().joined_at;
+    // Around the end of a small block, and of a larger one; from each to each.
+    let lengths: Vec<usize> = (0..10).chain(120..150).chain([300, 2_000, 70_000, 3]).collect();
+    for step in [1, 7] {
+        for &length in lengths.iter().cycle().step_by(step).take(lengths.len()) {
+            let value = "v".repeat(length);
+            let metadata = Metadata::from_iter([("key", value.as_str())]);
+            match length % 2 {
+                0 => assert!(presence.update("r", "alice", &metadata).unwrap()),
+                _ => assert_eq!(presence.track("r", "alice", &metadata).unwrap().joined_at, joined),
+            }
+            let alice = presence.get("r", "alice").unwrap().unwrap();
+            assert_eq!((alice.client().as_ref(), alice.joined_at), ("alice", joined));
+            assert!(alice.metadata().eq([("key".into(), value.as_str().into())]), "{length}");
+            assert!(presence.holds("alice").unwrap());
+        }
+    }
+    assert_eq!(segment.scavenge().unwrap().blocks, 0, "nothing is left behind");
+}
+
+#[test]
 fn a_thousand_members_and_a_hundred_thousand_rooms() {
     let segment = Segment::private(&Options::default()).unwrap();
     let presence = Presence::new(&world(&segment));
