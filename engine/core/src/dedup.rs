@@ -35,8 +35,8 @@ pub struct Mark {
 impl Mark {
     /// The mark of an id.
     pub fn of(cx: Context<'_>, id: &str) -> Mark {
-        let hash = cx.space.hash(id.as_bytes());
-        Mark { place: hash.place(), tag: hash.low >> (ORDINAL_BITS + 1) << ORDINAL_BITS }
+        let (hash, rest) = cx.space.wide_hash(id.as_bytes());
+        Mark { place: hash.place(), tag: rest >> (ORDINAL_BITS + 1) << ORDINAL_BITS }
     }
 
     /// The words that a message carries.

@@ -58,7 +58,7 @@ impl HandleId {
 
     fn made(hash: Hash, owner: u64, serial: u64) -> HandleId {
         // One client's handles beside each other. The rest need not be hashed with a key: no client chooses it.
-        let rest = Hash { high: (owner ^ serial.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15), low: 0 };
+        let rest = Hash((owner ^ serial.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         HandleId { owner, serial, place: hash.pair(rest) }
     }
 
@@ -228,14 +228,14 @@ pub(crate) fn register(cx: Context<'_>, cell: Cell, (client, hash): (&str, Hash)
 
 /// The first place that a client's handles may have.
 pub(crate) const fn first_of(client: Hash) -> u64 {
-    client.high & PAIR_MASK
+    client.0 & PAIR_MASK
 }
 
 /// Ends delivery to all handles of a client: each gets what was published until now.
 pub(crate) fn end_handles(cx: Context<'_>, bound: &Bound, (client, hash): (&str, Hash)) -> Result<()> {
     let trie = bound.cell.trie(cx, Channel::handles);
     let mut handles = SmallVec::<[Entry; 4]>::new();
-    trie.entries_between(first_of(hash), hash.high | !PAIR_MASK, |entry| handles.push(*entry))?;
+    trie.entries_between(first_of(hash), hash.0 | !PAIR_MASK, |entry| handles.push(*entry))?;
     let start = cx.view().get(bound.cell.at() + Channel::start);
     for entry in handles.into_iter().filter(Entry::is_live) {
         // One that moves on meanwhile is closed by its owner.

@@ -24,7 +24,7 @@ use crate::record::{Front, Owners, Record};
 use crate::relief;
 use crate::seen::{Told, keep_after_all, sooner, told_again};
 use crate::space::{Client, Context, Hash};
-use crate::trie::{Change, Entry, GONE, PENDING, Root, Stop, Trie};
+use crate::trie::{Attempt, Change, Entry, GONE, PENDING, Root, Stop, Trie};
 use crate::whereabouts::{self, Hint, forget_gone, prune_lines};
 use crate::world::{World, check_length};
 
@@ -57,6 +57,22 @@ pub(crate) struct Tracked {
 /// A member's record.
 fn content_of<'a>(owners: &'a [u64], client: &'a str, joined: &'a [u8; JOINED], metadata: &'a Metadata) -> Content<'a> {
     Content { owners, key: [client.as_bytes(), &[]], value: [joined, metadata.encoded()] }
+}
+
+/// What becomes of the entry of a member that is there when its metadata are told by a process that does not own it.
+#[inline(never)]
+fn told_by_one_more<'a>(members: &Trie<'a>, entry: Entry, client: &str, metadata: &Metadata, tracked: &mut Tracked) -> Attempt<Change<'a>> {
+    let cx = members.cx;
+    let (_, at) = cx.life(entry.value).ok_or(Stop::Moved)?;
+    let mut front = Front::default();
+    cx.front(entry.value, &mut front).ok_or(Stop::Moved)?;
+    let joined = front.word.unwrap_or(0);
+    // What nobody owned stays ours: there is no saying whose it was.
+    *tracked = Tracked { told: Told::of(joined, true), added: (!front.owners.is_empty()).into() };
+    front.owners.push(cx.actor.owner);
+    let joined = joined.to_le_bytes();
+    let content = content_of(&front.owners, client, &joined, metadata);
+    Ok(take_over(cx, &entry, at, cx.new_record(members.root, entry.place(), &content)?, tracked.told.seen))
 }
 
 /// The presence of one world.
@@ -157,8 +173,19 @@ impl Presence {
         Ok(name)
     }
 
-    /// The members of a channel, made if need be. When the arena is full, empty groups are given back.
+    /// The members of a channel, made if need be.
+    #[inline(always)]
     fn group<'a>(&self, cx: Context<'a>, channel: &str) -> Result<(Cell, Trie<'a>)> {
+        match self.members(cx, channel)? {
+            Some((cell, members)) if members.root() != Root::Sealed => Ok((cell, members)),
+            _ => self.new_group(cx, channel),
+        }
+    }
+
+    /// The same where there are none, or no more. When the arena is full, empty groups are given back.
+    #[cold]
+    #[inline(never)]
+    fn new_group<'a>(&self, cx: Context<'a>, channel: &str) -> Result<(Cell, Trie<'a>)> {
         let directory = self.directory(cx);
         let mut relieved = false;
         for _ in 0..1 << 16 {
@@ -234,7 +261,6 @@ impl Presence {
         // Told here, not with the change: it would be passed on from hand to hand.
         let mut tracked = Tracked::default();
         let done = members.change(hash.place(), same, |found| {
-            let told = &mut tracked.told;
             let Some(entry) = found.filter(Entry::is_live) else {
                 let now = seen_of(clock::monotonic_micros() & HOT_MASK);
                 tracked = Tracked { told: Told { joined: now, seen: now, changed: Flag::YES }, added: Flag::YES };
@@ -244,19 +270,9 @@ impl Presence {
                 return Ok((Change::Put(if found.is_some() { 0 } else { PENDING }, held), ()));
             };
             if cx.has_owner(entry.value, me).ok_or(Stop::Moved)? {
-                return Ok((told_again(&members, entry, metadata.encoded(), told)?, ()));
+                return Ok((told_again(&members, entry, metadata.encoded(), &mut tracked.told)?, ()));
             }
-            let (_, at) = cx.life(entry.value).ok_or(Stop::Moved)?;
-            let mut front = Front::default();
-            cx.front(entry.value, &mut front).ok_or(Stop::Moved)?;
-            // What nobody owned stays ours: there is no saying whose it was.
-            tracked.added = (!front.owners.is_empty()).into();
-            front.owners.push(me);
-            let joined = front.word.unwrap_or(0);
-            *told = Told::of(joined, true);
-            let joined = joined.to_le_bytes();
-            let content = content_of(&front.owners, client, &joined, metadata);
-            Ok((take_over(cx, &entry, at, cx.new_record(members.root, entry.place(), &content)?, told.seen), ()))
+            Ok((told_by_one_more(&members, entry, client, metadata, &mut tracked)?, ()))
         })?;
         if tracked.told.changed.is_set() && done.is_some() {
             cx.news(cell.number());

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
-use siphasher::sip128::SipHasher13;
+use siphasher::{sip::SipHasher13, sip128};
 
 use crate::error::Result;
 use crate::geometry::Geometry;
@@ -196,27 +196,22 @@ pub const fn owner_slot(owner: u64) -> u32 {
     (owner & 0xfff) as u32
 }
 
-/// 128 bits of keyed hash.
+/// The keyed hash of a name or an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hash {
-    /// First half.
-    pub high: u64,
-    /// Second half.
-    pub low: u64,
-}
+pub struct Hash(pub u64);
 
 impl Hash {
     /// The 60 bits that place an entry in a trie, in the upper bits of a word.
     #[inline(always)]
     pub const fn place(self) -> u64 {
-        self.high & !0xf
+        self.0 & !0xf
     }
 
     /// The place of a pair: 40 bits of the first, 20 bits of the second, so that all pairs of one
     /// first half are neighbours.
     #[inline(always)]
     pub const fn pair(self, second: Hash) -> u64 {
-        self.high & PAIR_MASK | second.high >> 40 & !0xf & !PAIR_MASK
+        self.0 & PAIR_MASK | second.0 >> 40 & !0xf & !PAIR_MASK
     }
 }
 
@@ -285,11 +280,16 @@ impl Space {
         self.view.word(Header::tags).fetch_add(1, Ordering::Relaxed) & reference::GENERATION_MASK
     }
 
-    /// The keyed hash of a name or an id (SipHash-1-3, 128 bits, with the segment's random key).
+    /// The keyed hash of a name or an id: SipHash-1-3, with the segment's random key.
     #[inline]
     pub fn hash(&self, bytes: &[u8]) -> Hash {
-        let hash = SipHasher13::new_with_keys(self.key.0, self.key.1).hash(bytes);
-        Hash { high: hash.h1, low: hash.h2 }
+        Hash(SipHasher13::new_with_keys(self.key.0, self.key.1).hash(bytes))
+    }
+
+    /// The same of twice as many bits, of which the second half stands by itself.
+    pub fn wide_hash(&self, bytes: &[u8]) -> (Hash, u64) {
+        let hash = sip128::SipHasher13::new_with_keys(self.key.0, self.key.1).hash(bytes);
+        (Hash(hash.h1), hash.h2)
     }
 
     /// The first word of a slot.
@@ -370,7 +370,7 @@ mod tests {
         let space = Space::boxed(Geometry::tiny(1, 1, 1, [4, 0, 0]));
         let alice = space.hash(b"alice");
         let places: Vec<u64> = (0..100).map(|i| alice.pair(space.hash(format!("room {i}").as_bytes()))).collect();
-        assert!(places.iter().all(|place| place & PAIR_MASK == alice.high & PAIR_MASK && place & 0xf == 0));
+        assert!(places.iter().all(|place| place & PAIR_MASK == alice.0 & PAIR_MASK && place & 0xf == 0));
         assert!(places.windows(2).any(|pair| pair[0] != pair[1]));
     }
 }

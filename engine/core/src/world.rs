@@ -12,11 +12,15 @@ use crate::space::Context;
 pub const MAX_NAME: usize = 4096;
 
 /// Refuses names longer than any sane one, before they fill the arena.
+#[inline(always)]
 pub(crate) fn check_length(argument: &'static str, name: &str) -> Result<()> {
-    if name.len() > MAX_NAME {
-        return Err(Error::invalid(argument, format!("{} bytes long", name.len()), format!("at most {MAX_NAME} bytes")));
-    }
-    Ok(())
+    if name.len() > MAX_NAME { Err(too_long(argument, name.len())) } else { Ok(()) }
+}
+
+#[cold]
+#[inline(never)]
+fn too_long(argument: &'static str, length: usize) -> Error {
+    Error::invalid(argument, format!("{length} bytes long"), format!("at most {MAX_NAME} bytes"))
 }
 
 /// One namespace of a segment.
