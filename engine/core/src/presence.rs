@@ -75,6 +75,19 @@ fn told_by_one_more<'a>(members: &Trie<'a>, entry: Entry, client: &str, metadata
     Ok(take_over(cx, &entry, at, cx.new_record(members.root, entry.place(), &content)?, tracked.told.seen))
 }
 
+/// What becomes of a member's entry without this process's part in it, and whether it is out then.
+#[inline(never)]
+fn without_us<'a>(members: &Trie<'a>, entry: &Entry) -> Attempt<(Change<'a>, bool)> {
+    let cx = members.cx;
+    let record = cx.record(entry.value).ok_or(Stop::Moved)?;
+    let rest: Owners = record.owners.iter().copied().filter(|&owner| owner != cx.actor.owner).collect();
+    if rest.is_empty() {
+        return Ok((leaving(entry), true));
+    }
+    let change = if rest.len() < record.owners.len() { replaced_member(members, entry, &record, &rest)? } else { Change::Keep };
+    Ok((change, false))
+}
+
 /// The presence of one world.
 #[derive(Clone)]
 pub struct Presence {
@@ -319,13 +332,7 @@ impl Presence {
             if part == Part::Everybodys {
                 return Ok((leaving(&entry), true));
             }
-            let record = cx.record(entry.value).ok_or(Stop::Moved)?;
-            let rest: Owners = record.owners.iter().copied().filter(|&owner| owner != cx.actor.owner).collect();
-            if rest.is_empty() {
-                return Ok((leaving(&entry), true));
-            }
-            let change = if rest.len() < record.owners.len() { replaced_member(&members, &entry, &record, &rest)? } else { Change::Keep };
-            Ok((change, false))
+            without_us(&members, &entry)
         })?;
         let left = left.unwrap_or(false);
         if left {

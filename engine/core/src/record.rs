@@ -140,8 +140,7 @@ impl<'a> Context<'a> {
         let first = at + BLOCK_HEADER_WORDS;
         let (owners, key_length) = counts_of(view.get(first));
         if 8 + owners * 8 + length > Geometry::payload(class) {
-            let record = self.record(reference)?;
-            return Some(record.key().len() == length && record.key().starts_with(key));
+            return self.has_long_key_from(reference, key, length);
         }
         let is_record = Info(view.get(at + Block::info)).kind() == kind::RECORD;
         let mut same = is_record && key_length == length;
@@ -162,6 +161,13 @@ impl<'a> Context<'a> {
         self.still(reference, at).then_some(same)
     }
 
+    #[cold]
+    #[inline(never)]
+    fn has_long_key_from(self, reference: u64, key: &[u8], length: usize) -> Option<bool> {
+        let record = self.record(reference)?;
+        Some(record.key().len() == length && record.key().starts_with(key))
+    }
+
     /// Is this one of the record's owners? `None`: it has moved on. Looked at in place, where they lie in the first block.
     #[inline]
     pub fn has_owner(self, reference: u64, owner: u64) -> Option<bool> {
@@ -170,10 +176,16 @@ impl<'a> Context<'a> {
         let first = at + BLOCK_HEADER_WORDS;
         let (owners, _) = counts_of(view.get(first));
         if 8 + owners * 8 > Geometry::payload(class) {
-            return Some(self.record(reference)?.owners.contains(&owner));
+            return self.has_one_of_many(reference, owner);
         }
         let found = (0..owners).any(|index| view.get(first + 1 + index) == owner);
         self.still(reference, at).then_some(found)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn has_one_of_many(self, reference: u64, owner: u64) -> Option<bool> {
+        Some(self.record(reference)?.owners.contains(&owner))
     }
 
     /// Who owns a record's entry, and what its value begins with. `None`: it has moved on. Read in place where that lies among

@@ -75,6 +75,18 @@ pub(super) fn planned<'a>(change: Change<'a>, found: Option<Entry>, index: usize
 
 pub(super) type Path<'a> = SmallVec<[Step<'a>; 6]>;
 
+/// Where an entry is, or would be.
+#[derive(Default)]
+struct Spot<'a> {
+    /// The inner pages on the way there.
+    path: Path<'a>,
+    leaf: Option<Step<'a>>,
+    /// How many entries the leaf has, and where this is among them.
+    count: usize,
+    index: usize,
+    entry: Option<Entry>,
+}
+
 impl<'a> Trie<'a> {
     /// Changes the entry at `place` for which `same` says yes, or adds one. `decide` sees the entry as
     /// it is and may run several times; only its last decision takes effect, in one swap of the root.
@@ -231,24 +243,29 @@ impl<'a> Trie<'a> {
         decide: impl FnOnce(Option<Entry>) -> Attempt<Change<'a>>,
         draft: &mut Draft<'a>,
     ) -> Attempt<Option<u64>> {
-        let mut path = Path::new();
-        let leaf = self.descend(root, place, &mut path)?;
-        let (count, index, before) = match &leaf {
-            Some(leaf) => self.look_up(leaf, path.len() as u32, place, same)?,
-            None => (0, 0, None),
-        };
-        let change = decide(before)?;
-        let Some(edit) = planned(change, before, index, place, draft) else {
+        let mut spot = Spot::default();
+        spot.leaf = self.descend(root, place, &mut spot.path)?;
+        if let Some(leaf) = &spot.leaf {
+            (spot.count, spot.index, spot.entry) = self.look_up(leaf, spot.path.len() as u32, place, same)?;
+        }
+        let change = decide(spot.entry)?;
+        self.changed(&mut spot, place, change, draft)
+    }
+
+    /// The same from its leaf on. (One for all kinds of changes: what any of them ran is in the caches.)
+    #[inline(never)]
+    fn changed(&self, spot: &mut Spot<'a>, place: u64, change: Change<'a>, draft: &mut Draft<'a>) -> Attempt<Option<u64>> {
+        let Some(edit) = planned(change, spot.entry, spot.index, place, draft) else {
             return Ok(None);
         };
         let after = match edit {
             Edit::Replace(_, entry) | Edit::Insert(_, entry) => Some(entry),
             Edit::Remove(_) => None,
         };
-        let mut reference = self.changed_leaf(leaf, count, &edit, place, path.len() as u32, draft)?;
-        let (before, after) = (Counts::of(before.as_slice()), Counts::of(after.as_slice()));
-        while let Some(step) = path.pop() {
-            reference = self.changed_inner(&step, path.len() as u32, place, (reference, before, after), draft)?;
+        let mut reference = self.changed_leaf(spot.leaf.take(), spot.count, &edit, place, spot.path.len() as u32, draft)?;
+        let (before, after) = (Counts::of(&spot.entry), Counts::of(&after));
+        while let Some(step) = spot.path.pop() {
+            reference = self.changed_inner(&step, spot.path.len() as u32, place, (reference, before, after), draft)?;
         }
         Ok(Some(reference))
     }

@@ -79,7 +79,8 @@ impl Counts {
     pub const fn marked(self) -> u64 {
         self.pending.wrapping_add(self.gone)
     }
-    pub(super) fn of(entries: &[Entry]) -> Counts {
+    #[inline(always)]
+    pub(super) fn of<'e>(entries: impl IntoIterator<Item = &'e Entry>) -> Counts {
         let mut counts = Counts::default();
         for entry in entries {
             counts.live += u64::from(entry.is_live());
