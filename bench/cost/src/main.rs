@@ -190,6 +190,20 @@ fn track_new() -> Result<Box<dyn Subject>> {
     )
 }
 
+/// Each time other metadata.
+fn update_other() -> Result<Box<dyn Subject>> {
+    let (presence, clients, _) = presence(CLIENTS)?;
+    let told = ["Alice A.", "Alice B."].map(|name| Metadata::from_iter([("name", name)]));
+    prepared(
+        (presence, clients, told, 0),
+        |(.., rounds)| {
+            *rounds += 1;
+            Ok(())
+        },
+        |(presence, clients, told, rounds), number| presence.update("room", &clients[number], &told[*rounds % 2]).map(drop),
+    )
+}
+
 fn come_and_go() -> Result<Box<dyn Subject>> {
     plain(presence(100)?, |(presence, clients, metadata), number| {
         presence.track("room", &clients[100 + number % 900], metadata)?;
@@ -253,6 +267,7 @@ const CASES: &[Case] = &[
     Case("send 64 B, dedup(1,000), a duplicate", send_a_duplicate, CLIENTS),
     Case("track, new member", track_new, CLIENTS),
     Case("track, known member", || plain(presence(CLIENTS)?, |(p, c, m), n| p.track("room", &c[n], m).map(drop)), CLIENTS),
+    Case("update, other metadata", update_other, CLIENTS),
     Case("touch", || plain(presence(CLIENTS)?, |(p, c, _), n| p.touch("room", &c[n]).map(drop)), CLIENTS),
     Case("count", || plain(presence(CLIENTS)?, |(p, ..), _| p.count("room").map(|count| _ = black_box(count))), 1_000),
     Case("list of 1,000", || plain(presence(CLIENTS)?, |(p, ..), _| p.list("room").map(drop)), 10),

@@ -5,7 +5,7 @@
 //! pointers, `usize`, `bool` or enums in shared memory, only little-endian 64-bit words.
 
 /// Grows with every change of anything below; part of the file's name and of the header.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 /// "HYPERNRT" read as a little-endian word.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"HYPERNRT");
 
