@@ -49,8 +49,7 @@ impl Told {
 }
 
 /// What becomes of the entry of a member that is there when its metadata are told, by who owns it or leaves the owners as they are.
-/// What says them already is seen, and nothing more, if nobody is about to replace or remove it. (What was done is told in place:
-/// it would be passed on from hand to hand.)
+/// What says them already is seen, and nothing more, if nobody is about to replace or remove it. `told`: what that has done.
 #[inline(always)]
 pub(crate) fn told_again<'a>(members: &Trie<'a>, entry: Entry, metadata: &[u8], told: &mut Told) -> Attempt<Change<'a>> {
     let cx = members.cx;
