@@ -105,10 +105,9 @@ const PONG: usize = Block::hot0;
 pub(crate) const PING: usize = Block::hot1;
 const REPORTED: usize = Block::hot2;
 
-/// The time of the last pong and seconds since; `None`: the record moved on.
-pub(crate) fn silence(cx: Context<'_>, record: &Record, now: u64) -> Option<(u64, f64)> {
-    let pong = cx.hot(record.reference, record.at, PONG)?;
-    Some((pong, now.saturating_sub(pong) as f64 / 1e6))
+/// Seconds since the last pong; `None`: the record is damaged.
+pub(crate) fn silence(record: &Record, now: u64) -> Option<f64> {
+    record.hot(PONG).map(|pong| now.saturating_sub(pong) as f64 / 1e6)
 }
 
 /// Marks so many timeouts of a client as reported. Gives how many of them nobody had reported.
@@ -226,20 +225,20 @@ impl Heartbeats {
         self.beat(client, PONG, WorldCell::pongs)
     }
 
-    /// Calls `see` with every client, its silence in seconds and the time of its last pong.
-    fn each(&self, mut see: impl FnMut(Context<'_>, &Record, u64, f64)) -> Result<()> {
+    /// Calls `see` with every client and its silence in seconds.
+    fn each(&self, mut see: impl FnMut(&Record, f64)) -> Result<()> {
         let cx = self.world.cx()?;
         let now = clock::tick_micros();
         self.clients(cx).records(|_, record| {
-            if let Some((pong, silent)) = silence(cx, record, now) {
-                see(cx, record, pong, silent);
+            if let Some(silent) = silence(record, now) {
+                see(record, silent);
             }
         })
     }
 
     fn select(&self, which: impl Fn(f64) -> bool) -> Result<Vec<String>> {
         let mut selected = Vec::new();
-        self.each(|_, record, _, silent| {
+        self.each(|record, silent| {
             if which(silent) {
                 selected.push(record.name());
             }
@@ -293,15 +292,8 @@ impl Heartbeats {
 
     fn timeouts_of(&self, client: &str, beat: &Beat) -> Result<Option<u32>> {
         let cx = self.world.cx()?;
-        for _ in 0..1 << 16 {
-            let Some(record) = self.find(cx, client)? else {
-                return Ok(None);
-            };
-            if let Some((_, silent)) = silence(cx, &record, clock::tick_micros()) {
-                return Ok(Some(beat.timeouts(silent)));
-            }
-        }
-        Ok(None)
+        let silent = self.find(cx, client)?.and_then(|record| silence(&record, clock::tick_micros()));
+        Ok(silent.map(|silent| beat.timeouts(silent)))
     }
 
     /// Is a client timed out? True for one that is not watched.
@@ -355,8 +347,8 @@ impl Heartbeats {
     fn due(&self, beat: &Beat) -> Result<Vec<Record>> {
         let now = clock::tick_micros();
         let mut due = Vec::new();
-        self.each(|cx, record, _, _| {
-            let pinged = cx.hot(record.reference, record.at, PING).unwrap_or(now);
+        self.each(|record, _| {
+            let pinged = record.hot(PING).unwrap_or(now);
             if now.saturating_sub(pinged) as f64 >= beat.interval_secs * 1e6 {
                 due.push(record.clone());
             }
@@ -423,7 +415,7 @@ impl Heartbeats {
     /// What is known of every client.
     pub fn client_info(&self, beat: &Beat) -> Result<Vec<ClientInfo>> {
         let mut all = Vec::new();
-        self.each(|_, record, _, silent| {
+        self.each(|record, silent| {
             let retries = beat.timeouts(silent);
             all.push(ClientInfo {
                 client: record.name(),
@@ -439,7 +431,7 @@ impl Heartbeats {
     /// Sums over all clients.
     pub fn stats(&self, beat: &Beat) -> Result<BeatStats> {
         let mut timed_out = 0;
-        self.each(|_, _, _, silent| timed_out += u64::from(beat.timeouts(silent) > 0))?;
+        self.each(|_, silent| timed_out += u64::from(beat.timeouts(silent) > 0))?;
         let cx = self.world.cx()?;
         let counter = |field| cx.view().get(self.world.root(field));
         Ok(BeatStats {

@@ -95,3 +95,41 @@ impl Hub {
         Ok(left)
     }
 }
+
+#[cfg(all(test, not(modelled)))]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::{Options, Segment, World};
+
+    /// Who undoes a join that failed takes out what it added: only one of two may have added it.
+    #[test]
+    fn of_two_threads_that_join_at_once_one_adds_the_client() {
+        let segment = Segment::private(&Options { size: 1 << 20, ..Options::default() }).expect("shared memory");
+        let presence = Presence::new(&World::new(&segment, "").expect("room"));
+        let cx = presence.world().cx().expect("attached");
+        let client = ("alice", cx.space.hash(b"alice"));
+        let (start, added, wrong) = (Barrier::new(2), AtomicU64::new(0), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            for last in [false, true] {
+                let (presence, start, added, wrong) = (&presence, &start, &added, &wrong);
+                scope.spawn(move || {
+                    for _ in 0..20_000 {
+                        start.wait();
+                        let tracked = presence.track_client(cx, "room", client, &Metadata::default()).expect("room");
+                        added.fetch_add(u64::from(tracked.added.is_set()), Ordering::AcqRel);
+                        start.wait();
+                        if last {
+                            let once = added.swap(0, Ordering::AcqRel) == 1;
+                            let once = presence.untrack("room", "alice").expect("attached") && once;
+                            wrong.fetch_add(u64::from(!once), Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(wrong.into_inner(), 0);
+    }
+}

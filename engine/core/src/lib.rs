@@ -20,7 +20,7 @@
 //! Under `--cfg modelled` (and `loom` or `shuttle`, see `sync`) only what needs no kernel is there.
 //!
 //! Layers, each of which only uses those above it: `sync`, `layout`, `geometry` · `os`, `view` ·
-//! `space` · `lives`, `arena`, `record` · `ring`, `trie` · `cells`, `directory` · `process`, `reap` · `handles`, `relief` ·
+//! `space` · `lives`, `arena`, `content`, `record` · `ring`, `trie` · `cells`, `directory` · `process`, `reap` · `handles`, `relief` ·
 //! `segment`, `world` · `channels`, `receiver`, `dedup`, `presence`, `topics`, `heartbeat` · `inspect`.
 
 // What only those parts use that need the kernel.

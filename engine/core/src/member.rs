@@ -141,11 +141,13 @@ impl<'a> Members<'a> {
             self.text.extend_from_slice(self.channel.as_bytes());
         }
         let client = self.text.len();
-        let key = cx.text_into(reference, &mut self.text)?;
         let (_, at) = cx.life(reference)?;
+        // Read before the text, which is validated: so it is of the same life.
+        let seen = cx.hot(reference, at, Block::hot0);
+        let key = cx.text_into(reference, &mut self.text)?;
         let (value, end) = (client + key, self.text.len());
         let joined = self.text[value..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        let seen = cx.hot(reference, at, Block::hot0).map_or(joined, seen_of);
+        let seen = seen.map_or(joined, seen_of);
         // What lies between the client's id and the metadata stays in between.
         let place = Place { channel: self.channel.len(), client, client_end: value, metadata: (value + JOINED).min(end), end };
         self.waiting.push((unix_seconds(cx, joined), unix_seconds(cx, seen), place));

@@ -120,7 +120,7 @@ const REMEMBERED: usize = 16 << 10;
 /// When a member joined, and was seen last, in Unix seconds.
 fn times_of(cx: Context<'_>, record: &Record) -> (f64, f64) {
     let joined = joined_of(record).unwrap_or(0);
-    let seen = cx.hot(record.reference, record.at, Block::hot0).map_or(joined, seen_of);
+    let seen = record.hot(Block::hot0).map_or(joined, seen_of);
     (unix_seconds(cx, joined), unix_seconds(cx, seen))
 }
 
@@ -283,6 +283,7 @@ impl Presence {
                 return Ok((Change::Put(if found.is_some() { 0 } else { PENDING }, held), ()));
             };
             if cx.has_owner(entry.value, me).ok_or(Stop::Moved)? {
+                tracked.added = Flag::NO;
                 return Ok((told_again(&members, entry, metadata.encoded(), &mut tracked.told)?, ()));
             }
             Ok((told_by_one_more(&members, entry, client, metadata, &mut tracked)?, ()))

@@ -9,7 +9,8 @@ use crate::arena::{Held, Info, SMALL};
 use crate::content::{Content, put_end, word_at};
 use crate::error::Result;
 use crate::geometry::Geometry;
-use crate::layout::{BLOCK_HEADER_WORDS, Block, kind};
+use crate::layout::{BLOCK_HEADER_WORDS, Block, kind, reference};
+use crate::lives::HOT_MASK;
 use crate::space::Context;
 use crate::sync::Ordering;
 use crate::view::{View, Words, last_word};
@@ -29,12 +30,20 @@ pub struct Record {
     pub at: usize,
     /// Who owns the entry; nobody: it stays until somebody removes it.
     pub owners: Owners,
+    /// Its hot words.
+    hot: [u64; 3],
     bytes: Vec<u8>,
     key: usize,
     value: usize,
 }
 
 impl Record {
+    /// What a hot word said when it was read. `None`: nothing of this life, which only damage can do.
+    pub fn hot(&self, field: usize) -> Option<u64> {
+        let word = *self.hot.get(field.checked_sub(Block::hot0)?)?;
+        (word >> 48 == reference::generation(self.reference) & 0xffff).then_some(word & HOT_MASK)
+    }
+
     /// The key.
     pub fn key(&self) -> &[u8] {
         &self.bytes[self.key..self.value]
@@ -117,6 +126,7 @@ impl<'a> Context<'a> {
         }
         record.bytes.clear();
         let info = self.load(place, &mut record.bytes);
+        record.hot = [Block::hot0, Block::hot1, Block::hot2].map(|field| words[field].load(Ordering::Relaxed));
         // Validated before anything is made of the bytes.
         if !self.are_still(reference, words) || info?.kind() != kind::RECORD {
             return None;

@@ -286,7 +286,7 @@ impl Space {
         Hash(SipHasher13::new_with_keys(self.key.0, self.key.1).hash(bytes))
     }
 
-    /// The same of twice as many bits, of which the second half stands by itself.
+    /// Another of twice as many bits, under the same key; either half stands by itself.
     pub fn wide_hash(&self, bytes: &[u8]) -> (Hash, u64) {
         let hash = sip128::SipHasher13::new_with_keys(self.key.0, self.key.1).hash(bytes);
         (Hash(hash.h1), hash.h2)

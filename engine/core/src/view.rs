@@ -47,7 +47,7 @@ pub const SMALL_WORDS: usize = 32;
 pub type Words = [AtomicU64; SMALL_WORDS];
 /// The words of a cell, looked up once.
 pub type CellWords = [AtomicU64; CELL_WORDS];
-/// Words that are copied at once: a page's, without its header.
+/// Words that are copied at once: a small block's, without its header.
 pub const COPIED: usize = 24;
 
 impl View {
@@ -148,7 +148,7 @@ impl View {
         self.word(index).store(value, Ordering::Relaxed);
     }
 
-    /// Copies a page's content. Relaxed: only into a block that the caller holds, and what is copied is validated
+    /// Copies a small block's content. Relaxed: only into a block that the caller holds, and what is copied is validated
     /// afterwards, behind an acquire fence.
     #[inline(always)]
     pub fn copy(from: &Words, to: &Words) {

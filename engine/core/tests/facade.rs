@@ -1,6 +1,7 @@
 //! The engine through its public face, on private segments of this process.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hypern_shm_core::*;
 
@@ -333,6 +334,36 @@ fn metadata_of_any_length_take_each_others_place() {
         }
     }
     assert_eq!(segment.scavenge().unwrap().blocks, 0, "nothing is left behind");
+}
+
+/// Who looks reads the record that is just being replaced, and the time with it.
+#[test]
+fn when_a_member_was_seen_never_falls_while_others_look() {
+    let segment = segment();
+    let presence = Presence::new(&world(&segment));
+    presence.track("r", "alice", &Metadata::default()).unwrap();
+    // So that it was seen after it joined.
+    std::thread::sleep(std::time::Duration::from_millis(15));
+    let looked = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut told = 0_u64;
+            while !looked.load(Ordering::Acquire) {
+                told += 1;
+                assert!(presence.update("r", "alice", &Metadata::from_iter([("n", told.to_string())])).unwrap());
+            }
+            assert!(told > 1);
+        });
+        while !presence.get("r", "alice").unwrap().is_some_and(|alice| alice.last_seen > alice.joined_at) {}
+        let mut seen = Vec::new();
+        for _ in 0..10_000 {
+            seen.extend(presence.get("r", "alice").unwrap().map(|alice| alice.last_seen));
+            seen.extend(presence.list("r").unwrap().iter().map(|alice| alice.last_seen));
+        }
+        looked.store(true, Ordering::Release);
+        assert_eq!(seen.len(), 20_000, "it is there throughout");
+        assert_eq!(seen.windows(2).filter(|pair| pair[0] > pair[1]).count(), 0);
+    });
 }
 
 #[test]

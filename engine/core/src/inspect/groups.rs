@@ -173,7 +173,7 @@ impl Inspector {
                 continue;
             }
             let listed = cell.trie(cx, WorldCell::heartbeats).records(|_, record| {
-                let (Some((_, silent)), Some(pinged)) = (silence(cx, record, now), cx.hot(record.reference, record.at, PING)) else {
+                let (Some(silent), Some(pinged)) = (silence(record, now), record.hot(PING)) else {
                     return;
                 };
                 let timeouts = beat.timeouts(silent);

@@ -150,7 +150,10 @@ impl<'f> Worker<'f> {
             16 => drop(self.did(channels.replay(&room, None, None))),
             17 | 18 => drop(self.did(presence.track(&room, &client, &Metadata::from_iter([("a", "x".repeat(300))])))),
             19 => drop(self.did(presence.untrack(&room, &client))),
-            20 => drop(self.did(presence.update(&room, &client, &Metadata::default()))),
+            20 => {
+                let metadata = Metadata::from_iter([("a", "x".repeat(self.random.below(400) as usize))]);
+                _ = self.did(presence.update(&room, &client, &metadata));
+            }
             21 => drop(self.did(presence.list(&room))),
             22 => drop(self.did(presence.flush_diff(&room))),
             23 => drop(self.did(presence.evict_stale(0.05))),

@@ -327,8 +327,9 @@ impl Worker {
     fn presence(&mut self, presence: &Presence) {
         let channel = format!("hall {}", self.below(3));
         let client = format!("client {}", self.below(40));
-        room(presence.track(&channel, &client, &Metadata::from_iter([("a", "x".repeat(self.below(400) as usize))])));
-        room(presence.update(&channel, &client, &Metadata::default()));
+        let [tracked, updated] = [(); 2].map(|()| Metadata::from_iter([("a", "x".repeat(self.below(400) as usize))]));
+        room(presence.track(&channel, &client, &tracked));
+        room(presence.update(&channel, &client, &updated));
         presence.touch(&channel, &client).expect("attached");
         let names: Vec<String> =
             presence.list(&channel).expect("attached").into_iter().map(|member| member.client().into_owned()).collect();
