@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
-import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.synchronize import Event
@@ -12,7 +12,7 @@ from typing import Any
 
 import hypern_realtime_shm as ours
 
-from .harness import Options, now, segment_name
+from .harness import Options, Samples, now, segment_name
 
 MESSAGE = "x" * 64
 PATIENCE = 60.0
@@ -83,32 +83,29 @@ def publishing(name: str, channels: list[str], seconds: float) -> Iterator[tuple
             process.join()
 
 
-def many_publishers(options: Options) -> dict[str, float]:
+def many_publishers(options: Options) -> dict[str, Samples]:
     """1 to 16 processes publish as fast as they can, to one channel and to one each."""
     seconds = 0.1 if options.quick else 0.4
-    found = {}
-    for where in ("one channel", "a channel each"):
-        for count in (1, 2, 4, 8, 16):
-            channels = ["room"] * count if where == "one channel" else [f"room-{n}" for n in range(count)]
-            rounds = []
-            for _ in range(1 if options.quick else 5):
+    found: dict[str, Samples] = defaultdict(Samples)
+    for _ in range(1 if options.quick else 5):
+        for where in ("one channel", "a channel each"):
+            for count in (1, 2, 4, 8, 16):
+                channels = ["room"] * count if where == "one channel" else [f"room-{n}" for n in range(count)]
                 with segment_name() as name:
                     manager = ours.ChannelManager(segment=name)
                     for channel in set(channels):
                         manager.create_channel(channel)
                     with publishing(name, channels, seconds) as (_, rates):
-                        rounds.append(rates())
-            found[f"{count} publishers on {where}, messages a second"] = statistics.median(rounds)
+                        found[f"{count} publishers on {where}, messages a second"].rounds.append(rates())
     return found
 
 
-def lapped(options: Options) -> dict[str, float]:
+def lapped(options: Options) -> dict[str, Samples]:
     """A receiver that looks all the time, and a publisher that never pauses: what it gets, and what it misses."""
-    found = {}
     seconds = 0.2 if options.quick else 1.0
-    for retained in (16, 256):
-        rounds = []
-        for _ in range(1 if options.quick else 5):
+    found: dict[str, Samples] = defaultdict(Samples)
+    for _ in range(1 if options.quick else 5):
+        for retained in (16, 256):
             with segment_name() as name:
                 manager = ours.ChannelManager(retained, segment=name)
                 manager.create_channel("room")
@@ -117,15 +114,14 @@ def lapped(options: Options) -> dict[str, float]:
                     while now() < begin + seconds * 1e9:
                         for _ in range(100):
                             sub.try_recv()
-                    rounds.append((sub.received_count / seconds, sub.missed_count / seconds, rates()))
-        for what, values in zip(
-            ("received", "missed and counted", "published"), zip(*rounds, strict=True), strict=True
-        ):
-            found[f"{retained} messages retained: {what}, a second"] = statistics.median(values)
+                    got = {"received": sub.received_count, "missed and counted": sub.missed_count}
+                    for what, value in got.items():
+                        found[f"{retained} messages retained: {what}, a second"].rounds.append(value / seconds)
+                    found[f"{retained} messages retained: published, a second"].rounds.append(rates())
     return found
 
 
-def memory(options: Options) -> dict[str, float]:
+def memory(options: Options) -> dict[str, Samples]:
     """Bytes of the segment that each thing holds while it is there."""
     count = options.scaled(1_000)
 
@@ -148,7 +144,7 @@ def memory(options: Options) -> dict[str, float]:
             before = used(where)
             for n in range(count):
                 add(n)
-            found[title] = (used(where) - before) / count
+            found[title] = Samples([(used(where) - before) / count])
             where.close()
     return found
 
@@ -186,28 +182,26 @@ def attach(name: str, made: Any) -> None:
     segment.close()
 
 
-def attaching(options: Options) -> dict[str, float]:
+def attaching(options: Options) -> dict[str, Samples]:
     """Microseconds that a new process takes to attach, and the first to create."""
-    found = {}
+    found: dict[str, Samples] = defaultdict(Samples)
+    # Not in turns: what a large segment leaves behind is given back while the next one is made.
     for size in ("4MiB", "32MiB", "256MiB"):
-        created, attached = [], []
         for _ in range(3 if options.quick else 7):
             with segment_name() as name:
                 start = now()
                 segment = ours.Segment.open(name, size=size)
-                created.append((now() - start) / 1e3)
+                found[f"create, {size}, µs"].rounds.append((now() - start) / 1e3)
                 made = processes.Queue()
                 process = processes.Process(target=attach, args=(name, made), daemon=True)
                 process.start()
-                attached.append(made.get(timeout=PATIENCE))
+                found[f"attach, {size}, µs"].rounds.append(made.get(timeout=PATIENCE))
                 process.join(PATIENCE)
                 segment.close()
-        found[f"create, {size}, µs"] = statistics.median(created)
-        found[f"attach, {size}, µs"] = statistics.median(attached)
     return found
 
 
-FIGURES: dict[str, Callable[[Options], dict[str, float]]] = {
+FIGURES: dict[str, Callable[[Options], dict[str, Samples]]] = {
     "Many publishers at once": many_publishers,
     "A lapped receiver": lapped,
     "Memory": memory,

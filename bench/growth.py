@@ -29,7 +29,6 @@ from .harness import (
     repeated,
     said,
     segment_name,
-    short,
     table,
 )
 
@@ -245,10 +244,10 @@ def run(options: Options) -> None:
     others: dict[str, Any] = {}
     for title, measure in crowd.FIGURES.items():
         if options.wants(title):
-            others[title] = measure(options)
+            others[title] = {name: samples.as_json() for name, samples in measure(options).items()}
             print(title)
-            for name, value in others[title].items():
-                print(f"  {name:<60}{number(value):>12}", flush=True)
+            for name, found in others[title].items():
+                print(f"  {name:<60}{number(found['median']):>12} ±{found['spread'] / 2:.0%}", flush=True)
     report = {"machine": about, "rounds": options.rounds, "curves": results, "figures": others}
     keep(options, "growth", report, text(about, options, results, others))
 
@@ -270,7 +269,11 @@ def text(about: dict[str, Any], options: Options, results: dict[str, Any], other
         parts.append(heading + table(("", *(f"{n:,}" for n in sizes), "exponent"), rows))
     for title, found in others.items():
         parts.append(
-            f"## {title}\n\n" + table(("", ""), [(name, f"{short(value):,}") for name, value in found.items()])
+            f"## {title}\n\n"
+            + table(
+                ("", ""),
+                [(name, f"{number(each['median'])} (±{each['spread'] / 2:.0%})") for name, each in found.items()],
+            )
         )
     body = "\n\n".join(parts)
     return f"""# How cost grows
