@@ -37,7 +37,9 @@ impl Hub {
         self.channels.world().cx()
     }
 
-    /// Subscribes, tracks presence and registers the heartbeat of a client. `None`: there is no such channel.
+    /// Subscribes, tracks presence and registers the heartbeat of a client. `None`: there is no such channel. (Threads of one
+    /// process that join one client to one channel at once share what they add, and if one fails, it may take out what another
+    /// relies on. In Python the interpreter's lock is held all the while.)
     pub fn join(&self, channel: &str, client: &str, metadata: &Metadata, last_event_id: Option<&str>) -> Result<Option<Arc<Receiver>>> {
         let attached = self.channels.world().segment().attached()?;
         let cx = attached.0;
